@@ -1,0 +1,41 @@
+// Package hostpath names every place on a Docker host that belongs to the
+// project, so that each path is written down once and uninstall can be held
+// against the list.
+//
+// The paths are the host's. A process that sees the host's files under another
+// root (the plugin sees them under PluginRoot) joins that root in front.
+package hostpath
+
+// What lives until the next reboot.
+const (
+	RunDir       = "/run/particle"
+	NamespaceDir = RunDir + "/netns"         // one file a network, a tenant namespace bound on it
+	ResolvDir    = RunDir + "/resolv"        // one resolv.conf a container
+	LiveStore    = RunDir + "/live.db"       // endpoints and address leases
+	Socket       = RunDir + "/particle.sock" // the plugin's, for particle-runtime and the particle command
+)
+
+// What lives until uninstall.
+const (
+	StateDir      = "/var/lib/particle"
+	Store         = StateDir + "/particle.db" // networks and pools
+	RuntimeConfig = "/etc/particle/runtime.json"
+	RuntimeBinary = "/usr/local/bin/particle-runtime"
+	CLIBinary     = "/usr/local/bin/particle"
+)
+
+// What Docker looks at.
+const (
+	DriverSocket = "/run/docker/plugins/particle.sock" // makes `-d particle` resolve (Docker's v1 plugin discovery)
+	DockerSocket = "/run/docker.sock"
+)
+
+// PluginRoot is where the managed plugin sees the host's /run and StateDir.
+const PluginRoot = "/host"
+
+// Names the project registers with Docker.
+const (
+	DriverName  = "particle"            // of the network and the IPAM driver
+	RuntimeName = "particle"            // of the OCI runtime
+	PluginName  = "particle-net:latest" // of the managed plugin; must differ from DriverName
+)

@@ -1,0 +1,132 @@
+package runtimeapi
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/particle-net/particle/topology"
+)
+
+// Request holds exactly one of its fields.
+type Request struct {
+	Place   *Place   `json:"place,omitempty"`
+	Claim   *Claim   `json:"claim,omitempty"`
+	Release *Release `json:"release,omitempty"`
+	Status  *Query   `json:"status,omitempty"`
+}
+
+// Reply carries the error as text, or the answer to the request's field.
+type Reply struct {
+	Err    string     `json:"err,omitempty"`
+	Place  *Placement `json:"place,omitempty"`
+	Status *Status    `json:"status,omitempty"`
+}
+
+// Place asks where a container belongs, before its process is made.
+type Place struct {
+	Container topology.ContainerID `json:"container"`
+	Name      string               `json:"name"`     // without the leading slash
+	Networks  []NetworkRef         `json:"networks"` // as the container's configuration names them
+}
+
+// NetworkRef is a network as a container's configuration on disk knows it.
+type NetworkRef struct {
+	Name string `json:"name"`         // a name, a full id or the start of one, as the user typed it
+	ID   string `json:"id,omitempty"` // empty until the container's first start has succeeded; may be stale
+}
+
+// Placement answers Place.
+type Placement struct {
+	// Member is true when one of the networks is a particle network. If it is
+	// false, the other fields are empty and the container is none of ours.
+	Member      bool               `json:"member"`
+	Network     topology.NetworkID `json:"network,omitempty"`
+	NetworkName string             `json:"networkName,omitempty"`
+	// Namespace is the file, on the host, that the tenant namespace is bound on.
+	Namespace string `json:"namespace,omitempty"`
+	// Internal says that the network has no way out of its segment.
+	Internal bool `json:"internal,omitempty"`
+	// Resolver is a name server that answers inside the namespace in place of
+	// servers that only listen on the host's loopback. Invalid if there is none.
+	Resolver netip.Addr `json:"resolver,omitzero"`
+}
+
+// Claim binds a container's process and cgroup to the address Docker gave it.
+type Claim struct {
+	Container topology.ContainerID `json:"container"`
+	Name      string               `json:"name"`
+	Network   topology.NetworkID   `json:"network"`
+	Pid       int                  `json:"pid"`    // of the container's first process, in the host's pid namespace
+	Cgroup    string               `json:"cgroup"` // path in the cgroup v2 hierarchy, empty on a pure v1 host
+	// Hosts are the lines of the container's hosts file, in order. Docker has
+	// written the container's own address there in every version.
+	Hosts []HostLine `json:"hosts"`
+	// Hostname is the container's host name, which its own line carries.
+	Hostname string `json:"hostname"`
+}
+
+// HostLine is a line of a hosts file.
+type HostLine struct {
+	Addr  netip.Addr `json:"addr"`
+	Names []string   `json:"names"`
+}
+
+// Release says that a container's process is gone.
+type Release struct {
+	Container topology.ContainerID `json:"container"`
+}
+
+// Query asks for Status.
+type Query struct{}
+
+// Status is what the plugin knows, for people and programs.
+type Status struct {
+	Version  string          `json:"version"`
+	Started  time.Time       `json:"started"`
+	Underlay UnderlayStatus  `json:"underlay"`
+	Networks []NetworkStatus `json:"networks"`
+	Repairs  int             `json:"repairs"` // pieces of drift the reconciler has mended since Started
+}
+
+// UnderlayStatus is what VXLAN packets travel over.
+type UnderlayStatus struct {
+	VTEP string `json:"vtep,omitempty"`
+	MTU  int    `json:"mtu"`
+	Port uint16 `json:"port"`
+}
+
+// NetworkStatus is one network on this host.
+type NetworkStatus struct {
+	ID        topology.NetworkID `json:"id"`
+	Name      string             `json:"name,omitempty"`
+	VNI       topology.VNI       `json:"vni"`
+	MTU       int                `json:"mtu"`
+	Internal  bool               `json:"internal"`
+	Uplink    string             `json:"uplink,omitempty"` // the tenant's address on it, if made
+	Pools     []PoolStatus       `json:"pools"`
+	Endpoints []EndpointStatus   `json:"endpoints"`
+	Problem   string             `json:"problem,omitempty"` // why the data plane does not match, if it does not
+}
+
+// PoolStatus is an address pool; a network whose addresses Docker's own IPAM
+// hands out has pools without an id.
+type PoolStatus struct {
+	ID     topology.PoolID `json:"id,omitempty"`
+	Subnet netip.Prefix    `json:"subnet"`
+	Range  netip.Prefix    `json:"range,omitzero"`
+	Used   int             `json:"used"` // addresses held, the gateway and auxiliary ones included
+	Free   string          `json:"free"` // a decimal number; a string because IPv6 pools exceed 64 bits
+}
+
+// EndpointStatus is one container's attachment.
+type EndpointStatus struct {
+	ID        topology.EndpointID  `json:"id"`
+	Container topology.ContainerID `json:"container,omitempty"`
+	Name      string               `json:"name,omitempty"`
+	IPv4      netip.Addr           `json:"ipv4,omitzero"`
+	IPv6      netip.Addr           `json:"ipv6,omitzero"`
+	Pid       int                  `json:"pid,omitempty"`
+	Cgroup    string               `json:"cgroup,omitempty"`
+	State     string               `json:"state"` // created, joined, running
+	Since     time.Time            `json:"since"`
+}

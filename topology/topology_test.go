@@ -1,0 +1,70 @@
+package topology_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/particle-net/particle/topology"
+)
+
+func TestParseIDs(t *testing.T) {
+	good := strings.Repeat("0123456789abcdef", 4)
+	for _, s := range []string{good, good[:12]} {
+		if id, err := topology.ParseNetworkID(s); err != nil || string(id) != s {
+			t.Errorf("ParseNetworkID(%q) = %q, %v", s, id, err)
+		}
+	}
+	for _, s := range []string{"", "abc", strings.ToUpper(good), good + "0", "../" + good[:20], good[:20] + "/x"} {
+		if _, err := topology.ParseNetworkID(s); err == nil {
+			t.Errorf("ParseNetworkID(%q) accepted it", s)
+		}
+		if _, err := topology.ParseContainerID(s); err == nil {
+			t.Errorf("ParseContainerID(%q) accepted it", s)
+		}
+		if _, err := topology.ParseEndpointID(s); err == nil {
+			t.Errorf("ParseEndpointID(%q) accepted it", s)
+		}
+	}
+}
+
+func TestParseVNI(t *testing.T) {
+	for _, s := range []string{"1", "16777215"} {
+		if _, err := topology.ParseVNI(s); err != nil {
+			t.Errorf("ParseVNI(%q): %v", s, err)
+		}
+	}
+	for _, s := range []string{"", "0", "-1", "16777216", "x", "4294967297"} {
+		if v, err := topology.ParseVNI(s); err == nil {
+			t.Errorf("ParseVNI(%q) = %d, want an error", s, v)
+		}
+	}
+}
+
+// Every uplink has a link of its own inside the range, and no two overlap.
+func TestUplinksAreDisjoint(t *testing.T) {
+	seen := map[netip.Addr]int{}
+	for i := range topology.MaxUplinks {
+		u, err := topology.NewUplink("abc", i, 1500)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range []netip.Addr{u.Host.Addr(), u.Tenant.Addr()} {
+			if !topology.UplinkRange.Contains(a) {
+				t.Fatalf("uplink %d: %s is outside %s", i, a, topology.UplinkRange)
+			}
+			if j, dup := seen[a]; dup {
+				t.Fatalf("uplinks %d and %d share %s", j, i, a)
+			}
+			seen[a] = i
+		}
+		if u.Host.Masked() != u.Tenant.Masked() {
+			t.Fatalf("uplink %d: %s and %s are not one link", i, u.Host, u.Tenant)
+		}
+	}
+	for _, i := range []int{-1, topology.MaxUplinks} {
+		if _, err := topology.NewUplink("abc", i, 1500); err == nil {
+			t.Errorf("index %d accepted", i)
+		}
+	}
+}
