@@ -1,0 +1,40 @@
+// Package overlay is the data plane of the networks on one host. It makes the
+// kernel match values of package topology and reads them back; it decides
+// nothing and remembers nothing that the kernel could tell.
+//
+// # The model
+//
+// Every network has one network namespace on the host, the tenant namespace,
+// bound on a file named after the network. All its containers live in it.
+//
+//	host namespace                          tenant namespace
+//	┌───────────────────────┐               ┌──────────────────────────────────┐
+//	│ eth0   VTEP           │  UDP socket   │ vx0  VXLAN device, no address    │
+//	│ :4789  ───────────────┼───────────────┤ lo   local POOL dev lo (AnyIP)   │
+//	│ pu4f2a9c01d3b7 ───────┼── veth pair ──┤ up0  default route, masquerade   │
+//	│ table inet particle   │               │ table inet particle              │
+//	└───────────────────────┘               └──────────────────────────────────┘
+//
+// # Invariants
+//
+//   - Nothing grows with containers. A pool is one route in table local, which
+//     makes each of its addresses bindable (AnyIP), so a container costs the
+//     kernel's network stack nothing.
+//   - No device ever moves between namespaces: each is created where it belongs
+//     (IFLA_NET_NS_FD at creation). A move waits 16-20 ms for RCU while it holds
+//     the lock that every other network change on the host needs.
+//   - Writes to rtnetlink go one after another: the kernel's RTNL lock is global,
+//     and parallel writers are slower than one.
+//   - No link carries a container's address with its pool's prefix length:
+//     Docker 28 and later would take that link for the container's own after a
+//     live-restore and move it away when the container stops.
+//   - 127.0.0.11 cannot be bound in a tenant namespace. Docker's embedded resolver
+//     tries at every container start; if it succeeded it would rewrite the
+//     namespace's NAT rules for all containers at once.
+//   - The VXLAN device is deleted before its namespace is let go: a TCP socket
+//     left by a killed process keeps a namespace, its device and its VNI alive
+//     for minutes.
+//
+// Every operation may be repeated. Apply adds before it removes, and removing
+// what is gone succeeds. Methods of Host are safe for concurrent use.
+package overlay

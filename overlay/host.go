@@ -1,0 +1,119 @@
+package overlay
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Options say where things are on this host.
+type Options struct {
+	// NamespaceDir is where tenant namespaces are bound, as this process sees
+	// it. Other processes find them there only if mounts made in it propagate.
+	NamespaceDir string
+	// HostRoot is the root directory in which the host's own iptables is run.
+	// A plugin that shares the host's pid namespace uses /proc/1/root; empty
+	// means the root of this process.
+	HostRoot string
+	// Ready is how many empty namespaces to keep at hand for new networks; 0
+	// keeps none.
+	Ready int
+	// Port is the UDP destination port of VXLAN that Underlay reports; 0 means
+	// 4789 (RFC 7348).
+	Port uint16
+}
+
+// defaultPort is IANA's for VXLAN.
+const defaultPort = 4789
+
+// socketTimeout bounds one answer of the kernel. RTNL is held for 20 ms by each
+// device that anyone on the host moves or deletes, so a burst elsewhere may
+// make us wait for seconds.
+const socketTimeout = 15 * time.Second
+
+// Host is the data plane of one host.
+type Host struct {
+	opts Options
+	root *namespace // the host's network namespace
+
+	// rtnl admits one writer of network configuration at a time. It ranks
+	// first: nothing else is held while waiting for it.
+	rtnl chan struct{}
+
+	ready chan *namespace // filled by keepReady
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+}
+
+// Open takes the network namespace of the calling thread for the host's and
+// prepares NamespaceDir. It changes nothing in the kernel's network
+// configuration: namespaces bound earlier are found again by Networks.
+func Open(ctx context.Context, opts Options) (*Host, error) {
+	if opts.Port == 0 {
+		opts.Port = defaultPort
+	}
+	if err := os.MkdirAll(opts.NamespaceDir, 0o755); err != nil {
+		return nil, &fault.Error{Op: "open data plane", On: opts.NamespaceDir, Err: err,
+			Fix: "give the plugin the host's /run as a writable mount"}
+	}
+	root, err := currentNamespace()
+	if err != nil {
+		return nil, &fault.Error{Op: "open data plane", Err: err, Fix: "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN"}
+	}
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), stop: stop}
+	if opts.Ready > 0 {
+		// The namespace that keepReady offers counts too.
+		h.ready = make(chan *namespace, opts.Ready-1)
+		h.done.Go(func() { h.keepReady(life) })
+	}
+	return h, nil
+}
+
+// Close releases what this process holds. Everything in the kernel stays as it
+// is, so that containers go on while the plugin is replaced.
+func (h *Host) Close() error {
+	h.stop()
+	h.done.Wait()
+	h.root.close()
+	return nil
+}
+
+// write waits for the turn to change network configuration. The caller calls
+// the returned function when it is done.
+func (h *Host) write(ctx context.Context) (release func(), err error) {
+	select {
+	case h.rtnl <- struct{}{}:
+		return func() { <-h.rtnl }, nil
+	case <-ctx.Done():
+		return nil, &fault.Error{Op: "change network configuration", Err: context.Cause(ctx), Fix: "try again"}
+	}
+}
+
+// path is the file the network's namespace is bound on.
+func (h *Host) path(id topology.NetworkID) (string, error) {
+	if _, err := topology.ParseNetworkID(string(id)); err != nil {
+		return "", &fault.Error{Op: "name namespace", Err: err, Fix: "report this as a bug"}
+	}
+	return filepath.Join(h.opts.NamespaceDir, string(id)), nil
+}
+
+// listed repeats a dump that a change elsewhere interrupted.
+func listed[T any](dump func() ([]T, error)) ([]T, error) {
+	const attempts = 5
+	var list []T
+	var err error
+	for range attempts {
+		if list, err = dump(); err != netlink.ErrDumpInterrupted { //nolint:errorlint // the sentinel is never wrapped
+			break
+		}
+	}
+	return list, err
+}

@@ -1,0 +1,239 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// ErrVNIInUse is the cause when another VXLAN device of the host has the VNI.
+var ErrVNIInUse = errors.New("in use")
+
+// ErrNoNetwork is the cause when a network has no namespace on this host.
+var ErrNoNetwork = errors.New("no such network on this host")
+
+// Apply makes the kernel match seg and reports whether it had to change
+// anything. A namespace that does not exist is created, and removed again if
+// Apply fails. Networks already there are repaired in place; a VXLAN device
+// that differs in more than its MTU is refused, not replaced, for containers
+// may be using it.
+//
+// Causes: ErrVNIInUse, syscall.EADDRINUSE is told as a port that is taken.
+func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, err error) {
+	if err := check(seg); err != nil {
+		return false, &fault.Error{Op: "apply network", On: seg.Network.Short(), Err: err, Fix: "create the network again"}
+	}
+	path, err := h.path(seg.Network)
+	if err != nil {
+		return false, err
+	}
+	release, err := h.write(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	ns, err := openNamespace(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, h.found(ctx, path, seg)
+	case err != nil:
+		return false, applyError(seg, err)
+	}
+	defer ns.close()
+	changed, err = h.repair(ctx, ns, seg)
+	return changed, applyError(seg, err)
+}
+
+// found makes a new namespace for the segment. The namespace appears under its
+// path last, when it is complete.
+func (h *Host) found(ctx context.Context, path string, seg topology.Segment) error {
+	ns, err := h.takeNamespace()
+	if err != nil {
+		return applyError(seg, err)
+	}
+	defer ns.close()
+	_, err = ns.ensurePools(seg.Pools)
+	if err == nil {
+		_, err = h.ensureVXLAN(ctx, ns, seg)
+	}
+	if err != nil {
+		return applyError(seg, err)
+	}
+	if err := bind(ns.source(), path); err != nil {
+		_, undo := ns.remove(vxlanName)
+		return applyError(seg, errors.Join(err, undo))
+	}
+	return nil
+}
+
+// repair goes on after a failure: what can be mended is.
+func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment) (changed bool, err error) {
+	steps := []func() (bool, error){
+		func() (changed bool, err error) {
+			err = enter(ns.file, func() (err error) {
+				changed, err = settle(tenantSysctls())
+				return err
+			})
+			return changed, err
+		},
+		ns.ensureBase,
+		func() (bool, error) { return ns.ensurePools(seg.Pools) },
+		func() (bool, error) { return h.ensureVXLAN(ctx, ns, seg) },
+	}
+	var errs []error
+	for _, step := range steps {
+		did, err := step()
+		changed = changed || did
+		errs = append(errs, err)
+	}
+	return changed, errors.Join(errs...)
+}
+
+// applyError leaves an error that already tells its remedy as it is.
+func applyError(seg topology.Segment, err error) error {
+	var known *fault.Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	return &fault.Error{Op: "apply network", On: seg.Network.Short(), Err: err, Fix: "run `particle doctor` on this host"}
+}
+
+func check(seg topology.Segment) error {
+	if seg.VTEP.IsValid() && (seg.VNI == 0 || seg.VNI > topology.MaxVNI) {
+		return fmt.Errorf("VNI %d is not from 1 to %d", seg.VNI, topology.MaxVNI)
+	}
+	if seg.VTEP.IsValid() && seg.Port == 0 {
+		return errors.New("no UDP port")
+	}
+	for _, pool := range seg.Pools {
+		if !pool.IsValid() || pool.Addr().Is4In6() {
+			return fmt.Errorf("pool %v is not an address range", pool)
+		}
+	}
+	return nil
+}
+
+// Remove deletes the network's devices and its namespace's file; gone is
+// success. The namespace itself ends with the last process in it. The VXLAN
+// device is deleted by name first, see the package's invariants.
+func (h *Host) Remove(ctx context.Context, id topology.NetworkID) error {
+	path, err := h.path(id)
+	if err != nil {
+		return err
+	}
+	release, err := h.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	var errs []error
+	ns, err := openNamespace(path)
+	if err == nil {
+		_, err = ns.remove(vxlanName)
+		ns.close()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	errs = append(errs, unbind(path))
+	if err := errors.Join(errs...); err != nil {
+		return &fault.Error{Op: "remove network", On: id.Short(), Err: err, Fix: "run `particle doctor` on this host"}
+	}
+	return nil
+}
+
+// Networks lists the networks whose namespaces are bound on this host.
+func (h *Host) Networks(context.Context) ([]topology.NetworkID, error) {
+	entries, err := os.ReadDir(h.opts.NamespaceDir)
+	if err != nil {
+		return nil, &fault.Error{Op: "list networks", On: h.opts.NamespaceDir, Err: err, Fix: "restart the plugin"}
+	}
+	var ids []topology.NetworkID
+	for _, entry := range entries {
+		id, err := topology.ParseNetworkID(entry.Name())
+		if err != nil {
+			continue // not a name we give
+		}
+		path, err := h.path(id)
+		if err != nil {
+			return nil, err
+		}
+		bound, err := isBound(path)
+		if err != nil {
+			return nil, &fault.Error{Op: "list networks", On: id.Short(), Err: err, Fix: "restart the plugin"}
+		}
+		if bound {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// Observe reads a network back from the kernel. VNI, VTEP, Port and MTU are
+// zero when there is no VXLAN device. Cause: ErrNoNetwork.
+func (h *Host) Observe(ctx context.Context, id topology.NetworkID) (topology.Segment, error) {
+	release, err := h.write(ctx) // the kernel's picture must not change while it is read
+	if err != nil {
+		return topology.Segment{}, err
+	}
+	defer release()
+	return h.observe(id)
+}
+
+func (h *Host) observe(id topology.NetworkID) (topology.Segment, error) {
+	ns, err := h.tenant("observe network", id)
+	if err != nil {
+		return topology.Segment{}, err
+	}
+	defer ns.close()
+	seg := topology.Segment{Network: id}
+	var errs [2]error
+	seg.Pools, errs[0] = ns.routes(netlink.FAMILY_ALL, unix.RTN_LOCAL)
+	link, err := ns.find(vxlanName)
+	errs[1] = err
+	if device, ok := link.(*netlink.Vxlan); ok {
+		seg.VNI = topology.VNI(device.VxlanId)
+		seg.VTEP = address(device.SrcAddr)
+		seg.Port = uint16(device.Port)
+		seg.MTU = device.MTU
+	}
+	return seg, applyError(seg, errors.Join(errs[:]...))
+}
+
+// tenant opens a network's namespace.
+func (h *Host) tenant(op string, id topology.NetworkID) (*namespace, error) {
+	path, err := h.path(id)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := openNamespace(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &fault.Error{Op: op, On: id.Short(), Err: ErrNoNetwork,
+			Fix: "create the network, or restart the plugin if Docker lists it"}
+	}
+	if err != nil {
+		return nil, &fault.Error{Op: op, On: id.Short(), Err: err, Fix: "run `particle doctor` on this host"}
+	}
+	return ns, nil
+}
+
+// sameNamespace compares what two paths are bound to: a namespace is one inode
+// of nsfs.
+func sameNamespace(a, b string) (bool, error) {
+	var one, other unix.Stat_t
+	if err := unix.Stat(a, &one); err != nil {
+		return false, &fs.PathError{Op: "stat", Path: a, Err: err}
+	}
+	if err := unix.Stat(b, &other); err != nil {
+		return false, &fs.PathError{Op: "stat", Path: b, Err: err}
+	}
+	return one.Dev == other.Dev && one.Ino == other.Ino, nil
+}

@@ -1,0 +1,77 @@
+package overlay_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/particle-net/particle/overlay"
+	"github.com/particle-net/particle/topology"
+)
+
+func TestUnderlay(t *testing.T) {
+	t.Parallel()
+	link := func(name, mtu string, addrs ...string) [][]string {
+		setup := [][]string{{"link", "add", name, "mtu", mtu, "type", "bridge"}}
+		for _, a := range addrs {
+			setup = append(setup, []string{"address", "add", a, "dev", name, "nodad"})
+		}
+		return append(setup, []string{"link", "set", name, "up"})
+	}
+	two := append(link("eth0", "1400", "192.0.2.1/24"), link("eth1", "9000", "198.51.100.1/24", "2001:db8::1/64")...)
+	with := func(setup [][]string, more ...[]string) [][]string {
+		return append(setup[:len(setup):len(setup)], more...)
+	}
+	for name, c := range map[string]struct {
+		setup [][]string
+		want  string // the tunnel address asked for
+		vtep  string
+		mtu   int
+	}{
+		"none":                  {vtep: "", mtu: 1500},
+		"only loopback":         {setup: [][]string{{"address", "add", "192.0.2.9/32", "dev", "lo"}}, mtu: 1500},
+		"first address":         {setup: two, vtep: "192.0.2.1", mtu: 1400},
+		"asked for":             {setup: two, want: "198.51.100.1", vtep: "198.51.100.1", mtu: 9000},
+		"asked for v6":          {setup: two, want: "2001:db8::1", vtep: "2001:db8::1", mtu: 9000},
+		"default route":         {setup: with(two, []string{"route", "add", "default", "via", "198.51.100.9"}), vtep: "198.51.100.1", mtu: 9000},
+		"source of the default": {setup: with(two, []string{"address", "add", "198.51.100.3/24", "dev", "eth1"}, []string{"route", "add", "default", "via", "198.51.100.9", "src", "198.51.100.3"}), vtep: "198.51.100.3", mtu: 9000},
+		"better metric": {setup: with(two, []string{"route", "add", "default", "via", "192.0.2.9", "metric", "200"},
+			[]string{"route", "add", "default", "via", "198.51.100.9", "metric", "100"}), vtep: "198.51.100.1", mtu: 9000},
+		"v6 alone":          {setup: link("eth0", "1500", "2001:db8::1/64"), vtep: "2001:db8::1", mtu: 1500},
+		"link down":         {setup: with(two, []string{"link", "set", "eth0", "down"}), vtep: "198.51.100.1", mtu: 9000},
+		"docker's":          {setup: append(link("docker0", "1500", "172.17.0.1/16"), link("br-0123456789ab", "1500", "172.18.0.1/16")...), mtu: 1500},
+		"host on a bridge":  {setup: with(link("br-lan", "1500", "192.0.2.1/24"), []string{"route", "add", "default", "via", "192.0.2.9"}), vtep: "192.0.2.1", mtu: 1500},
+		"link-local no use": {setup: link("eth0", "1500", "169.254.7.7/16"), mtu: 1500},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "")
+			for _, args := range c.setup {
+				m.Run("ip", args...)
+			}
+			var want netip.Addr
+			if c.want != "" {
+				want = netip.MustParseAddr(c.want)
+			}
+			got, err := m.Underlay(t.Context(), want)
+			expected := topology.Underlay{MTU: c.mtu, Port: 4789}
+			if c.vtep != "" {
+				expected.VTEP = netip.MustParseAddr(c.vtep)
+			}
+			if err != nil || got != expected {
+				t.Errorf("Underlay(%v) = %+v, %v; want %+v", want, got, err, expected)
+			}
+		})
+	}
+}
+
+func TestUnderlayThatIsNotHere(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "192.0.2.1/24", func(o *overlay.Options) { o.Port = 8472 })
+	if _, err := m.Underlay(t.Context(), netip.MustParseAddr("192.0.2.2")); err == nil {
+		t.Error("an address of no link was taken")
+	}
+	got, err := m.Underlay(t.Context(), netip.Addr{})
+	if err != nil || got.Port != 8472 {
+		t.Errorf("Underlay() = %+v, %v; want port 8472", got, err)
+	}
+}
