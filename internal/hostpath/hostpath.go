@@ -11,6 +11,7 @@ const (
 	RunDir       = "/run/particle"
 	NamespaceDir = RunDir + "/netns"         // one file a network, a tenant namespace bound on it
 	ResolvDir    = RunDir + "/resolv"        // one resolv.conf a container
+	NetworkIndex = RunDir + "/networks"      // "ID NAME" lines: our networks, for the runtime while the plugin is down
 	LiveStore    = RunDir + "/live.db"       // endpoints and address leases
 	Socket       = RunDir + "/particle.sock" // the plugin's, for particle-runtime and the particle command
 )

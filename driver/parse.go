@@ -1,0 +1,173 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-plugins-helpers/network"
+
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Keys of Docker's own in the options of a call (libnetwork netlabel/labels.go).
+const (
+	labelGeneric  = "com.docker.network.generic"
+	labelInternal = "com.docker.network.internal"
+	labelPortMap  = "com.docker.network.portmap"
+	labelMAC      = "com.docker.network.endpoint.macaddress"
+	labelDocker   = "com.docker."
+)
+
+// Options of `docker network create -o`.
+const (
+	optionVNI       = "particle.vni"
+	optionMTU       = "mtu"
+	optionDockerMTU = "com.docker.network.driver.mtu" // what Docker's own drivers call it
+)
+
+var knownOptions = []string{optionMTU, optionDockerMTU, optionVNI}
+
+func parseIDs(network, endpoint string) (topology.NetworkID, topology.EndpointID, error) {
+	n, errN := topology.ParseNetworkID(network)
+	e, errE := topology.ParseEndpointID(endpoint)
+	return n, e, errors.Join(errN, errE)
+}
+
+func parseNetwork(req network.CreateNetworkRequest) (fabric.NetworkSpec, error) {
+	id, err := topology.ParseNetworkID(req.NetworkID)
+	if err != nil {
+		return fabric.NetworkSpec{}, err
+	}
+	spec := fabric.NetworkSpec{ID: id}
+	spec.Internal, _ = req.Options[labelInternal].(bool)
+	if generic, ok := req.Options[labelGeneric].(map[string]any); ok {
+		if err := parseOptions(generic, &spec); err != nil {
+			return spec, err
+		}
+	}
+	for _, data := range slices.Concat(req.IPv4Data, req.IPv6Data) {
+		subnet, err := parseSubnet(data)
+		if err != nil {
+			return spec, err
+		}
+		spec.Subnets = append(spec.Subnets, subnet)
+	}
+	return spec, nil
+}
+
+// parseOptions refuses what it does not know: an option that is ignored is a
+// promise that is not kept.
+func parseOptions(options map[string]any, spec *fabric.NetworkSpec) error {
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		value := fmt.Sprint(options[key])
+		var err error
+		switch key {
+		case optionVNI:
+			spec.VNI, err = topology.ParseVNI(value)
+		case optionMTU, optionDockerMTU:
+			err = parseMTU(value, &spec.MTU)
+		default:
+			err = errors.New("the particle driver has no such option")
+		}
+		if err != nil {
+			return &fault.Error{Op: "create network: read option", On: "-o " + key + "=" + value, Err: err,
+				Fix: "known options are " + strings.Join(knownOptions, ", ")}
+		}
+	}
+	return nil
+}
+
+func parseMTU(value string, into *int) error {
+	mtu, err := strconv.Atoi(value)
+	if err != nil || mtu <= 0 {
+		return errors.New("it is not a number of bytes")
+	}
+	if *into != 0 && *into != mtu {
+		return fmt.Errorf("%s and %s differ", optionMTU, optionDockerMTU)
+	}
+	*into = mtu
+	return nil
+}
+
+func parseSubnet(data *network.IPAMData) (fabric.Subnet, error) {
+	if data == nil {
+		return fabric.Subnet{}, fault.New("create network: read", "subnet", "Docker sent none", "")
+	}
+	fail := func(what string, err error) (fabric.Subnet, error) {
+		return fabric.Subnet{}, &fault.Error{Op: "create network: read", On: what, Err: err}
+	}
+	prefix, err := netip.ParsePrefix(data.Pool)
+	if err != nil {
+		return fail("subnet", err)
+	}
+	subnet := fabric.Subnet{Subnet: prefix.Masked()}
+	if data.Gateway != "" {
+		gateway, err := netip.ParsePrefix(data.Gateway)
+		if err != nil {
+			return fail("gateway", err)
+		}
+		subnet.Gateway = gateway.Addr()
+	}
+	for _, name := range slices.Sorted(maps.Keys(data.AuxAddresses)) {
+		aux, err := netip.ParsePrefix(fmt.Sprint(data.AuxAddresses[name]))
+		if err != nil {
+			return fail("auxiliary address "+name, err)
+		}
+		subnet.Aux = append(subnet.Aux, aux.Addr())
+	}
+	return subnet, nil
+}
+
+func parseEndpoint(req network.CreateEndpointRequest) (fabric.EndpointSpec, error) {
+	net, id, err := parseIDs(req.NetworkID, req.EndpointID)
+	if err != nil {
+		return fabric.EndpointSpec{}, err
+	}
+	spec := fabric.EndpointSpec{ID: id, Network: net}
+	if err := refuseWishes(req); err != nil {
+		return spec, &fault.Error{Op: "connect to network", On: net.Short(), Err: err.cause, Fix: err.fix}
+	}
+	if req.Interface == nil {
+		return spec, nil
+	}
+	for text, into := range map[string]*netip.Addr{req.Interface.Address: &spec.IPv4, req.Interface.AddressIPv6: &spec.IPv6} {
+		if text == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return spec, &fault.Error{Op: "connect to network", On: net.Short(), Err: err}
+		}
+		*into = prefix.Addr()
+	}
+	return spec, nil
+}
+
+type refusal struct {
+	cause error
+	fix   string
+}
+
+// refuseWishes names what a user asked for and a particle network cannot give.
+func refuseWishes(req network.CreateEndpointRequest) *refusal {
+	if ports, _ := req.Options[labelPortMap].([]any); len(ports) > 0 {
+		return &refusal{errors.New("published ports (-p, -P) are not supported on a particle network yet"),
+			"omit them and reach the container by its address from the same network"}
+	}
+	if _, asked := req.Options[labelMAC]; asked || (req.Interface != nil && req.Interface.MacAddress != "") {
+		return &refusal{errors.New("a container has no interface of its own, so it cannot have a MAC address"), "omit --mac-address"}
+	}
+	for _, key := range slices.Sorted(maps.Keys(req.Options)) {
+		if !strings.HasPrefix(key, labelDocker) {
+			return &refusal{fmt.Errorf("the particle driver has no endpoint option %q", key), "omit driver-opt " + key}
+		}
+	}
+	return nil
+}

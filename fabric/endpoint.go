@@ -1,0 +1,202 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Causes that callers may ask for.
+var (
+	ErrNoEndpoint   = errors.New("this network has no such endpoint")
+	ErrAddressTaken = errors.New("the address is taken")
+)
+
+// EndpointSpec is an attachment as Docker asks for it, its addresses chosen.
+type EndpointSpec struct {
+	ID      topology.EndpointID
+	Network topology.NetworkID
+	IPv4    netip.Addr // invalid if none
+	IPv6    netip.Addr // invalid if none
+}
+
+// CreateEndpoint records that an endpoint holds its addresses.
+func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
+	fail := func(err error, fix string) error {
+		return &fault.Error{Op: "create endpoint on network", On: spec.Network.Short(), Err: err, Fix: fix}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := f.networks[spec.Network]
+	if n == nil || n.Doomed {
+		return fail(ErrNoNetwork, "remove the network with `docker network rm` and create it anew")
+	}
+	e := &Endpoint{ID: spec.ID, Network: spec.Network, IPv4: spec.IPv4, IPv6: spec.IPv6, Created: time.Now()}
+	if len(e.Addresses()) == 0 {
+		return fail(errors.New("Docker gave it no address"), "create the network with a subnet")
+	}
+	if known := f.endpoints[spec.ID]; known != nil {
+		if known.Network == e.Network && known.IPv4 == e.IPv4 && known.IPv6 == e.IPv6 {
+			return nil
+		}
+		return fail(fmt.Errorf("endpoint %s exists with other addresses", spec.ID.Short()), "")
+	}
+	for _, a := range e.Addresses() {
+		if _, inside := n.subnetOf(a); !inside {
+			return fail(fmt.Errorf("address %s is in none of its subnets", a), "")
+		}
+		if holder := n.addresses[a]; holder != nil {
+			return fail(fmt.Errorf("%w: %s is held by endpoint %s (%s)", ErrAddressTaken, a, holder.ID.Short(), holder.holder()),
+				"remove that container or choose another --ip")
+		}
+	}
+	if err := f.o.Endpoints.Put(string(e.ID), *e); err != nil {
+		return err
+	}
+	f.index(n, e)
+	for _, a := range e.Addresses() {
+		if err := f.linkLease(n, a, e.ID); err != nil {
+			return errors.Join(err, f.dropEndpoint(n, e))
+		}
+	}
+	return nil
+}
+
+// holder names who has the endpoint, for people.
+func (e *Endpoint) holder() string {
+	if e.Name != "" {
+		return "container " + e.Name
+	}
+	return e.State()
+}
+
+// Join makes the endpoint's sandbox key hold the tenant namespace. Docker 28
+// and later have bound the container's own namespace there by now, so anything
+// but the tenant's means that the container was not started by our runtime.
+// Docker up to 27 binds it with a hook that our runtime takes out (a re-executed
+// dockerd per container, which also switches IPv6 off in the namespace), so we
+// bind it in its place: Docker looks for it after a restart with live-restore.
+func (f *Fabric) Join(_ context.Context, network topology.NetworkID, id topology.EndpointID, key string) error {
+	fail := func(err error, fix string) error {
+		return &fault.Error{Op: "join network", On: network.Short(), Err: err, Fix: fix}
+	}
+	f.mu.Lock()
+	e := f.endpoints[id]
+	if e == nil || e.Network != network {
+		f.mu.Unlock()
+		return fail(ErrNoEndpoint, "start the container again")
+	}
+	joined := *e
+	f.mu.Unlock()
+	state, err := f.o.Sandboxes.State(network, key)
+	if err != nil {
+		return fail(err, "")
+	}
+	if state == SandboxForeign {
+		return fail(errors.New("the container runs in a network namespace of its own: it was started by another runtime, or runs already"),
+			"start it on this network alone, without --runtime or with --runtime particle")
+	}
+	joined.SandboxKey, joined.Joined = key, time.Now()
+	joined.Exposed = joined.Exposed || state == SandboxAbsent
+	if err := f.update(&joined); err != nil {
+		return err
+	}
+	if state == SandboxAbsent {
+		return f.o.Sandboxes.Expose(network, key)
+	}
+	return nil
+}
+
+// update stores a changed endpoint and puts it in the place of the old one.
+func (f *Fabric) update(changed *Endpoint) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.endpoints[changed.ID]
+	if e == nil {
+		return &fault.Error{Op: "change endpoint", On: changed.ID.Short(), Err: ErrNoEndpoint, Fix: "start the container again"}
+	}
+	if err := f.o.Endpoints.Put(string(changed.ID), *changed); err != nil {
+		return err
+	}
+	*e = *changed
+	return nil
+}
+
+// Leave undoes Join; an endpoint that is not there is success.
+func (f *Fabric) Leave(_ context.Context, id topology.EndpointID) error {
+	f.mu.Lock()
+	e := f.endpoints[id]
+	if e == nil || !e.Exposed || f.alive(e) {
+		f.mu.Unlock()
+		return nil
+	}
+	left := *e
+	f.mu.Unlock()
+	if err := f.o.Sandboxes.Conceal(left.SandboxKey); err != nil {
+		return err
+	}
+	left.Exposed = false
+	return f.update(&left)
+}
+
+// DeleteEndpoint forgets an endpoint; one that is not there is success. Docker
+// up to 27 deletes the endpoints of live containers when it cannot restore
+// their sandbox, so an endpoint whose process lives keeps its addresses until
+// Reconcile finds the process gone.
+func (f *Fabric) DeleteEndpoint(_ context.Context, id topology.EndpointID) error {
+	f.mu.Lock()
+	e := f.endpoints[id]
+	if e == nil {
+		f.mu.Unlock()
+		return nil
+	}
+	gone := *e
+	alive := f.alive(e)
+	f.mu.Unlock()
+	if alive {
+		gone.Deleted = true
+		return f.update(&gone)
+	}
+	return f.removeEndpoint(gone)
+}
+
+// removeEndpoint takes away all that an endpoint left behind.
+func (f *Fabric) removeEndpoint(e Endpoint) error {
+	if e.Exposed {
+		if err := f.o.Sandboxes.Conceal(e.SandboxKey); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	current := f.endpoints[e.ID]
+	if current == nil {
+		return nil
+	}
+	return f.dropEndpoint(f.networks[e.Network], current)
+}
+
+// dropEndpoint deletes the record and frees the leases of an endpoint that
+// Docker has released already. The caller holds mu.
+func (f *Fabric) dropEndpoint(n *network, e *Endpoint) error {
+	if err := f.o.Endpoints.Delete(string(e.ID)); err != nil {
+		return err
+	}
+	f.unindex(n, e)
+	return f.unlinkLeases(e)
+}
+
+// alive says whether the process that claimed the endpoint lives. The caller
+// holds mu.
+func (f *Fabric) alive(e *Endpoint) bool {
+	if e.Pid == 0 {
+		return false
+	}
+	start, ok := f.o.Processes.StartTime(e.Pid)
+	return ok && start == e.PidStart
+}

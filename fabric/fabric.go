@@ -1,0 +1,228 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/ipam/pool"
+	"github.com/particle-net/particle/topology"
+)
+
+// Options are what a Fabric stands on. All interfaces are needed.
+type Options struct {
+	Segments  Segments
+	Sandboxes Sandboxes
+	Engine    Engine
+	Processes Processes
+	RunFiles  RunFiles
+	Resolvers Resolvers
+
+	Networks  Table[Network]  // durable
+	Pools     Table[Pool]     // durable
+	Leases    Table[Lease]    // until the next boot
+	Endpoints Table[Endpoint] // until the next boot
+
+	Defaults     *pool.Defaults // used under Fabric's lock
+	Underlay     topology.Underlay
+	ResolverAddr netip.Addr // local in every tenant namespace, for Resolvers
+	NamespaceDir string     // where tenant namespaces are bound, as the host sees it
+	Version      string
+	Log          *logrus.Entry
+}
+
+// Fabric is the state of this host. All methods are safe for concurrent use.
+type Fabric struct {
+	o       Options
+	started time.Time
+
+	// mu guards everything below. It is never held over kernel work, the Docker
+	// API or a flush to disk; a write to a volatile table is allowed.
+	mu        sync.Mutex
+	networks  map[topology.NetworkID]*network
+	pools     map[topology.PoolID]*addressPool
+	endpoints map[topology.EndpointID]*Endpoint
+	repairs   int
+	// suspected holds when Reconcile first found an endpoint without a process.
+	suspected map[topology.EndpointID]time.Time
+}
+
+// network is a Network with what is only known at run time.
+type network struct {
+	Network
+	// work serialises the kernel work and the durable writes of one network.
+	// Rank: before Fabric.mu.
+	work      sync.Mutex
+	creating  bool // its first Apply is not through
+	uplinkUp  bool // the uplink was applied since the plugin started
+	problem   string
+	endpoints map[topology.EndpointID]*Endpoint
+	addresses map[netip.Addr]*Endpoint
+}
+
+// Open loads what the stores hold and makes the kernel match. A network that
+// cannot be rebuilt does not stop the others; its problem shows in Status and
+// Reconcile tries again.
+func Open(ctx context.Context, o Options) (*Fabric, error) {
+	f := &Fabric{
+		o:         o,
+		started:   time.Now(),
+		networks:  map[topology.NetworkID]*network{},
+		pools:     map[topology.PoolID]*addressPool{},
+		endpoints: map[topology.EndpointID]*Endpoint{},
+		suspected: map[topology.EndpointID]time.Time{},
+	}
+	if err := f.load(); err != nil {
+		return nil, err
+	}
+	for _, n := range f.snapshot() {
+		f.rebuild(ctx, n)
+	}
+	return f, f.publish()
+}
+
+func (f *Fabric) load() error {
+	networks, errN := f.o.Networks.All()
+	pools, errP := f.o.Pools.All()
+	leases, errL := f.o.Leases.All()
+	endpoints, errE := f.o.Endpoints.All()
+	if err := errors.Join(errN, errP, errL, errE); err != nil {
+		return err
+	}
+	for id, n := range networks {
+		f.networks[topology.NetworkID(id)] = newNetwork(n)
+	}
+	for id, p := range pools {
+		loaded, err := loadPool(p, leases)
+		if err != nil {
+			return fmt.Errorf("pool %s: %w", id, err)
+		}
+		f.pools[topology.PoolID(id)] = loaded
+	}
+	for id, e := range endpoints {
+		n := f.networks[e.Network]
+		if n == nil {
+			// Its network was removed while the plugin was not there to see it.
+			if err := f.o.Endpoints.Delete(id); err != nil {
+				return err
+			}
+			continue
+		}
+		f.index(n, &e)
+	}
+	return nil
+}
+
+func newNetwork(record Network) *network {
+	return &network{
+		Network:   record,
+		endpoints: map[topology.EndpointID]*Endpoint{},
+		addresses: map[netip.Addr]*Endpoint{},
+	}
+}
+
+// rebuild makes a known network's kernel state after a start of the plugin.
+func (f *Fabric) rebuild(ctx context.Context, n *network) {
+	n.work.Lock()
+	defer n.work.Unlock()
+	if _, err := f.apply(ctx, n); err != nil {
+		f.o.Log.WithError(err).WithField("net", n.ID.Short()).Error("network not rebuilt; trying again later")
+	}
+}
+
+// apply makes the kernel match the network's record. The caller holds n.work.
+func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
+	f.mu.Lock()
+	segment, uplink := f.segment(n), n.Uplink
+	f.mu.Unlock()
+	changed, err := f.o.Segments.Apply(ctx, segment)
+	up := false
+	if err == nil && uplink != NoUplink {
+		var more bool
+		more, err = f.applyUplink(ctx, n.ID, uplink)
+		changed, up = changed || more, err == nil
+	}
+	if err == nil {
+		_, err = f.o.Resolvers.Serve(ctx, n.ID)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n.uplinkUp, n.problem = up, ""
+	if err != nil {
+		n.problem = err.Error()
+	}
+	return changed, err
+}
+
+func (f *Fabric) applyUplink(ctx context.Context, id topology.NetworkID, index int) (bool, error) {
+	u, err := topology.NewUplink(id, index, f.o.Underlay.MTU)
+	if err != nil {
+		return false, err
+	}
+	return f.o.Segments.ApplyUplink(ctx, u)
+}
+
+func (f *Fabric) segment(n *network) topology.Segment {
+	s := topology.Segment{
+		Network: n.ID,
+		VNI:     n.VNI,
+		VTEP:    f.o.Underlay.VTEP,
+		Port:    f.o.Underlay.Port,
+		MTU:     n.MTU,
+	}
+	for _, p := range n.Subnets {
+		s.Pools = append(s.Pools, p.Subnet)
+	}
+	s.Pools = append(s.Pools, netip.PrefixFrom(f.o.ResolverAddr, f.o.ResolverAddr.BitLen()))
+	return s
+}
+
+// snapshot lists the networks without holding mu over what is done with them.
+func (f *Fabric) snapshot() []*network {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := make([]*network, 0, len(f.networks))
+	for _, n := range f.networks {
+		all = append(all, n)
+	}
+	return all
+}
+
+// publish writes the list of networks for particle-runtime.
+func (f *Fabric) publish() error {
+	f.mu.Lock()
+	list := make([]EngineNetwork, 0, len(f.networks))
+	for _, n := range f.networks {
+		list = append(list, EngineNetwork{ID: n.ID, Name: n.Name, Ours: true})
+	}
+	f.mu.Unlock()
+	return f.o.RunFiles.PublishNetworks(list)
+}
+
+// index enters an endpoint into the maps. The caller holds mu, or is alone.
+func (f *Fabric) index(n *network, e *Endpoint) {
+	f.endpoints[e.ID] = e
+	n.endpoints[e.ID] = e
+	for _, a := range e.Addresses() {
+		n.addresses[a] = e
+	}
+}
+
+// unindex is the reverse of index.
+func (f *Fabric) unindex(n *network, e *Endpoint) {
+	delete(f.endpoints, e.ID)
+	if n == nil {
+		return
+	}
+	delete(n.endpoints, e.ID)
+	for _, a := range e.Addresses() {
+		if n.addresses[a] == e {
+			delete(n.addresses, a)
+		}
+	}
+}

@@ -1,0 +1,292 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Causes that callers may ask for.
+var (
+	ErrNoNetwork = errors.New("this host has no such particle network")
+	ErrVNITaken  = errors.New("the VNI is taken")
+)
+
+// firstVNI is where free VNIs are looked for. Docker Swarm numbers its own from
+// 4096 upwards, and a VNI exists once per UDP port and host (EEXIST else), so we
+// keep far from it.
+const firstVNI topology.VNI = 1 << 20
+
+// minMTU is the least an IPv6 link may have (RFC 8200 section 5).
+const minMTU = 1280
+
+// NetworkSpec is what a user asks for with `docker network create`.
+type NetworkSpec struct {
+	ID       topology.NetworkID
+	VNI      topology.VNI // 0 chooses a free one
+	MTU      int          // bytes; 0 takes the underlay's less the overhead
+	Internal bool
+	Subnets  []Subnet
+}
+
+// CreateNetwork records the network and builds its tenant namespace. On failure
+// nothing is left.
+func (f *Fabric) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
+	n, repeated, err := f.admit(spec)
+	if err != nil {
+		return &fault.Error{Op: "create network", On: spec.ID.Short(), Err: err}
+	}
+	n.work.Lock()
+	defer n.work.Unlock()
+	if repeated {
+		_, err := f.apply(ctx, n)
+		return err
+	}
+	if err := f.o.Networks.Put(string(n.ID), n.Network); err != nil {
+		return errors.Join(err, f.forget(n))
+	}
+	if _, err := f.apply(ctx, n); err != nil {
+		return errors.Join(err, f.demolish(ctx, n))
+	}
+	f.mu.Lock()
+	n.creating = false
+	bound := f.bindPools(n)
+	f.mu.Unlock()
+	for _, p := range bound {
+		if err := f.o.Pools.Put(string(p.ID), p); err != nil {
+			return errors.Join(err, f.demolish(ctx, n))
+		}
+	}
+	return f.publish()
+}
+
+// admit checks the wish and enters the network into the maps.
+func (f *Fabric) admit(spec NetworkSpec) (n *network, repeated bool, err error) {
+	mtu, err := f.mtu(spec.MTU)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := checkSubnets(spec.Subnets); err != nil {
+		return nil, false, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if known := f.networks[spec.ID]; known != nil {
+		if !slices.EqualFunc(known.Subnets, spec.Subnets, func(a, b Subnet) bool { return a.Subnet == b.Subnet }) {
+			return nil, false, fault.New("compare", spec.ID.Short(), "the network exists with other subnets",
+				"remove it with `docker network rm` first")
+		}
+		return known, true, nil
+	}
+	vni, err := f.chooseVNI(spec.VNI)
+	if err != nil {
+		return nil, false, err
+	}
+	n = newNetwork(Network{
+		ID: spec.ID, VNI: vni, MTU: mtu, Internal: spec.Internal,
+		Subnets: spec.Subnets, Uplink: NoUplink, Created: time.Now(),
+	})
+	n.creating = true
+	f.networks[n.ID] = n
+	return n, false, nil
+}
+
+func (f *Fabric) mtu(want int) (int, error) {
+	most := f.o.Underlay.MTU - f.o.Underlay.Overhead()
+	switch {
+	case want == 0:
+		return most, nil
+	case want < minMTU || want > most:
+		return 0, fault.New("use mtu", fmt.Sprint(want), fmt.Sprintf("it is not from %d to %d, which is what the underlay's MTU of %d leaves",
+			minMTU, most, f.o.Underlay.MTU), "pass -o mtu=N in that range or omit it")
+	}
+	return want, nil
+}
+
+func checkSubnets(subnets []Subnet) error {
+	if len(subnets) == 0 {
+		return fault.New("read", "subnets", "the network has no address range", "omit --ipam-driver null")
+	}
+	for i, s := range subnets {
+		if s.Subnet.Overlaps(topology.UplinkRange) {
+			return fault.New("use subnet", s.Subnet.String(), "it overlaps "+topology.UplinkRange.String()+
+				", which carries the networks' uplinks", "choose another --subnet")
+		}
+		for _, other := range subnets[:i] {
+			if s.Subnet.Overlaps(other.Subnet) {
+				return fault.New("use subnet", s.Subnet.String(), "it overlaps "+other.Subnet.String()+" of the same network",
+					"choose subnets that do not overlap")
+			}
+		}
+	}
+	return nil
+}
+
+// chooseVNI is called with mu held.
+func (f *Fabric) chooseVNI(want topology.VNI) (topology.VNI, error) {
+	taken := map[topology.VNI]*network{}
+	for _, n := range f.networks {
+		taken[n.VNI] = n
+	}
+	if want != 0 {
+		if holder := taken[want]; holder != nil {
+			return 0, &fault.Error{Op: "use VNI", On: fmt.Sprint(want),
+				Err: fmt.Errorf("%w by network %s", ErrVNITaken, holder.label()),
+				Fix: "pass another -o particle.vni=N, omit it, or remove that network"}
+		}
+		return want, nil
+	}
+	for v := firstVNI; v <= topology.MaxVNI; v++ {
+		if taken[v] == nil {
+			return v, nil
+		}
+	}
+	return 0, fault.New("choose VNI", "", "all are taken", "remove networks")
+}
+
+// label names the network for people.
+func (n *network) label() string {
+	if n.Name != "" {
+		return n.Name
+	}
+	return n.ID.Short()
+}
+
+// DeleteNetwork removes the network; one that is not there is success. While
+// processes live in it the namespace stays, and Reconcile removes it later:
+// Docker ignores a refusal and forgets the network all the same.
+func (f *Fabric) DeleteNetwork(ctx context.Context, id topology.NetworkID) error {
+	n := f.network(id)
+	if n == nil {
+		return nil
+	}
+	n.work.Lock()
+	defer n.work.Unlock()
+	if f.inhabited(n) {
+		f.mu.Lock()
+		n.Doomed = true
+		record := n.Network
+		f.mu.Unlock()
+		return f.o.Networks.Put(string(id), record)
+	}
+	return f.demolish(ctx, n)
+}
+
+// inhabited says whether a process that we placed still lives in the network.
+func (f *Fabric) inhabited(n *network) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range n.endpoints {
+		if f.alive(e) {
+			return true
+		}
+	}
+	return false
+}
+
+// demolish takes the network away, kernel first: a record without a namespace
+// is repaired at the next start, a namespace without a record would be a leak.
+// The caller holds n.work.
+func (f *Fabric) demolish(ctx context.Context, n *network) error {
+	f.o.Resolvers.Stop(n.ID)
+	if err := f.o.Segments.Remove(ctx, n.ID); err != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		n.Doomed, n.creating, n.problem = true, false, err.Error()
+		return err
+	}
+	if err := f.o.Networks.Delete(string(n.ID)); err != nil {
+		return err
+	}
+	return errors.Join(f.forget(n), f.publish())
+}
+
+// forget drops the network from the maps, with its endpoints.
+func (f *Fabric) forget(n *network) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.networks, n.ID)
+	var errs []error
+	for _, e := range n.endpoints {
+		errs = append(errs, f.dropEndpoint(n, e))
+	}
+	for _, p := range f.pools {
+		if p.Network == n.ID {
+			p.Network = ""
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (f *Fabric) network(id topology.NetworkID) *network {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.networks[id]
+}
+
+// subnetOf finds the range of the network that holds an address.
+func (n *network) subnetOf(a netip.Addr) (Subnet, bool) {
+	for _, s := range n.Subnets {
+		if s.Subnet.Contains(a) {
+			return s, true
+		}
+	}
+	return Subnet{}, false
+}
+
+// ensureUplink gives the network its way out, once. The caller must not hold
+// n.work.
+func (f *Fabric) ensureUplink(ctx context.Context, n *network) error {
+	f.mu.Lock()
+	ready := n.Internal || n.uplinkUp
+	f.mu.Unlock()
+	if ready {
+		return nil
+	}
+	n.work.Lock()
+	defer n.work.Unlock()
+	f.mu.Lock()
+	ready = n.uplinkUp
+	if !ready && n.Uplink == NoUplink {
+		n.Uplink = f.freeUplink()
+	}
+	record := n.Network
+	f.mu.Unlock()
+	if ready {
+		return nil
+	}
+	if record.Uplink == NoUplink {
+		return fault.New("make uplink of network", n.label(), fmt.Sprintf("all %d uplinks of this host are taken", topology.MaxUplinks),
+			"remove networks or create this one with --internal")
+	}
+	if err := f.o.Networks.Put(string(n.ID), record); err != nil {
+		return err
+	}
+	if _, err := f.applyUplink(ctx, n.ID, record.Uplink); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	n.uplinkUp = true
+	f.mu.Unlock()
+	return nil
+}
+
+// freeUplink is called with mu held.
+func (f *Fabric) freeUplink() int {
+	taken := map[int]bool{}
+	for _, n := range f.networks {
+		taken[n.Uplink] = true
+	}
+	for i := range topology.MaxUplinks {
+		if !taken[i] {
+			return i
+		}
+	}
+	return NoUplink
+}

@@ -1,0 +1,236 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Ref is a network as a container's configuration names it.
+type Ref struct {
+	Name string // a name, an id, or the start of an id, as the user typed it
+	ID   string // empty until the container's first start; may be stale
+}
+
+// Placement is where a container belongs.
+type Placement struct {
+	Network   topology.NetworkID
+	Name      string
+	Namespace string // file on the host
+	Internal  bool
+	Resolver  netip.Addr // invalid if none is needed
+}
+
+// Place finds the particle network among the networks of a container that is
+// about to be made. ok is false if there is none. The network's way out is made
+// here, once, because this call holds up one container and not its network.
+func (f *Fabric) Place(ctx context.Context, refs []Ref) (p Placement, ok bool, err error) {
+	var home *network
+	for _, ref := range refs {
+		n, err := f.resolve(ctx, ref)
+		if err != nil {
+			return Placement{}, false, &fault.Error{Op: "find network", On: ref.Name, Err: err,
+				Fix: "start the container again; if it stays, look at the log of the Docker daemon"}
+		}
+		if n != nil {
+			home = n
+		}
+	}
+	if home == nil {
+		return Placement{}, false, nil
+	}
+	f.mu.Lock()
+	record, problem, label := home.Network, home.problem, home.label()
+	f.mu.Unlock()
+	switch {
+	case len(refs) > 1:
+		return Placement{}, false, fault.New("place container on network", label,
+			fmt.Sprintf("it asks for %d networks, and a container in a shared namespace can have one", len(refs)),
+			"connect it to this network alone")
+	case problem != "":
+		return Placement{}, false, fault.New("place container on network", label,
+			"the network is not up: "+problem, "see `particle status`")
+	}
+	if err := f.ensureUplink(ctx, home); err != nil {
+		return Placement{}, false, err
+	}
+	resolver, err := f.o.Resolvers.Serve(ctx, home.ID)
+	if err != nil {
+		return Placement{}, false, err
+	}
+	return Placement{
+		Network:   record.ID,
+		Name:      record.Name,
+		Namespace: path.Join(f.o.NamespaceDir, string(record.ID)),
+		Internal:  record.Internal,
+		Resolver:  resolver,
+	}, true, nil
+}
+
+// resolve finds the network a reference means, nil if it is none of ours. The
+// order is Docker's: a full id, a name, the start of an id.
+func (f *Fabric) resolve(ctx context.Context, ref Ref) (*network, error) {
+	if n, sure := f.lookup(ref); sure {
+		return n, nil
+	}
+	// A network of ours was made a moment ago and its name is not known yet, or
+	// the reference may be the start of an id. Docker knows.
+	found, exists, err := f.o.Engine.Network(ctx, ref.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !exists || !found.Ours {
+		return nil, nil
+	}
+	f.learnName(found.ID, found.Name)
+	return f.network(found.ID), nil
+}
+
+// lookup resolves without asking anybody; sure is false if that is not enough.
+func (f *Fabric) lookup(ref Ref) (n *network, sure bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range []string{ref.Name, ref.ID} {
+		if n := f.networks[topology.NetworkID(id)]; n != nil {
+			return n, true
+		}
+	}
+	unnamed, prefixed := false, false
+	for _, n := range f.networks {
+		if n.Name == ref.Name {
+			return n, true
+		}
+		unnamed = unnamed || n.Name == ""
+		prefixed = prefixed || strings.HasPrefix(string(n.ID), ref.Name)
+	}
+	return nil, !unnamed && !prefixed
+}
+
+// learnName notes a network's name, which Docker does not send with its
+// creation.
+func (f *Fabric) learnName(id topology.NetworkID, name string) {
+	f.mu.Lock()
+	n := f.networks[id]
+	if n == nil || n.Name == name || name == "" {
+		f.mu.Unlock()
+		return
+	}
+	n.Name = name
+	record := n.Network
+	f.mu.Unlock()
+	if err := errors.Join(f.o.Networks.Put(string(id), record), f.publish()); err != nil {
+		// The name is asked for again after the next start.
+		f.o.Log.WithError(err).WithField("net", id.Short()).Warn("name of network not kept")
+	}
+}
+
+// HostLine is a line of a container's hosts file.
+type HostLine struct {
+	Addr  netip.Addr
+	Names []string
+}
+
+// ClaimSpec says which process and cgroup own a container's address.
+type ClaimSpec struct {
+	Container topology.ContainerID
+	Name      string
+	Network   topology.NetworkID
+	Pid       int
+	Cgroup    string
+	Hosts     []HostLine
+	Hostname  string
+}
+
+// Claim binds a container to the endpoint Docker made for it. The endpoint is
+// recognised by the container's own line in its hosts file: no call of Docker's
+// before version 29 carries a container's name or id.
+func (f *Fabric) Claim(_ context.Context, spec ClaimSpec) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fail := func(cause string) error {
+		return fault.New("claim the address of container", spec.Name, cause, "start the container again")
+	}
+	n := f.networks[spec.Network]
+	if n == nil {
+		return fail("its network " + spec.Network.Short() + " does not exist any more")
+	}
+	start, ok := f.o.Processes.StartTime(spec.Pid)
+	if !ok {
+		return fail(fmt.Sprintf("its process %d is gone", spec.Pid))
+	}
+	e := f.ownEndpoint(n, spec)
+	if e == nil {
+		return fail("no address that Docker gave out on this network is in its hosts file")
+	}
+	claimed := *e
+	claimed.Container, claimed.Name, claimed.Cgroup = spec.Container, spec.Name, spec.Cgroup
+	claimed.Pid, claimed.PidStart, claimed.Claimed = spec.Pid, start, time.Now()
+	if err := f.o.Endpoints.Put(string(claimed.ID), claimed); err != nil {
+		return err
+	}
+	*e = claimed
+	return nil
+}
+
+// ownEndpoint finds the joined endpoint that the container's hosts file names.
+// The container's own line is the last one with its host name; lines of
+// --add-host stand before it and may name any address. The caller holds mu.
+func (f *Fabric) ownEndpoint(n *network, spec ClaimSpec) *Endpoint {
+	for _, line := range slices.Backward(spec.Hosts) {
+		e := n.addresses[line.Addr]
+		if e == nil || e.Joined.IsZero() || !slices.Contains(line.Names, spec.Hostname) {
+			continue
+		}
+		if e.Container != "" && e.Container != spec.Container && f.alive(e) {
+			continue
+		}
+		if name := f.leasedTo(n, line.Addr); name != "" && name != spec.Name {
+			continue
+		}
+		return e
+	}
+	return nil
+}
+
+// leasedTo is the container's name that came with the request for an address,
+// empty where Docker sent none. The caller holds mu.
+func (f *Fabric) leasedTo(n *network, a netip.Addr) string {
+	for _, p := range f.pools {
+		if lease := p.leases[a]; lease != nil && p.Network == n.ID {
+			return lease.Name
+		}
+	}
+	return ""
+}
+
+// Release notes that a container's process is gone. Its address stays held
+// until Docker takes it back.
+func (f *Fabric) Release(_ context.Context, id topology.ContainerID) error {
+	f.mu.Lock()
+	var gone []Endpoint
+	for _, e := range f.endpoints {
+		if e.Container == id && !f.alive(e) {
+			ended := *e
+			ended.Pid = 0
+			gone = append(gone, ended)
+		}
+	}
+	f.mu.Unlock()
+	var errs []error
+	for _, e := range gone {
+		if e.Deleted {
+			errs = append(errs, f.removeEndpoint(e))
+		} else {
+			errs = append(errs, f.update(&e))
+		}
+	}
+	return errors.Join(errs...)
+}

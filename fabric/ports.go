@@ -1,0 +1,107 @@
+package fabric
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/particle-net/particle/topology"
+)
+
+// Segments makes networks in the kernel. Every method may be repeated.
+type Segments interface {
+	// Apply makes the kernel match and says whether anything had to change.
+	Apply(context.Context, topology.Segment) (changed bool, err error)
+	// ApplyUplink does the same for a network's way out.
+	ApplyUplink(context.Context, topology.Uplink) (changed bool, err error)
+	// Remove takes everything of the network away; gone already is success.
+	Remove(context.Context, topology.NetworkID) error
+	// Networks lists the networks that have a namespace on this host.
+	Networks(context.Context) ([]topology.NetworkID, error)
+}
+
+// Sandboxes looks after the files by which Docker knows a container's network
+// namespace.
+type Sandboxes interface {
+	// State tells what the key's file holds.
+	State(id topology.NetworkID, key string) (SandboxState, error)
+	// Expose binds the tenant namespace on the key.
+	Expose(id topology.NetworkID, key string) error
+	// Conceal undoes Expose; gone already is success.
+	Conceal(key string) error
+}
+
+// SandboxState is what a sandbox key's file holds.
+type SandboxState int
+
+// A key has no namespace bound on it before Docker or we bind one.
+const (
+	SandboxAbsent  SandboxState = iota // no namespace
+	SandboxTenant                      // the network's tenant namespace
+	SandboxForeign                     // another namespace
+)
+
+// Table keeps records of one kind; a record is safe when Put returns.
+type Table[T any] interface {
+	Put(key string, v T) error
+	Delete(key string) error
+	DeletePrefix(prefix string) error
+	All() (map[string]T, error)
+}
+
+// Engine is what the Docker API can tell. Its answers may be late or missing:
+// nothing that a container's start needs depends on them, except the name of a
+// network that was created a moment ago.
+type Engine interface {
+	// Networks lists Docker's networks of our drivers.
+	Networks(context.Context) ([]EngineNetwork, error)
+	// Network resolves a name, an id or the start of an id as Docker does.
+	// found is false when there is none; Ours says whether the driver is ours.
+	Network(ctx context.Context, ref string) (n EngineNetwork, found bool, err error)
+	// Endpoints lists the endpoints that Docker knows on a network.
+	Endpoints(context.Context, topology.NetworkID) (map[topology.EndpointID]EngineContainer, error)
+	// Kill ends a container.
+	Kill(context.Context, topology.ContainerID) error
+}
+
+// EngineNetwork is a network as Docker lists it.
+type EngineNetwork struct {
+	ID   topology.NetworkID
+	Name string
+	Ours bool
+}
+
+// EngineContainer is the container that holds an endpoint; ID is empty while
+// Docker is still starting it.
+type EngineContainer struct {
+	ID   topology.ContainerID
+	Name string
+}
+
+// Processes tells live processes from dead ones.
+type Processes interface {
+	// StartTime is the process's start in clock ticks since boot; ok is false
+	// when there is no such process, or only a zombie. Pid and start time
+	// together name a process for ever.
+	StartTime(pid int) (ticks uint64, ok bool)
+}
+
+// RunFiles are the files under /run/particle that others read.
+type RunFiles interface {
+	// PublishNetworks writes the list by which particle-runtime knows our
+	// networks while the plugin is down.
+	PublishNetworks([]EngineNetwork) error
+	// SweepResolv removes the resolv.conf files, older than age, of containers
+	// that keep rejects.
+	SweepResolv(keep func(topology.ContainerID) bool, age time.Duration) error
+}
+
+// Resolvers serves names inside a tenant namespace on behalf of name servers
+// that only the host can reach.
+type Resolvers interface {
+	// Serve makes sure that a resolver answers for the network, and returns
+	// its address; invalid if the host needs none.
+	Serve(context.Context, topology.NetworkID) (netip.Addr, error)
+	// Stop ends it.
+	Stop(topology.NetworkID)
+}

@@ -1,0 +1,234 @@
+package fabric_test
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/particle-net/particle/fabric"
+)
+
+// past lets everything that may be in the making count as broken off.
+func past(t *testing.T, f *fabric.Fabric) {
+	t.Helper()
+	for range 2 { // the first pass only suspects
+		if err := f.Reconcile(ctx); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * time.Minute) // of the bubble's clock
+	}
+	if err := f.Reconcile(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestKillOfThePluginKeepsWhatLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		f := w.open()
+		p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+		live, dead := w.start(f, netID("a"), p, "1", 101), w.start(f, netID("a"), p, "2", 102)
+		// The second container ends while nobody listens.
+		w.crash()
+		delete(w.processes, 102)
+		delete(w.endpoints, epID("2"))
+		f = w.open()
+		if _, known := w.segments[netID("a")]; !known {
+			t.Error("the network was not rebuilt")
+		}
+		past(t, f)
+		view := f.View().Networks[0]
+		if len(view.Endpoints) != 1 || view.Endpoints[0].IPv4 != live {
+			t.Errorf("endpoints: %+v", view.Endpoints)
+		}
+		if used := view.Pools[0].Used; used != 2 {
+			t.Errorf("%d addresses are held, want the gateway's and the live container's", used)
+		}
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: live}); err == nil {
+			t.Error("the live container's address was given out")
+		}
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: dead}); err != nil {
+			t.Errorf("the dead container's address is not free: %v", err)
+		}
+	})
+}
+
+// After a restart Docker may delete the endpoints of containers that live.
+func TestAddressOfALiveProcessStaysHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		f := w.open()
+		p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+		a := w.start(f, netID("a"), p, "1", 101)
+		for _, err := range []error{f.Leave(ctx, epID("1")), f.DeleteEndpoint(ctx, epID("1")), f.ReleaseAddress(ctx, p.ID, a)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: a}); err == nil {
+			t.Fatal("given out while its process lives")
+		}
+		if err := f.DeleteNetwork(ctx, netID("a")); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.segments) != 1 {
+			t.Fatal("the namespace went while a process lives in it")
+		}
+		f = w.reopen()
+		delete(w.endpoints, epID("1"))
+		delete(w.processes, 101)
+		w.networks = nil
+		if err := f.Reconcile(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.segments) != 0 || len(f.View().Networks) != 0 || len(w.sandboxes) != 0 {
+			t.Errorf("left behind: %v %v", w.segments, w.sandboxes)
+		}
+	})
+}
+
+// A lease stays held from DeleteEndpoint until ReleaseAddress: another container
+// may start between the two.
+func TestReleaseOfAnAddressMayComeLate(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	p := w.create(f, netID("a"), "jobs", "10.77.0.0/30") // the gateway and one more
+	a := w.start(f, netID("a"), p, "1", 101)
+	delete(w.processes, 101)
+	if err := f.DeleteEndpoint(ctx, epID("1")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err == nil {
+		t.Fatalf("%s was given out before Docker released it", got)
+	}
+	if err := f.ReleaseAddress(ctx, p.ID, a); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil || got.Addr() != a {
+		t.Fatalf("%v, %v", got, err)
+	}
+}
+
+// Docker broke off after each of the calls that make an endpoint.
+func TestBrokenOffStartsLeaveNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		f := w.open()
+		p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+		for i, c := range []string{"1", "2", "3"} {
+			a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i > 0 {
+				if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID(c), Network: netID("a"), IPv4: a.Addr()}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if i > 1 {
+				if err := f.Join(ctx, netID("a"), epID(c), "/var/run/docker/netns/"+c); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := f.Reconcile(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if used := f.View().Networks[0].Pools[0].Used; used != 4 {
+			t.Errorf("%d addresses held; what may be in the making was swept", used)
+		}
+		w.resolvConf[containerID("9")] = true
+		past(t, f)
+		view := f.View().Networks[0]
+		if len(view.Endpoints) != 0 || view.Pools[0].Used != 1 || len(w.sandboxes) != 0 || len(w.resolvConf) != 0 {
+			t.Errorf("left behind: %+v, %d addresses, %v, %v", view.Endpoints, view.Pools[0].Used, w.sandboxes, w.resolvConf)
+		}
+	})
+}
+
+// Docker ignores a failed delete and forgets the network.
+func TestNetworkThatDockerForgotGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		f := w.open()
+		w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+		w.networks = nil
+		w.engineErr = errors.New("daemon is booting")
+		<-time.After(2 * time.Minute) // of the bubble's clock
+		if err := f.Reconcile(ctx); err == nil || len(w.segments) != 1 {
+			t.Fatalf("swept on Docker's silence: %v", err)
+		}
+		w.engineErr = nil
+		if err := f.Reconcile(ctx); err != nil || len(w.segments) != 0 {
+			t.Fatalf("%v, left behind: %v", err, w.segments)
+		}
+	})
+}
+
+func TestDriftIsRepairedAndCounted(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+	before := f.View().Repairs
+	delete(w.segments, netID("a"))
+	if err := f.Reconcile(ctx); err != nil || len(w.segments) != 1 {
+		t.Fatal(err, w.segments)
+	}
+	if got := f.View().Repairs - before; got != 1 {
+		t.Errorf("%d repairs counted", got)
+	}
+}
+
+// Docker up to 27 joins a container before its runtime runs, so one of another
+// runtime gets an address; it must not go on without a connection.
+func TestStrayContainerIsEnded(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+	a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID("1"), Network: netID("a"), IPv4: a.Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Join(ctx, netID("a"), epID("1"), "/var/run/docker/netns/1"); err != nil {
+		t.Fatal(err)
+	}
+	w.endpoints[epID("1")] = fabric.EngineContainer{ID: containerID("1"), Name: "stray"}
+	if err := f.Reconcile(ctx); err != nil || len(w.killed) != 0 {
+		t.Fatal("a container that is being made was ended", err)
+	}
+	w.sandboxes["/var/run/docker/netns/1"] = fabric.SandboxForeign
+	if err := f.Reconcile(ctx); err != nil || len(w.killed) != 1 || w.killed[0] != containerID("1") {
+		t.Fatalf("killed %v, %v", w.killed, err)
+	}
+}
+
+func TestOrderOfReleaseOutlivesARestart(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	p := w.create(f, netID("a"), "jobs", "10.77.0.0/29") // .1 is the gateway's, .2 to .6 are left
+	var held []netip.Addr
+	for range 5 {
+		a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, a.Addr())
+	}
+	order := []int{3, 0, 4, 1, 2}
+	for _, i := range order {
+		if err := f.ReleaseAddress(ctx, p.ID, held[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f = w.reopen()
+	for _, i := range order {
+		if a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil || a.Addr() != held[i] {
+			t.Fatalf("got %v (%v), want %s, the one released longest ago", a, err, held[i])
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package fabric
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/particle-net/particle/topology"
+)
+
+// NoUplink is the Uplink of a network that nothing has needed a way out of.
+const NoUplink = -1
+
+// Network is what is kept of a network until it is removed.
+type Network struct {
+	ID       topology.NetworkID
+	Name     string `json:",omitempty"` // Docker does not send it with the creation; learned a moment later
+	VNI      topology.VNI
+	MTU      int
+	Internal bool
+	Subnets  []Subnet
+	Uplink   int       // index of its uplink, or NoUplink
+	Doomed   bool      // Docker has removed it, but a process still lives in it
+	Created  time.Time // of the record
+}
+
+// Subnet is one address range of a network.
+type Subnet struct {
+	Subnet  netip.Prefix
+	Gateway netip.Addr   `json:",omitzero"`
+	Aux     []netip.Addr `json:",omitempty"`
+}
+
+// Pool is what is kept of an address pool that our IPAM manages. Docker names
+// the network neither when it requests a pool nor the pool when it creates a
+// network, so Network is found out by comparing (see bindPools).
+type Pool struct {
+	ID       topology.PoolID
+	Subnet   netip.Prefix
+	Range    netip.Prefix       `json:",omitzero"`
+	Network  topology.NetworkID `json:",omitempty"`
+	Reserved []netip.Addr       `json:",omitempty"` // gateway and auxiliary addresses
+	Created  time.Time
+}
+
+// Lease is one address handed out of a pool. A released one stays on record
+// until the pool goes, so that the order of release outlives a restart.
+type Lease struct {
+	Pool     topology.PoolID
+	Addr     netip.Addr
+	Name     string              `json:",omitempty"` // of the container; Docker 29 and later send it
+	Endpoint topology.EndpointID `json:",omitempty"` // empty until CreateEndpoint names it
+	Since    time.Time
+	Released time.Time `json:",omitzero"`
+}
+
+func (l Lease) key() string { return leaseKey(l.Pool, l.Addr) }
+
+func leaseKey(id topology.PoolID, a netip.Addr) string { return string(id) + "/" + a.String() }
+
+// Endpoint is one attachment of a container to a network.
+type Endpoint struct {
+	ID      topology.EndpointID
+	Network topology.NetworkID
+	IPv4    netip.Addr `json:",omitzero"`
+	IPv6    netip.Addr `json:",omitzero"`
+	Created time.Time
+
+	SandboxKey string    `json:",omitempty"`
+	Exposed    bool      `json:",omitempty"` // we bound the namespace on SandboxKey
+	Joined     time.Time `json:",omitzero"`
+
+	// The claim: which process in which cgroup owns the addresses.
+	Container topology.ContainerID `json:",omitempty"`
+	Name      string               `json:",omitempty"`
+	Pid       int                  `json:",omitempty"`
+	PidStart  uint64               `json:",omitempty"`
+	Cgroup    string               `json:",omitempty"`
+	Claimed   time.Time            `json:",omitzero"`
+
+	// Deleted: Docker has forgotten the endpoint while its process lives.
+	Deleted bool `json:",omitempty"`
+}
+
+// Addresses lists the endpoint's valid addresses.
+func (e *Endpoint) Addresses() []netip.Addr {
+	var all []netip.Addr
+	for _, a := range []netip.Addr{e.IPv4, e.IPv6} {
+		if a.IsValid() {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// State names the endpoint's place in its life.
+func (e *Endpoint) State() string {
+	switch {
+	case e.Deleted:
+		return "leaving"
+	case e.Pid != 0:
+		return "running"
+	case !e.Claimed.IsZero():
+		return "stopped"
+	case !e.Joined.IsZero():
+		return "joined"
+	}
+	return "created"
+}

@@ -1,0 +1,304 @@
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/store"
+	"github.com/particle-net/particle/ipam/pool"
+	"github.com/particle-net/particle/topology"
+)
+
+// world stands for everything around a Fabric: it counts and remembers, and
+// can be told to fail. The stores are real ones. Kernel work has its own tests
+// in package overlay.
+type world struct {
+	t   testing.TB
+	dir string
+
+	mu         sync.Mutex
+	segments   map[topology.NetworkID]topology.Segment
+	uplinks    map[topology.NetworkID]topology.Uplink
+	applies    int
+	applyErr   error
+	sandboxes  map[string]fabric.SandboxState
+	engineErr  error
+	networks   []fabric.EngineNetwork
+	endpoints  map[topology.EndpointID]fabric.EngineContainer
+	killed     []topology.ContainerID
+	processes  map[int]uint64
+	published  []fabric.EngineNetwork
+	stores     []*store.DB
+	lookups    int
+	resolvConf map[topology.ContainerID]bool
+}
+
+func newWorld(t testing.TB) *world {
+	w := &world{
+		t: t, dir: t.TempDir(),
+		segments:   map[topology.NetworkID]topology.Segment{},
+		uplinks:    map[topology.NetworkID]topology.Uplink{},
+		sandboxes:  map[string]fabric.SandboxState{},
+		endpoints:  map[topology.EndpointID]fabric.EngineContainer{},
+		processes:  map[int]uint64{},
+		resolvConf: map[topology.ContainerID]bool{},
+	}
+	t.Cleanup(w.crash)
+	return w
+}
+
+// crash ends the plugin as a kill would: nothing is told to anybody.
+func (w *world) crash() {
+	for _, db := range w.stores {
+		if err := db.Close(); err != nil {
+			w.t.Error(err)
+		}
+	}
+	w.stores = nil
+}
+
+func table[T any](w *world, db *store.DB, name string) *store.Table[T] {
+	tab, err := store.NewTable[T](db, name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return tab
+}
+
+func (w *world) store(file string) *store.DB {
+	db, err := store.Open(filepath.Join(w.dir, file), store.Volatile)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.stores = append(w.stores, db)
+	return db
+}
+
+// open starts the plugin on what is in the stores.
+func (w *world) open() *fabric.Fabric {
+	w.t.Helper()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	defaults, err := pool.NewDefaults(
+		pool.Cut{Base: netip.MustParsePrefix("10.128.0.0/9"), Bits: 20},
+		pool.Cut{Base: netip.MustParsePrefix("fd00:1:2::/48"), Bits: 64})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	durable, live := w.store("durable.db"), w.store("live.db")
+	f, err := fabric.Open(context.Background(), fabric.Options{
+		Segments: w, Sandboxes: sandboxes{w}, Engine: engine{w}, Processes: w, RunFiles: w, Resolvers: resolvers{},
+		Networks: table[fabric.Network](w, durable, "networks"), Pools: table[fabric.Pool](w, durable, "pools"),
+		Leases: table[fabric.Lease](w, live, "leases"), Endpoints: table[fabric.Endpoint](w, live, "endpoints"),
+		Defaults:     defaults,
+		Underlay:     topology.Underlay{VTEP: netip.MustParseAddr("192.0.2.1"), MTU: 1500, Port: 4789},
+		ResolverAddr: netip.MustParseAddr("169.254.0.53"),
+		NamespaceDir: "/run/particle/netns",
+		Log:          logrus.NewEntry(log),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return f
+}
+
+// reopen is a kill of the plugin and its next start.
+func (w *world) reopen() *fabric.Fabric {
+	w.crash()
+	return w.open()
+}
+
+func (w *world) Apply(_ context.Context, s topology.Segment) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.applies++
+	if w.applyErr != nil {
+		return false, w.applyErr
+	}
+	_, known := w.segments[s.Network]
+	w.segments[s.Network] = s
+	return !known, nil
+}
+
+func (w *world) ApplyUplink(_ context.Context, u topology.Uplink) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, known := w.uplinks[u.Network]
+	w.uplinks[u.Network] = u
+	return !known, nil
+}
+
+func (w *world) Remove(_ context.Context, id topology.NetworkID) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.segments, id)
+	delete(w.uplinks, id)
+	return nil
+}
+
+func (w *world) Networks(context.Context) ([]topology.NetworkID, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var ids []topology.NetworkID
+	for id := range w.segments {
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func (w *world) StartTime(pid int) (uint64, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	start, ok := w.processes[pid]
+	return start, ok
+}
+
+func (w *world) PublishNetworks(list []fabric.EngineNetwork) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.published = list
+	return nil
+}
+
+func (w *world) SweepResolv(keep func(topology.ContainerID) bool, _ time.Duration) error {
+	for id := range w.resolvConf {
+		if !keep(id) {
+			delete(w.resolvConf, id)
+		}
+	}
+	return nil
+}
+
+type sandboxes struct{ w *world }
+
+func (s sandboxes) State(_ topology.NetworkID, key string) (fabric.SandboxState, error) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.w.sandboxes[key], nil
+}
+
+func (s sandboxes) Expose(_ topology.NetworkID, key string) error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	s.w.sandboxes[key] = fabric.SandboxTenant
+	return nil
+}
+
+func (s sandboxes) Conceal(key string) error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	delete(s.w.sandboxes, key)
+	return nil
+}
+
+type engine struct{ w *world }
+
+func (e engine) Networks(context.Context) ([]fabric.EngineNetwork, error) {
+	return e.w.networks, e.w.engineErr
+}
+
+func (e engine) Network(_ context.Context, ref string) (fabric.EngineNetwork, bool, error) {
+	e.w.lookups++
+	for _, match := range []func(fabric.EngineNetwork) bool{ // Docker's order
+		func(n fabric.EngineNetwork) bool { return n.Name == ref },
+		func(n fabric.EngineNetwork) bool { return strings.HasPrefix(string(n.ID), ref) },
+	} {
+		if i := slices.IndexFunc(e.w.networks, match); i >= 0 {
+			return e.w.networks[i], true, e.w.engineErr
+		}
+	}
+	return fabric.EngineNetwork{}, false, e.w.engineErr
+}
+
+func (e engine) Endpoints(context.Context, topology.NetworkID) (map[topology.EndpointID]fabric.EngineContainer, error) {
+	return e.w.endpoints, e.w.engineErr
+}
+
+func (e engine) Kill(_ context.Context, id topology.ContainerID) error {
+	e.w.killed = append(e.w.killed, id)
+	return nil
+}
+
+type resolvers struct{}
+
+func (resolvers) Serve(context.Context, topology.NetworkID) (netip.Addr, error) {
+	return netip.Addr{}, nil
+}
+func (resolvers) Stop(topology.NetworkID) {}
+
+var errKernel = errors.New("the kernel says no")
+
+func netID(c string) topology.NetworkID         { return topology.NetworkID(strings.Repeat(c, 64)) }
+func epID(c string) topology.EndpointID         { return topology.EndpointID(strings.Repeat(c, 64)) }
+func containerID(c string) topology.ContainerID { return topology.ContainerID(strings.Repeat(c, 64)) }
+
+// create does what Docker does for `docker network create --subnet`.
+func (w *world) create(f *fabric.Fabric, id topology.NetworkID, name, subnet string) fabric.Pool {
+	w.t.Helper()
+	ctx := context.Background()
+	p, err := f.RequestPool(ctx, fabric.PoolSpec{Subnet: netip.MustParsePrefix(subnet)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	gateway, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Gateway: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	err = f.CreateNetwork(ctx, fabric.NetworkSpec{ID: id, Subnets: []fabric.Subnet{{Subnet: p.Subnet, Gateway: gateway.Addr()}}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.networks = append(w.networks, fabric.EngineNetwork{ID: id, Name: name, Ours: true})
+	f.NetworkSeen(id, name)
+	return p
+}
+
+// start does what Docker up to 27 and our runtime do for `docker run`.
+func (w *world) start(f *fabric.Fabric, id topology.NetworkID, p fabric.Pool, c string, pid int) netip.Addr {
+	w.t.Helper()
+	ctx := context.Background()
+	a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID(c), Network: id, IPv4: a.Addr()}); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := f.Join(ctx, id, epID(c), "/var/run/docker/netns/"+c); err != nil {
+		w.t.Fatal(err)
+	}
+	w.processes[pid] = uint64(pid) * 10
+	err = f.Claim(ctx, fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: id, Pid: pid, Hostname: "h" + c,
+		Hosts: []fabric.HostLine{{Addr: a.Addr(), Names: []string{"h" + c}}}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.endpoints[epID(c)] = fabric.EngineContainer{ID: containerID(c), Name: "c" + c}
+	return a.Addr()
+}
+
+// stop does what the runtime and Docker do when a container's process has ended.
+func (w *world) stop(f *fabric.Fabric, p fabric.Pool, c string, pid int, a netip.Addr) {
+	w.t.Helper()
+	ctx := context.Background()
+	delete(w.processes, pid)
+	delete(w.endpoints, epID(c))
+	for _, err := range []error{
+		f.Release(ctx, containerID(c)), f.Leave(ctx, epID(c)), f.DeleteEndpoint(ctx, epID(c)), f.ReleaseAddress(ctx, p.ID, a),
+	} {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/client"
+	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Engine is one Docker daemon. It is safe for concurrent use.
+type Engine struct {
+	api     *client.Client
+	drivers []string // names that Docker knows our driver by
+	log     *logrus.Entry
+}
+
+// New prepares the client; it does not connect.
+func New(socket string, drivers []string, log *logrus.Entry) (*Engine, error) {
+	api, err := client.NewClientWithOpts(client.WithHost("unix://"+socket), client.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, &fault.Error{Op: "open Docker API at", On: socket, Err: err}
+	}
+	return &Engine{api: api, drivers: drivers, log: log}, nil
+}
+
+// Close drops the connections.
+func (e *Engine) Close() error { return e.api.Close() }
+
+func explain(op, on string, err error) error {
+	return &fault.Error{Op: op, On: on, Err: err, Fix: "check that the Docker daemon answers"}
+}
+
+// Networks lists Docker's networks of our drivers.
+func (e *Engine) Networks(ctx context.Context) ([]fabric.EngineNetwork, error) {
+	args := filters.NewArgs()
+	for _, d := range e.drivers {
+		args.Add("driver", d)
+	}
+	list, err := e.api.NetworkList(ctx, network.ListOptions{Filters: args})
+	if err != nil {
+		return nil, explain("list Docker's networks", "", err)
+	}
+	all := make([]fabric.EngineNetwork, 0, len(list))
+	for _, n := range list {
+		all = append(all, e.convert(n))
+	}
+	return all, nil
+}
+
+func (e *Engine) convert(n network.Inspect) fabric.EngineNetwork {
+	return fabric.EngineNetwork{ID: topology.NetworkID(n.ID), Name: n.Name, Ours: slices.Contains(e.drivers, n.Driver)}
+}
+
+// Network resolves a name, an id or the start of one.
+func (e *Engine) Network(ctx context.Context, ref string) (fabric.EngineNetwork, bool, error) {
+	n, err := e.api.NetworkInspect(ctx, ref, network.InspectOptions{})
+	if errdefs.IsNotFound(err) {
+		return fabric.EngineNetwork{}, false, nil
+	}
+	if err != nil {
+		return fabric.EngineNetwork{}, false, explain("look up Docker's network", ref, err)
+	}
+	return e.convert(n), true, nil
+}
+
+// Endpoints lists the endpoints Docker knows on a network. A network it does
+// not know has none.
+func (e *Engine) Endpoints(ctx context.Context, id topology.NetworkID) (map[topology.EndpointID]fabric.EngineContainer, error) {
+	n, err := e.api.NetworkInspect(ctx, string(id), network.InspectOptions{})
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, explain("list the endpoints of network", id.Short(), err)
+	}
+	all := make(map[topology.EndpointID]fabric.EngineContainer, len(n.Containers))
+	for key, c := range n.Containers {
+		holder := fabric.EngineContainer{Name: c.Name}
+		// The key is "ep-<endpoint id>" until the container has joined.
+		if !strings.HasPrefix(key, "ep-") {
+			holder.ID = topology.ContainerID(key)
+		}
+		all[topology.EndpointID(c.EndpointID)] = holder
+	}
+	return all, nil
+}
+
+// Kill ends a container at once.
+func (e *Engine) Kill(ctx context.Context, id topology.ContainerID) error {
+	if err := e.api.ContainerKill(ctx, string(id), "KILL"); err != nil && !errdefs.IsNotFound(err) {
+		return explain("end container", id.Short(), err)
+	}
+	return nil
+}
+
+// Watch reports each network of ours that Docker has made, until ctx ends. It
+// calls resync whenever it has connected: what happened before is not reported.
+func (e *Engine) Watch(ctx context.Context, created func(topology.NetworkID, string), resync func(context.Context)) {
+	const first, last = 250 * time.Millisecond, 10 * time.Second
+	for wait := first; ctx.Err() == nil; wait = min(2*wait, last) {
+		began := time.Now()
+		err := e.follow(ctx, created, resync)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > last {
+			wait = first
+		}
+		e.log.WithError(err).Debug("Docker's events broke off; connecting again")
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+func (e *Engine) follow(ctx context.Context, created func(topology.NetworkID, string), resync func(context.Context)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	messages, errs := e.api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("type", string(events.NetworkEventType)), filters.Arg("event", string(events.ActionCreate)))})
+	if _, err := e.api.Ping(ctx); err != nil {
+		return err
+	}
+	resync(ctx)
+	for {
+		select {
+		case m := <-messages:
+			if slices.Contains(e.drivers, m.Actor.Attributes["type"]) {
+				created(topology.NetworkID(m.Actor.ID), m.Actor.Attributes["name"])
+			}
+		case err := <-errs:
+			return err
+		}
+	}
+}

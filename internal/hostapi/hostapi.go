@@ -1,0 +1,113 @@
+// Package hostapi answers particle-runtime and the particle command: it reads
+// runtimeapi's messages and asks the fabric.
+package hostapi
+
+import (
+	"context"
+
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/runtimeapi"
+)
+
+// API implements runtimeapi.Handler.
+type API struct{ Fabric *fabric.Fabric }
+
+// Handle answers one request.
+func (a API) Handle(ctx context.Context, req runtimeapi.Request) (runtimeapi.Reply, error) {
+	switch {
+	case req.Place != nil:
+		p, err := a.place(ctx, *req.Place)
+		return runtimeapi.Reply{Place: p}, err
+	case req.Claim != nil:
+		return runtimeapi.Reply{}, a.claim(ctx, *req.Claim)
+	case req.Release != nil:
+		return runtimeapi.Reply{}, a.Fabric.Release(ctx, req.Release.Container)
+	case req.Status != nil:
+		s := status(a.Fabric.View())
+		return runtimeapi.Reply{Status: &s}, nil
+	}
+	return runtimeapi.Reply{}, fault.New("read request", "", "it asks for nothing this version knows",
+		"install the same version of particle, particle-runtime and the plugin")
+}
+
+func (a API) place(ctx context.Context, req runtimeapi.Place) (*runtimeapi.Placement, error) {
+	refs := make([]fabric.Ref, len(req.Networks))
+	for i, n := range req.Networks {
+		refs[i] = fabric.Ref{Name: n.Name, ID: n.ID}
+	}
+	p, ok, err := a.Fabric.Place(ctx, refs)
+	if err != nil || !ok {
+		return &runtimeapi.Placement{}, err
+	}
+	return &runtimeapi.Placement{
+		Member:      true,
+		Network:     p.Network,
+		NetworkName: p.Name,
+		Namespace:   p.Namespace,
+		Internal:    p.Internal,
+		Resolver:    p.Resolver,
+	}, nil
+}
+
+func (a API) claim(ctx context.Context, req runtimeapi.Claim) error {
+	spec := fabric.ClaimSpec{
+		Container: req.Container,
+		Name:      req.Name,
+		Network:   req.Network,
+		Pid:       req.Pid,
+		Cgroup:    req.Cgroup,
+		Hostname:  req.Hostname,
+	}
+	for _, line := range req.Hosts {
+		spec.Hosts = append(spec.Hosts, fabric.HostLine{Addr: line.Addr, Names: line.Names})
+	}
+	return a.Fabric.Claim(ctx, spec)
+}
+
+func status(v fabric.View) runtimeapi.Status {
+	s := runtimeapi.Status{
+		Version:  v.Version,
+		Started:  v.Started,
+		Underlay: runtimeapi.UnderlayStatus{MTU: v.Underlay.MTU, Port: v.Underlay.Port},
+		Networks: []runtimeapi.NetworkStatus{},
+		Repairs:  v.Repairs,
+	}
+	if v.Underlay.VTEP.IsValid() {
+		s.Underlay.VTEP = v.Underlay.VTEP.String()
+	}
+	for _, n := range v.Networks {
+		s.Networks = append(s.Networks, networkStatus(n))
+	}
+	return s
+}
+
+func networkStatus(n fabric.NetworkView) runtimeapi.NetworkStatus {
+	s := runtimeapi.NetworkStatus{
+		ID:        n.ID,
+		Name:      n.Name,
+		VNI:       n.VNI,
+		MTU:       n.MTU,
+		Internal:  n.Internal,
+		Problem:   n.Problem,
+		Pools:     []runtimeapi.PoolStatus{},
+		Endpoints: []runtimeapi.EndpointStatus{},
+	}
+	if n.UplinkUp {
+		s.Uplink = n.UplinkAddr.String()
+	}
+	for _, p := range n.Pools {
+		pool := runtimeapi.PoolStatus{ID: p.ID, Subnet: p.Subnet, Range: p.Range, Used: p.Used}
+		if p.Free != nil {
+			pool.Free = p.Free.String()
+		}
+		s.Pools = append(s.Pools, pool)
+	}
+	for _, e := range n.Endpoints {
+		s.Endpoints = append(s.Endpoints, runtimeapi.EndpointStatus{
+			ID: e.ID, Container: e.Container, Name: e.Name, IPv4: e.IPv4, IPv6: e.IPv6,
+			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Since: e.Created,
+		})
+	}
+	return s
+}
