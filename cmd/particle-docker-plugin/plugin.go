@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	particle "github.com/particle-net/particle"
+	"github.com/particle-net/particle/driver"
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/engine"
+	"github.com/particle-net/particle/internal/hostapi"
+	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/pluginhttp"
+	"github.com/particle-net/particle/internal/process"
+	"github.com/particle-net/particle/internal/resolver"
+	"github.com/particle-net/particle/internal/rundir"
+	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/internal/sandboxkey"
+	"github.com/particle-net/particle/internal/store"
+	"github.com/particle-net/particle/ipam"
+	"github.com/particle-net/particle/ipam/pool"
+	"github.com/particle-net/particle/overlay"
+)
+
+const (
+	// callLimit bounds a call of Docker's or of the runtime's. Docker itself
+	// gives up repeating one after 30 s.
+	callLimit = 20 * time.Second
+	// drainLimit stays under the 10 s after which Docker kills a plugin.
+	drainLimit = 8 * time.Second
+	// reconcileEvery is how long drift may last.
+	reconcileEvery = 10 * time.Second
+	// hostRoot is the host's root directory: the plugin shares its pid namespace.
+	hostRoot = "/proc/1/root"
+	// managedSocket is where Docker looks for a managed plugin's socket, inside it.
+	managedSocket = "/run/docker/plugins/particle.sock"
+)
+
+// Subnets for networks whose creator names none: 2,048 of 4,094 addresses in a
+// part of 10/8 that neither Docker's defaults nor Swarm's use, and 65,536 from a
+// unique local prefix whose global id was drawn at random (RFC 4193 section 3.2).
+var (
+	defaultV4 = pool.Cut{Base: netip.MustParsePrefix("10.128.0.0/9"), Bits: 20}
+	defaultV6 = pool.Cut{Base: netip.MustParsePrefix("fdb7:3c1e:9a52::/48"), Bits: 64}
+)
+
+// plugin is everything that is open.
+type plugin struct {
+	log       *logrus.Entry
+	plane     *overlay.Host
+	engine    *engine.Engine
+	resolvers *resolver.Set
+	fabric    *fabric.Fabric
+	closers   []func() error // in order of opening
+}
+
+func onHost(path string) string { return filepath.Join(hostpath.PluginRoot, path) }
+
+func open(ctx context.Context, s settings, log *logrus.Entry) (p *plugin, err error) {
+	p = &plugin{log: log}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if err := overlay.WritableSysctls(); err != nil {
+		return nil, err
+	}
+	p.plane, err = overlay.Open(ctx, overlay.Options{
+		NamespaceDir: onHost(hostpath.NamespaceDir), HostRoot: hostRoot, Ready: s.ready, Port: s.port,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, p.plane.Close)
+	underlay, err := p.plane.Underlay(ctx, s.vtep)
+	if err != nil {
+		return nil, err
+	}
+	p.engine, err = engine.New(onHost(s.docker), []string{hostpath.DriverName, hostpath.PluginName}, log)
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, p.engine.Close)
+	p.resolvers = resolver.New(resolver.Options{Sockets: p.plane, HostRoot: hostRoot, ResolvConf: "/etc/resolv.conf", Log: log})
+	p.closers = append(p.closers, func() error { p.resolvers.Close(); return nil })
+	defaults, err := pool.NewDefaults(defaultV4, defaultV6)
+	if err != nil {
+		return nil, err
+	}
+	o := fabric.Options{
+		Segments:     p.plane,
+		Sandboxes:    sandboxkey.Keys{Binder: p.plane, Root: hostpath.PluginRoot},
+		Engine:       p.engine,
+		Processes:    process.Table{Root: "/proc"},
+		RunFiles:     rundir.New(onHost(hostpath.NetworkIndex), onHost(hostpath.ResolvDir)),
+		Resolvers:    p.resolvers,
+		Defaults:     defaults,
+		Underlay:     underlay,
+		ResolverAddr: resolver.Address,
+		NamespaceDir: hostpath.NamespaceDir,
+		Version:      particle.Version,
+		Log:          log,
+	}
+	if err := p.openStores(&o); err != nil {
+		return nil, err
+	}
+	p.fabric, err = fabric.Open(ctx, o)
+	return p, err
+}
+
+func (p *plugin) openStores(o *fabric.Options) error {
+	durable, err := store.Open(onHost(hostpath.Store), store.Durable)
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, durable.Close)
+	live, err := store.Open(onHost(hostpath.LiveStore), store.Volatile)
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, live.Close)
+	networks, errN := store.NewTable[fabric.Network](durable, "networks")
+	pools, errP := store.NewTable[fabric.Pool](durable, "pools")
+	leases, errL := store.NewTable[fabric.Lease](live, "leases")
+	endpoints, errE := store.NewTable[fabric.Endpoint](live, "endpoints")
+	o.Networks, o.Pools, o.Leases, o.Endpoints = networks, pools, leases, endpoints
+	return errors.Join(errN, errP, errL, errE)
+}
+
+// close ends what is open, last opened first. Errors have nowhere to go but the
+// log: all that matters was written before.
+func (p *plugin) close() {
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		if err := p.closers[i](); err != nil {
+			p.log.WithError(err).Warn("close")
+		}
+	}
+	p.closers = nil
+}
+
+// serve answers until ctx ends. The socket that makes `-d particle` resolve is
+// opened before the managed plugin's own: Docker starts to restore networks as
+// soon as the latter answers, and looks for the former then.
+func (p *plugin) serve(ctx context.Context) error {
+	calls, err := pluginhttp.NewServer([]string{driver.Interface, ipam.Interface}, callLimit, p.log)
+	if err != nil {
+		return err
+	}
+	driver.Register(calls, p.fabric)
+	ipam.Register(calls, p.fabric)
+	runtime, err := runtimeapi.Listen(onHost(hostpath.Socket))
+	if err != nil {
+		return err
+	}
+	defer runtime.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, path := range []string{onHost(hostpath.DriverSocket), managedSocket} {
+		l, err := listen(path)
+		if err != nil {
+			return err
+		}
+		defer l.Close() // removes the file: a dead socket delays each look-up of Docker's by 15 s
+		group.Go(func() error { return calls.Serve(l) })
+		context.AfterFunc(ctx, func() { _ = l.Close() })
+	}
+	group.Go(func() error {
+		return runtimeapi.Serve(ctx, runtime, hostapi.API{Fabric: p.fabric}, callLimit)
+	})
+	group.Go(func() error { p.reconcile(ctx); return nil })
+	p.log.WithField("version", particle.Version).Info("particle plugin ready")
+	err = group.Wait()
+	drain, cancel := context.WithTimeout(context.Background(), drainLimit)
+	defer cancel()
+	return errors.Join(err, calls.Drain(drain))
+}
+
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	return runtimeapi.Listen(path)
+}
+
+// reconcile repairs drift: whenever the Docker API comes to answer, and from
+// time to time.
+func (p *plugin) reconcile(ctx context.Context) {
+	now := make(chan struct{}, 1)
+	var watch errgroup.Group
+	watch.Go(func() error {
+		p.engine.Watch(ctx, p.fabric.NetworkSeen, func(context.Context) {
+			select {
+			case now <- struct{}{}:
+			default:
+			}
+		})
+		return nil
+	})
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-now:
+		case <-tick.C:
+		case <-ctx.Done():
+			_ = watch.Wait() // Watch has nothing to report
+			return
+		}
+		bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
+		if err := p.fabric.Reconcile(bounded); err != nil && ctx.Err() == nil {
+			p.log.WithError(err).Warn("reconcile")
+		}
+		cancel()
+	}
+}

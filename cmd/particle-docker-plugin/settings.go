@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/hostpath"
+)
+
+// settings are what `docker plugin set` can change; config.json lists them.
+type settings struct {
+	level  logrus.Level
+	vtep   netip.Addr // invalid: find one
+	port   uint16
+	docker string // socket of the Docker API, on the host
+	ready  int    // namespaces kept ready
+}
+
+func readSettings(env func(string) string) (settings, error) {
+	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, ready: 4}
+	read := func(name string, parse func(string) error) error {
+		value := env(name)
+		if value == "" {
+			return nil
+		}
+		if err := parse(value); err != nil {
+			return &fault.Error{Op: "read setting", On: name + "=" + value, Err: err,
+				Fix: fmt.Sprintf("docker plugin set %s %s=VALUE", hostpath.PluginName, name)}
+		}
+		return nil
+	}
+	for _, setting := range []struct {
+		name  string
+		parse func(string) error
+	}{
+		{"PARTICLE_LOG_LEVEL", func(v string) (err error) { s.level, err = logrus.ParseLevel(v); return }},
+		{"PARTICLE_VTEP", func(v string) (err error) { s.vtep, err = netip.ParseAddr(v); return }},
+		{"PARTICLE_VXLAN_PORT", func(v string) error {
+			n, err := strconv.ParseUint(v, 10, 16)
+			if err == nil && n == 0 {
+				err = fmt.Errorf("a UDP port is 1 to 65535")
+			}
+			s.port = uint16(n)
+			return err
+		}},
+		{"PARTICLE_DOCKER_SOCKET", func(v string) error { s.docker = v; return nil }},
+		{"PARTICLE_READY", func(v string) error {
+			n, err := strconv.ParseUint(v, 10, 8)
+			s.ready = int(n)
+			return err
+		}},
+	} {
+		if err := read(setting.name, setting.parse); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
