@@ -1,0 +1,222 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/particle-net/particle/internal/dockerdir"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/seccomp"
+)
+
+// How long the plugin may take. Docker waits for a container's start without a
+// limit of its own; the plugin answers from memory, so ten seconds mean that
+// something is wrong with it and the person should hear of it.
+const (
+	placeLimit   = 10 * time.Second
+	claimLimit   = 10 * time.Second
+	releaseLimit = 2 * time.Second // nobody waits for the answer's content
+)
+
+// bundle is a container about to be created.
+type bundle struct {
+	path  string // of config.json
+	spec  []byte
+	mode  os.FileMode
+	facts seccomp.Facts
+	dockerdir.Container
+}
+
+// create puts the container into its tenant namespace, if it has one.
+func (h *Host) create(c Call) error {
+	b, ours, err := openBundle(c)
+	if err != nil || !ours {
+		return err
+	}
+	if b.JoinsContainer() {
+		return h.createJoiner(c, b)
+	}
+	networks := b.Attachments()
+	if !anyUserDefined(networks) {
+		return nil
+	}
+	place, err := h.place(b, networks)
+	if err != nil || !place.Member {
+		return err
+	}
+	if err := refuse(c, b, "network "+networkLabel(place, networks), len(networks) > 1); err != nil {
+		return err
+	}
+	if filepath.Dir(place.Namespace) != h.Namespaces {
+		return fault.New("start container", b.Label(), "the particle plugin names the namespace "+place.Namespace+", which is not in "+h.Namespaces,
+			"install the plugin and particle-runtime of one version")
+	}
+	sharing := seccomp.Sharing{
+		Namespace: place.Namespace,
+		Annotations: map[string]string{
+			annotationDir:     b.Dir,
+			annotationNetwork: string(place.Network),
+		},
+	}
+	if source := b.facts.Source(seccomp.ResolvConf); source != "" && filepath.Dir(source) == b.Dir {
+		sharing.ResolvConf = filepath.Join(h.Resolv, c.ID)
+		if err := h.writeResolvConf(sharing.ResolvConf, source, b.Container, place); err != nil {
+			return err
+		}
+	}
+	return b.share(sharing)
+}
+
+// networkLabel names the network for a person. The plugin may not have heard its
+// name yet, but the user typed one.
+func networkLabel(place runtimeapi.Placement, networks []runtimeapi.NetworkRef) string {
+	switch {
+	case place.NetworkName != "":
+		return place.NetworkName
+	case len(networks) == 1:
+		return networks[0].Name
+	}
+	return place.Network.Short()
+}
+
+// openBundle reads the bundle and the directory of its container. It is ours to
+// look at when Docker made it as a container: containerd keeps bundles at
+// NAMESPACE/ID, where Docker's plugins, this project's among them, have the
+// namespace plugins.moby. The container's directory proves it; a plugin has
+// none.
+func openBundle(c Call) (bundle, bool, error) {
+	dir := c.Bundle
+	if dir == "" {
+		dir = "."
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil || strings.HasPrefix(filepath.Base(filepath.Dir(dir)), "plugins.") {
+		return bundle{}, false, nil
+	}
+	b := bundle{path: filepath.Join(dir, "config.json")}
+	info, err := os.Stat(b.path)
+	if err == nil {
+		b.mode = info.Mode().Perm()
+		b.spec, err = os.ReadFile(b.path)
+	}
+	if err == nil {
+		b.facts, err = seccomp.Inspect(b.spec)
+	}
+	if err != nil {
+		return bundle{}, false, nil // the runtime finds the same and says it better
+	}
+	var found bool
+	b.Container, found, err = dockerdir.Find(c.ID,
+		b.facts.Source("/etc/hosts"), b.facts.Source("/etc/hostname"), b.facts.Source(seccomp.ResolvConf))
+	return b, found, err
+}
+
+func anyUserDefined(networks []runtimeapi.NetworkRef) bool {
+	for _, n := range networks {
+		if dockerdir.IsUserDefined(n.Name) {
+			return true
+		}
+	}
+	return false
+}
+
+// place asks the plugin whose container this is. Without the plugin it finds
+// out itself, and a particle network's container is refused.
+func (h *Host) place(b bundle, networks []runtimeapi.NetworkRef) (runtimeapi.Placement, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), placeLimit)
+	defer cancel()
+	reply, err := runtimeapi.Call(ctx, h.Socket, runtimeapi.Request{Place: &runtimeapi.Place{
+		Container: b.ID,
+		Name:      b.Name,
+		Networks:  networks,
+	}})
+	switch {
+	case errors.Is(err, runtimeapi.ErrUnreachable):
+		for _, n := range networks {
+			if h.ownsNetwork(n) {
+				return runtimeapi.Placement{}, startError(b.Label(), "network "+n.Name+" is a particle network", err)
+			}
+		}
+		return runtimeapi.Placement{}, nil
+	case err != nil:
+		return runtimeapi.Placement{}, &fault.Error{Op: "start container", On: b.Label(), Err: err}
+	case reply.Place == nil:
+		return runtimeapi.Placement{}, fault.New("start container", b.Label(), "the particle plugin does not say where it belongs",
+			"install the plugin and particle-runtime of one version")
+	}
+	return *reply.Place, nil
+}
+
+// startError joins a fact to an error of the plugin's, whose remedy stays at
+// the end of the line.
+func startError(container, fact string, err error) error {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		f = &fault.Error{Err: err}
+	}
+	return &fault.Error{Op: "start container", On: container, Err: fmt.Errorf("%s, and %w", fact, f.Err), Fix: f.Fix}
+}
+
+// createJoiner confines a container with `--network container:X` if X is in a
+// tenant namespace. Docker has put X's process into the path of the network
+// namespace. Comparing the namespace itself with ours tells more than following
+// X's records would: X may be a joiner too, at any distance.
+func (h *Host) createJoiner(c Call, b bundle) error {
+	path := h.sameNamespace(b.facts.Network)
+	if path == "" {
+		return nil
+	}
+	if err := refuse(c, b, "the network of the container it joins", false); err != nil {
+		return err
+	}
+	sharing := seccomp.Sharing{
+		Namespace:   path, // one spelling, so that later commands recognise it
+		Annotations: map[string]string{annotationDir: "", annotationNetwork: ""},
+	}
+	// Docker shows a joiner the other's resolv.conf, so the other's replacement
+	// is right for it.
+	source := b.facts.Source(seccomp.ResolvConf)
+	resolv := filepath.Join(h.Resolv, filepath.Base(filepath.Dir(source)))
+	if _, err := os.Stat(resolv); err == nil && filepath.Dir(filepath.Dir(source)) == filepath.Dir(b.Dir) {
+		sharing.ResolvConf = resolv
+	}
+	return b.share(sharing)
+}
+
+// sameNamespace returns the file of the tenant namespace that a path leads to,
+// or nothing if it leads to none.
+func (h *Host) sameNamespace(path string) string {
+	target, err := os.Stat(path)
+	if path == "" || err != nil {
+		return ""
+	}
+	entries, err := os.ReadDir(h.Namespaces)
+	if err != nil {
+		return ""
+	}
+	for _, entry := range entries {
+		file := filepath.Join(h.Namespaces, entry.Name())
+		if info, err := os.Stat(file); err == nil && os.SameFile(info, target) {
+			return file
+		}
+	}
+	return ""
+}
+
+// share writes the edited specification back.
+func (b bundle) share(s seccomp.Sharing) error {
+	spec, err := seccomp.Share(b.spec, s)
+	if err == nil {
+		err = writeFile(b.path, spec, b.mode)
+	}
+	if err != nil {
+		return &fault.Error{Op: "start container", On: b.Label(), Err: err}
+	}
+	return nil
+}

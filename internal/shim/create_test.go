@@ -1,0 +1,335 @@
+package shim
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/particle-net/particle/internal/runtimeapi"
+)
+
+func TestCreateMember(t *testing.T) {
+	w := newWorld(t)
+	p := w.plugin()
+	place := w.placement()
+	place.Resolver = netip.MustParseAddr("10.77.0.1")
+	p.answer(place, "")
+	w.container(webID, "jobs", `"jobs":{"NetworkID":"`+network+`"}`, "")
+	r := w.create(webID)
+	w.passed(r, "--root", w.path("root"), "--log", w.path("log.json"), "--log-format", "json", "create", "--bundle", w.path("moby/"+webID), webID)
+	want := w.tenantSpec(webID, `,"annotations":{"net.particle.directory":"`+w.path("containers/"+webID)+`","net.particle.network":"`+network+`"}`)
+	if diff := cmp.Diff(want, w.read("moby/"+webID+"/config.json")); diff != "" {
+		t.Errorf("specification: -want +got\n%s", diff)
+	}
+	if info, err := os.Stat(w.path("moby/" + webID + "/config.json")); err != nil || info.Mode() != 0o640 {
+		t.Errorf("mode of the specification: %v, %v", info.Mode(), err)
+	}
+	if got := w.read("resolv/" + webID); got != "nameserver 10.0.0.2\n" {
+		t.Errorf("resolv.conf: %q", got)
+	}
+	if info, err := os.Stat(w.path("resolv/" + webID)); err != nil || info.Mode() != 0o644 {
+		t.Errorf("mode of resolv.conf: %v, %v", info.Mode(), err)
+	}
+	asked := []runtimeapi.Request{{Place: &runtimeapi.Place{
+		Container: webID, Name: "web", Networks: []runtimeapi.NetworkRef{{Name: "jobs", ID: network}},
+	}}}
+	if diff := cmp.Diff(asked, p.questions()); diff != "" {
+		t.Errorf("questions: -want +got\n%s", diff)
+	}
+	if left, _ := os.ReadDir(w.path("moby/" + webID)); len(left) != 1 {
+		t.Errorf("files left in the bundle: %v", left)
+	}
+}
+
+func TestCreateKeepsTheUsersResolvConf(t *testing.T) {
+	w := newWorld(t)
+	w.plugin()
+	w.container(webID, "jobs", `"jobs":null`, "")
+	w.write("mine/resolv.conf", "nameserver 127.0.0.1\n")
+	w.bundle(webID, strings.Replace(w.read("moby/"+webID+"/config.json"), w.path("containers/"+webID+"/resolv.conf"), w.path("mine/resolv.conf"), 1))
+	if r := w.create(webID); r.code != 0 || !strings.Contains(w.read("moby/"+webID+"/config.json"), w.path("mine/resolv.conf")) {
+		t.Fatalf("%+v\n%s", r, w.read("moby/"+webID+"/config.json"))
+	}
+}
+
+// Containers of others start as they were, with the plugin and without it.
+func TestCreatePassesOthersThrough(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		mode, networks string
+		asked          int
+		prepare        func(w *world)
+	}{
+		{"bridge", "default", `"bridge":{"NetworkID":"b1"}`, 0, nil},
+		{"host", "host", `"host":null`, 0, nil},
+		{"none", "none", ``, 0, nil},
+		{"foreign network", "blue", `"blue":{"NetworkID":"b1"}`, 1, nil},
+		{"a plugin", "jobs", ``, 0, func(w *world) {
+			if err := os.Rename(w.path("moby"), w.path("plugins.moby")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink("plugins.moby", w.path("moby")); err != nil {
+				t.Fatal(err)
+			}
+			w.host.Config = w.path("runtime.json")
+		}},
+		{"no container directory", "jobs", ``, 0, func(w *world) {
+			if err := os.RemoveAll(w.path("containers/" + webID)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"another's directory", "jobs", ``, 0, func(w *world) {
+			w.write("containers/"+webID+"/config.v2.json", `{"ID":"`+sideID+`"}`)
+		}},
+		{"no specification", "jobs", ``, 0, func(w *world) { w.bundle(webID, "{") }},
+	} {
+		for _, up := range []bool{true, false} {
+			t.Run(c.name, func(t *testing.T) {
+				w := newWorld(t)
+				p := &plugin{}
+				if up {
+					p = w.plugin()
+					p.answer(runtimeapi.Placement{}, "")
+				}
+				w.container(webID, c.mode, c.networks, "")
+				if c.prepare != nil {
+					c.prepare(w)
+				}
+				bundle := w.path("moby/" + webID)
+				if c.name == "a plugin" {
+					bundle = w.path("plugins.moby/" + webID)
+				}
+				before := w.read("moby/" + webID + "/config.json")
+				w.passed(w.run(nil, "create", "--bundle", bundle, webID), "create", "--bundle", bundle, webID)
+				if diff := cmp.Diff(before, w.read("moby/"+webID+"/config.json")); diff != "" {
+					t.Errorf("the specification was edited: %s", diff)
+				}
+				if got := len(p.questions()); up && got != c.asked {
+					t.Errorf("the plugin was asked %d times, want %d", got, c.asked)
+				}
+				if _, err := os.Stat(w.path("resolv")); err == nil {
+					t.Error("files were written")
+				}
+			})
+		}
+	}
+}
+
+func TestCreateRefuses(t *testing.T) {
+	const member = `"jobs":null`
+	for _, c := range []struct {
+		name, networks, host string
+		spec                 func(string) string
+		want                 string
+	}{
+		{"second network", `"jobs":null,"bridge":null`, ``, nil, "start container web: network jobs is shared by its containers, so a second network of one of them would reach into all: it is connected to bridge, jobs; disconnect it from all but one with `docker network disconnect`"},
+		{"privileged", member, `"Privileged":true`, nil, "start container web: --privileged would let it change network jobs for all containers there; remove --privileged and give it the devices and capabilities it needs one by one"},
+		{"capability", member, `"CapAdd":["CHOWN","net_raw"]`, nil, "start container web: --cap-add net_raw would let it change or listen in on network jobs, which it shares with other containers; remove it; ping works without it where the image uses ping sockets"},
+		{"all capabilities", member, `"CapAdd":["ALL"],"CapDrop":["ALL","NET_RAW"]`, nil, "start container web: --cap-add ALL would let it change or listen in on network jobs, which it shares with other containers; add --cap-drop NET_ADMIN --cap-drop NET_RAW"},
+		{"sysctl", member, `"Sysctls":{"kernel.a":"1","net.ipv4.b":"1"}`, nil, "start container web: --sysctl net.ipv4.b would hold for all containers on network jobs; remove it"},
+		{"user namespace", member, ``, func(s string) string {
+			return strings.Replace(s, `{"type":"network"}`, `{"type":"network"},{"type":"user"}`, 1)
+		}, "start container web: network jobs belongs to the host's users, and this container has user ids of its own (userns-remap); add --userns=host"},
+		{"port", member, `"PortBindings":{"80/tcp":[{"HostPort":"80"}]}`, nil, "start container web: publishing ports (80/tcp) is not possible on network jobs; remove -p; the container's own address can be reached from its network"},
+		{"all ports", member, `"PublishAllPorts":true`, nil, "start container web: publishing ports is not possible on network jobs; remove -P; the container's own address can be reached from its network"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.plugin()
+			w.container(webID, "jobs", c.networks, c.host)
+			if c.spec != nil {
+				w.bundle(webID, c.spec(w.read("moby/"+webID+"/config.json")))
+			}
+			r := w.create(webID)
+			if r.code != 1 || r.stdout != "" {
+				t.Fatalf("not refused: %+v", r)
+			}
+			if got := w.logged(); got != c.want || r.stderr != got+"\n" {
+				t.Errorf("-want +got\n%s\nstderr %q", cmp.Diff(c.want, got), r.stderr)
+			}
+		})
+	}
+	for name, host := range map[string]string{
+		"all but both": `"CapAdd":["all"],"CapDrop":["CAP_NET_ADMIN","net_raw"]`,
+		"other things": `"CapAdd":["SYS_ADMIN"],"Sysctls":{"kernel.a":"1"},"PortBindings":{}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.plugin()
+			w.container(webID, "jobs", member, host)
+			if r := w.create(webID); r.code != 0 {
+				t.Fatalf("refused: %+v", r)
+			}
+		})
+	}
+}
+
+func TestRunAndRestoreAreRefusedForMembers(t *testing.T) {
+	w := newWorld(t)
+	p := w.plugin()
+	w.container(webID, "jobs", `"jobs":null`, "")
+	for _, command := range []string{"run", "restore"} {
+		r := w.run(nil, command, "--bundle", w.path("moby/"+webID), webID)
+		if r.code != 1 || !strings.Contains(r.stderr, "`"+command+"` has no such moment") {
+			t.Errorf("%s: %+v", command, r)
+		}
+	}
+	p.answer(runtimeapi.Placement{}, "")
+	w.passed(w.run(nil, "run", "--bundle", w.path("moby/"+webID), webID), "run", "--bundle", w.path("moby/"+webID), webID)
+}
+
+func TestCreateJoiner(t *testing.T) {
+	joiner := func(w *world, target, host string) string {
+		w.container(webID, "jobs", `"jobs":null`, "")
+		w.container(sideID, "container:"+webID, "", host)
+		w.write("proc-7-ns-net", "")
+		spec := w.spec(webID, `,"annotations":{"net.particle.directory":"/forged"}`, `{"type":"network","path":"`+target+`"}`)
+		w.bundle(sideID, spec)
+		return spec
+	}
+	t.Run("of a member", func(t *testing.T) {
+		w := newWorld(t)
+		if err := os.Symlink(w.path("netns/"+network), w.path("ns")); err != nil { // another path to the same file
+			t.Fatal(err)
+		}
+		spec := joiner(w, w.path("ns"), "")
+		w.write("resolv/"+webID, "nameserver 10.0.0.9\n")
+		if r := w.create(sideID); r.code != 0 {
+			t.Fatal(r)
+		}
+		want := strings.NewReplacer(`"CAP_NET_RAW",`, ``, `"net.a":"1"`, ``, w.path("ns"), w.path("netns/"+network),
+			`"net.particle.directory":"/forged"`, ``, w.path("containers/"+webID+"/resolv.conf"), w.path("resolv/"+webID)).Replace(spec)
+		if diff := cmp.Diff(want, w.read("moby/"+sideID+"/config.json")); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+	})
+	t.Run("privileged", func(t *testing.T) {
+		w := newWorld(t)
+		joiner(w, w.path("netns/"+network), `"Privileged":true`)
+		r := w.create(sideID)
+		if want := "--privileged would let it change the network of the container it joins for all containers there"; r.code != 1 || !strings.Contains(w.logged(), want) {
+			t.Errorf("%+v", r)
+		}
+	})
+	t.Run("of another", func(t *testing.T) {
+		w := newWorld(t)
+		spec := joiner(w, w.path("proc-7-ns-net"), `"Privileged":true`)
+		if r := w.create(sideID); r.code != 0 || w.read("moby/"+sideID+"/config.json") != spec {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+func TestCreateReportsThePluginsRefusal(t *testing.T) {
+	w := newWorld(t)
+	w.plugin().answer(w.placement(), "address guard: not loaded; mount bpffs")
+	w.container(webID, "jobs", `"jobs":null`, "")
+	w.create(webID)
+	if got, want := w.logged(), "start container web: address guard: not loaded; mount bpffs"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestCreateDistrustsNamespacesElsewhere(t *testing.T) {
+	w := newWorld(t)
+	place := w.placement()
+	place.Namespace = "/proc/1/ns/net"
+	w.plugin().answer(place, "")
+	w.container(webID, "jobs", `"jobs":null`, "")
+	if r := w.create(webID); r.code != 1 || !strings.Contains(r.stderr, "/proc/1/ns/net") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestCreateWithoutThePlugin(t *testing.T) {
+	const refused = "start container web: network jobs is a particle network, and the particle plugin does not answer: "
+	ours := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/networks/jobs" && r.URL.Path != "/networks/"+network {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write([]byte(`{"Name":"jobs","Driver":"particle"}`))
+	}
+	for _, c := range []struct {
+		name, networks string
+		index          string
+		api            http.HandlerFunc
+		refused        bool
+	}{
+		{"namespace known", `"jobs":{"NetworkID":"` + network + `"}`, "", nil, true},
+		{"id in the index", `"jobs":{"NetworkID":"c0ffee"}`, "c0ffee\n", nil, true},
+		{"name in the index", `"jobs":{}`, "c0ffee jobs\n", nil, true},
+		{"id not in the index", `"jobs":{"NetworkID":"beef"}`, "c0ffee jobs\n", ours, false},
+		{"driver known to Docker", `"jobs":{}`, "c0ffee\n", ours, true},
+		{"driver known by the plugin's name", `"jobs":{}`, "", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte(`{"Driver":"particle-net:latest"}`))
+		}, true},
+		{"another driver", `"jobs":{}`, "", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"Driver":"bridge"}`)) }, false},
+		{"no such network", `"jobs":{}`, "", http.NotFound, false},
+		{"nobody knows", `"jobs":{}`, "", nil, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.container(webID, "jobs", c.networks, "")
+			if c.index != "" {
+				w.write("networks", c.index)
+			}
+			if c.api != nil {
+				l, err := net.Listen("unix", w.path("docker.sock"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				server := &http.Server{Handler: c.api}
+				go func() { _ = server.Serve(l) }()
+				defer server.Close()
+			}
+			r := w.create(webID)
+			if c.refused && (r.code != 1 || !strings.HasPrefix(w.logged(), refused) || !strings.HasSuffix(w.logged(), "run `docker plugin enable particle-net`")) {
+				t.Errorf("%+v", r)
+			}
+			if !c.refused && r.code != 0 {
+				t.Errorf("refused: %+v", r)
+			}
+		})
+	}
+}
+
+// A daemon that takes the connection and says nothing must not hold the start.
+func TestDriverGivesUp(t *testing.T) {
+	w := newWorld(t)
+	l, err := net.Listen("unix", w.path("docker.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan string, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		line, _ := bufio.NewReader(conn).ReadString('\n')
+		asked <- line
+	}()
+	if got := w.host.driver("a b/c"); got != "" {
+		t.Errorf("driver %q", got)
+	}
+	if got, want := <-asked, "GET /networks/a%20b%2Fc HTTP/1.0\r\n"; got != want {
+		t.Errorf("request %q, want %q", got, want)
+	}
+}
+
+func FuzzDriverIn(f *testing.F) {
+	f.Add([]byte("HTTP/1.0 200 OK\r\nA: b\r\n\r\n{\"Driver\":\"particle\"}"))
+	f.Fuzz(func(t *testing.T, reply []byte) {
+		if driverIn(reply) != "" && !strings.HasPrefix(string(reply), "HTTP/1.") {
+			t.Fatalf("%q has a driver", reply)
+		}
+	})
+}

@@ -1,0 +1,40 @@
+package shim
+
+import (
+	"bytes"
+	"os"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/seccomp"
+	"github.com/particle-net/particle/topology"
+)
+
+// exec takes the network capabilities from a process that joins a container in
+// a tenant namespace and returns the command line to go on with. Docker gives
+// such a process its default capabilities anew, and all of them with
+// `docker exec --privileged`; nothing of the container's own confinement holds
+// for it.
+func (h *Host) exec(c Call) ([]string, error) {
+	s, err := h.member(c)
+	if s == nil || err != nil {
+		return c.Args, err
+	}
+	if c.Process == "" {
+		return c.withoutNetCaps(), nil
+	}
+	info, err := os.Stat(c.Process)
+	var process, confined []byte
+	if err == nil {
+		process, err = os.ReadFile(c.Process)
+	}
+	if err == nil {
+		confined, err = seccomp.Confine(process)
+	}
+	if err == nil && !bytes.Equal(confined, process) {
+		err = writeFile(c.Process, confined, info.Mode().Perm())
+	}
+	if err != nil {
+		return nil, &fault.Error{Op: "run process in container", On: topology.ContainerID(c.ID).Short(), Err: err}
+	}
+	return c.withoutNetCaps(), nil
+}

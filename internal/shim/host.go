@@ -1,0 +1,94 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/hostpath"
+)
+
+// Host is where things are on a Docker host.
+type Host struct {
+	Config     string // the file Settings are read from
+	Namespaces string // directory: a file for each tenant namespace, named by the network's id
+	Resolv     string // directory: a resolv.conf for each container of ours, named by its id
+	Index      string // file: a line "id space name" for each network of ours, kept by the plugin
+	Docker     string // socket of the Docker API
+	ResolvConf string // the host's own
+	Proc       string // proc mount of the pid namespace the container's processes are counted in
+	Settings
+}
+
+// Settings is what the administrator may set; hostpath.RuntimeConfig holds it
+// as JSON.
+type Settings struct {
+	Runtime string `json:"runtime"` // path of the real runtime
+	Socket  string `json:"socket"`  // of the plugin
+}
+
+// DefaultHost names the places of hostpath.
+func DefaultHost() *Host {
+	return &Host{
+		Config:     hostpath.RuntimeConfig,
+		Namespaces: hostpath.NamespaceDir,
+		Resolv:     hostpath.ResolvDir,
+		Index:      hostpath.NetworkIndex,
+		Docker:     hostpath.DockerSocket,
+		ResolvConf: "/etc/resolv.conf",
+		Proc:       "/proc",
+	}
+}
+
+// load reads the settings. A missing file means runc from PATH and the default
+// socket; a broken one is an error rather than a guess, because the guess could
+// be another runtime than the administrator chose.
+func (h *Host) load(path string) error {
+	h.Settings = Settings{Socket: hostpath.Socket}
+	raw, err := os.ReadFile(h.Config)
+	if err == nil {
+		err = json.Unmarshal(raw, &h.Settings)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &fault.Error{Op: "read configuration", On: h.Config, Err: err, Fix: "correct the file or remove it"}
+	}
+	if h.Runtime == "" {
+		h.Runtime = lookup("runc", path)
+	}
+	return h.checkRuntime()
+}
+
+// lookup finds a program in the directories of a PATH. os/exec does the same,
+// and brings more into the import graph than all of its use here.
+func lookup(name, path string) string {
+	for dir := range strings.SplitSeq(path, ":") {
+		if !filepath.IsAbs(dir) {
+			continue
+		}
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return file
+		}
+	}
+	return ""
+}
+
+// checkRuntime keeps the shim from executing itself for ever, as it would if
+// somebody installed it under the name of runc.
+func (h *Host) checkRuntime() error {
+	if h.Runtime == "" {
+		return fault.New("find the real runtime", "", "there is no runc in PATH", "install runc or name the runtime in "+h.Config)
+	}
+	real, err := os.Stat(h.Runtime)
+	if err != nil {
+		return &fault.Error{Op: "find the real runtime", On: h.Runtime, Err: err, Fix: "install it or name another in " + h.Config}
+	}
+	if self, err := os.Stat("/proc/self/exe"); err == nil && os.SameFile(self, real) {
+		return fault.New("find the real runtime", h.Runtime, "it is particle-runtime itself", "name the path of runc in "+h.Config)
+	}
+	return nil
+}

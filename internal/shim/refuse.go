@@ -1,0 +1,93 @@
+package shim
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/seccomp"
+)
+
+// refuse returns an error for a container that cannot live in a namespace it
+// shares, and says what to do instead. on names the network for the message.
+func refuse(c Call, b bundle, on string, several bool) error {
+	cause, fix := objection(c, b, on, several)
+	if cause == "" {
+		return nil
+	}
+	return fault.New("start container", b.Label(), cause, fix)
+}
+
+func objection(c Call, b bundle, on string, several bool) (cause, fix string) {
+	host := b.Host
+	switch {
+	case c.Command != "create":
+		return "a container on " + on + " gets its address between the runtime's create and start, and `" + c.Command + "` has no such moment",
+			"use create and start, without a checkpoint"
+	case several:
+		return on + " is shared by its containers, so a second network of one of them would reach into all: it is connected to " + names(b),
+			"disconnect it from all but one with `docker network disconnect`"
+	case host.Privileged:
+		return "--privileged would let it change " + on + " for all containers there",
+			"remove --privileged and give it the devices and capabilities it needs one by one"
+	case b.facts.UserNamespace:
+		return on + " belongs to the host's users, and this container has user ids of its own (userns-remap)",
+			"add --userns=host"
+	}
+	if name := netCapability(host.CapAdd, host.CapDrop); name != "" {
+		return "--cap-add " + name + " would let it change or listen in on " + on + ", which it shares with other containers",
+			capabilityFix(name)
+	}
+	for _, key := range slices.Sorted(maps.Keys(host.Sysctls)) {
+		if seccomp.IsNetSysctl(key) {
+			return "--sysctl " + key + " would hold for all containers on " + on, "remove it"
+		}
+	}
+	if len(host.PortBindings) > 0 {
+		ports := slices.Sorted(maps.Keys(host.PortBindings))
+		return "publishing ports (" + strings.Join(ports, ", ") + ") is not possible on " + on,
+			"remove -p; the container's own address can be reached from its network"
+	}
+	if host.PublishAllPorts {
+		return "publishing ports is not possible on " + on, "remove -P; the container's own address can be reached from its network"
+	}
+	return "", ""
+}
+
+func names(b bundle) string {
+	var names []string
+	for _, n := range b.Networks {
+		names = append(names, n.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// netCapability returns the capability that was asked for and cannot be given.
+// Those that Docker gives without being asked are taken away silently.
+func netCapability(add, drop []string) string {
+	for _, name := range add {
+		if seccomp.IsNetCapability(name) {
+			return name
+		}
+		if capName(name) == "ALL" && !(dropped(drop, "NET_ADMIN") && dropped(drop, "NET_RAW")) {
+			return name
+		}
+	}
+	return ""
+}
+
+// dropped looks for the name itself: next to `--cap-add ALL` Docker reads
+// `--cap-drop ALL` as nothing.
+func dropped(drop []string, name string) bool {
+	return slices.ContainsFunc(drop, func(d string) bool { return capName(d) == name })
+}
+
+func capName(name string) string { return strings.TrimPrefix(strings.ToUpper(name), "CAP_") }
+
+func capabilityFix(name string) string {
+	if capName(name) == "ALL" {
+		return "add --cap-drop NET_ADMIN --cap-drop NET_RAW"
+	}
+	return "remove it; ping works without it where the image uses ping sockets"
+}

@@ -1,0 +1,107 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/particle-net/particle/internal/dockerdir"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/topology"
+)
+
+// start claims the container's address for its process. It is the first moment
+// at which all Docker versions have written the address into the hosts file,
+// and the last at which nothing of the container has run: its process waits for
+// the runtime's start.
+func (h *Host) start(c Call) error {
+	s, err := h.member(c)
+	if s == nil || err != nil {
+		return err
+	}
+	dir, network, ok := s.owner()
+	if !ok {
+		return nil // it shares the address of the container it joined
+	}
+	claim, err := h.claim(c, s, dir, network)
+	if err != nil {
+		return &fault.Error{Op: "start container", On: topology.ContainerID(c.ID).Short(), Err: err}
+	}
+	label := claim.Name
+	ctx, cancel := context.WithTimeout(context.Background(), claimLimit)
+	defer cancel()
+	_, err = runtimeapi.Call(ctx, h.Socket, runtimeapi.Request{Claim: claim})
+	switch {
+	case errors.Is(err, runtimeapi.ErrUnreachable):
+		return startError(label, "its network is a particle network", err)
+	case err != nil:
+		return &fault.Error{Op: "start container", On: label, Err: err}
+	}
+	return nil
+}
+
+func (h *Host) claim(c Call, s *state, dir string, network topology.NetworkID) (*runtimeapi.Claim, error) {
+	id, err := topology.ParseContainerID(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	container, err := dockerdir.Read(dir, id)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := dockerdir.ReadHosts(container.HostsFile())
+	if err != nil {
+		return nil, err
+	}
+	cgroup, err := h.cgroup(s.Pid)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.Claim{
+		Container: id,
+		Name:      container.Label(),
+		Network:   network,
+		Pid:       s.Pid,
+		Cgroup:    cgroup,
+		Hosts:     hosts,
+		Hostname:  container.Hostname,
+	}, nil
+}
+
+// cgroup returns the path of a process in the cgroup v2 hierarchy. It is empty
+// if the process has no cgroup of its own there, which is so when the runtime
+// uses v1 only: the process then stays where containerd's shim is, and to claim
+// an address for that cgroup would give it to every container at once.
+func (h *Host) cgroup(pid int) (string, error) {
+	path, err := unified(filepath.Join(h.Proc, strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		return "", err
+	}
+	own, err := unified(filepath.Join(h.Proc, "self", "cgroup"))
+	if err != nil {
+		return "", err
+	}
+	if path == "/" || path == own {
+		return "", nil
+	}
+	return path, nil
+}
+
+// unified reads the line of hierarchy 0, which is cgroup v2 (cgroups(7)).
+func unified(file string) (string, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	for line := range bytes.Lines(raw) {
+		if path, ok := strings.CutPrefix(string(line), "0::"); ok {
+			return strings.TrimSuffix(path, "\n"), nil
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,125 @@
+package seccomp
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/particle-net/particle/internal/fault"
+)
+
+// Facts are the parts of a specification that decide where a container belongs.
+type Facts struct {
+	Mounts []Mount
+	// Network is the path of the network namespace to join. It is empty when
+	// the runtime is to make a new one, and when the container has the host's.
+	Network string
+	// UserNamespace is true when the container has user ids of its own, so that
+	// it cannot enter a namespace that belongs to the host's root.
+	UserNamespace bool
+}
+
+// Mount is a file or directory of the host in the container.
+type Mount struct {
+	Destination string // in the container, cleaned
+	Source      string // on the host
+}
+
+// Source returns the host's path behind a path in the container; the later
+// mount hides the earlier. It is empty if nothing is mounted there.
+func (f Facts) Source(destination string) string {
+	source := ""
+	for _, m := range f.Mounts {
+		if m.Destination == destination {
+			source = m.Source
+		}
+	}
+	return source
+}
+
+// Inspect reads the facts of a specification.
+func Inspect(spec []byte) (Facts, error) {
+	var f Facts
+	err := inspect(spec, &f)
+	if err != nil {
+		return Facts{}, &fault.Error{Op: "read OCI specification", Err: err}
+	}
+	return f, nil
+}
+
+func inspect(spec []byte, f *Facts) error {
+	top, err := root(spec)
+	if err != nil {
+		return err
+	}
+	return members(spec, top, func(key string, value span) error {
+		switch {
+		case strings.EqualFold(key, "mounts"):
+			return elements(spec, value, func(mount span) error { return f.addMount(spec, mount) })
+		case strings.EqualFold(key, "linux"):
+			return members(spec, value, func(key string, value span) error {
+				return f.addLinux(spec, key, value)
+			})
+		}
+		return nil
+	})
+}
+
+func (f *Facts) addMount(spec []byte, mount span) error {
+	var m Mount
+	err := members(spec, mount, func(key string, value span) (err error) {
+		switch {
+		case strings.EqualFold(key, "destination"):
+			m.Destination, err = text(spec, value)
+			m.Destination = filepath.Clean(m.Destination)
+		case strings.EqualFold(key, "source"):
+			m.Source, err = text(spec, value)
+		}
+		return err
+	})
+	f.Mounts = append(f.Mounts, m)
+	return err
+}
+
+func (f *Facts) addLinux(spec []byte, key string, value span) error {
+	switch {
+	case strings.EqualFold(key, "uidMappings"), strings.EqualFold(key, "gidMappings"):
+		return elements(spec, value, func(span) error {
+			f.UserNamespace = true
+			return nil
+		})
+	case strings.EqualFold(key, "namespaces"):
+		return elements(spec, value, func(entry span) error {
+			ns, err := namespaceOf(spec, entry)
+			switch ns.kind {
+			case "network":
+				f.Network = ns.path
+			case "user":
+				f.UserNamespace = true
+			}
+			return err
+		})
+	}
+	return nil
+}
+
+// namespace is an entry of linux.namespaces.
+type namespace struct {
+	kind   string
+	path   string
+	pathAt []span // where the path's values are
+}
+
+func namespaceOf(spec []byte, entry span) (namespace, error) {
+	var ns namespace
+	err := members(spec, entry, func(key string, value span) (err error) {
+		switch {
+		case strings.EqualFold(key, "type"):
+			ns.kind, err = text(spec, value)
+		case strings.EqualFold(key, "path"):
+			ns.path, err = text(spec, value)
+			ns.pathAt = append(ns.pathAt, value)
+		}
+		return err
+	})
+	return ns, err
+}
