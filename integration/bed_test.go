@@ -1,0 +1,201 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/runtimeapi"
+)
+
+// bed is a lab of one host, and how to use it.
+type bed struct {
+	lab  *lab.Lab
+	host *lab.Host
+	held []string // namespaces of the lab, for the search for leaks
+}
+
+var beds atomic.Int64
+
+// patience bounds each wait for something that must happen.
+const patience = 3 * time.Minute
+
+// newBed boots a host; plain leaves the plugin out.
+func newBed(ctx context.Context, o lab.Options, plain bool) (*bed, error) {
+	o.Name = fmt.Sprintf("t%d-%d", os.Getpid(), beds.Add(1))
+	o.Tied = true
+	l, err := lab.Up(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	b := &bed{lab: l, host: l.Hosts()[0]}
+	if err := lab.LoadImage(ctx, b.host); err != nil {
+		return b, err
+	}
+	if b.held, err = l.Namespaces(); err != nil || plain {
+		return b, err
+	}
+	_, err = b.particle(ctx, "install")
+	return b, err
+}
+
+// close takes the lab down and reports what it left.
+func (b *bed) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := b.lab.Down(ctx); err != nil {
+		return err
+	}
+	leaks, err := lab.Leaks(b.lab.Name(), b.held...)
+	if len(leaks) > 0 {
+		err = errors.Join(err, fmt.Errorf("the lab left behind: %s", strings.Join(leaks, ", ")))
+	}
+	return err
+}
+
+// environ is the environment of commands that use the host from outside.
+func (b *bed) environ() []string {
+	return []string{
+		"DOCKER_HOST=" + b.host.DockerHost(),
+		"DOCKER_CONFIG=" + programs.cli.Config,
+		"PATH=" + filepath.Dir(programs.cli.Path) + ":" + programs.bin + ":" + os.Getenv("PATH"),
+		"COMPOSE_PROGRESS=quiet",
+	}
+}
+
+func (b *bed) docker(ctx context.Context, args ...string) (string, error) {
+	return b.command(ctx, programs.cli.Path, args...)
+}
+
+func (b *bed) particle(ctx context.Context, args ...string) (string, error) {
+	return b.command(ctx, program("particle"), args...)
+}
+
+func (b *bed) command(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), b.environ()...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s %s: %w: %s%s", filepath.Base(name), strings.Join(args, " "), err, out.String(), errs.String())
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+// status asks the plugin, without the particle command in between.
+func (b *bed) status(ctx context.Context) (runtimeapi.Status, error) {
+	reply, err := runtimeapi.Call(ctx, b.host.Root()+hostpath.Socket, runtimeapi.Request{Status: &runtimeapi.Query{}})
+	if err != nil {
+		return runtimeapi.Status{}, err
+	}
+	return *reply.Status, nil
+}
+
+// pluginPid finds the plugin's process on the machine, through its host's root.
+func (b *bed) pluginPid() (int, error) {
+	entries, err := os.ReadDir(b.host.Root() + "/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, entry := range entries {
+		inside, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		exe, err := os.ReadFile(fmt.Sprintf("%s/proc/%d/cmdline", b.host.Root(), inside))
+		if err == nil && strings.HasPrefix(string(exe), "/bin/particle-docker-plugin") {
+			return inside, nil
+		}
+	}
+	return 0, errors.New("no plugin process on the host")
+}
+
+// signalPlugin sends the plugin a signal, from inside its host.
+func (b *bed) signalPlugin(ctx context.Context, s syscall.Signal) error {
+	pid, err := b.pluginPid()
+	if err != nil {
+		return err
+	}
+	_, err = b.host.Exec(ctx, "kill", fmt.Sprintf("-%d", s), strconv.Itoa(pid))
+	return err
+}
+
+// until repeats try until it succeeds, and returns its last error if it never
+// does.
+func until(ctx context.Context, try func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("still after %s: %w", patience, err)
+		}
+	}
+}
+
+// clean says what is left of containers on the host while none is there.
+func (b *bed) clean(ctx context.Context) error {
+	var left []string
+	status, err := b.status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range status.Networks {
+		if len(n.Endpoints) > 0 {
+			left = append(left, fmt.Sprintf("%d endpoints on network %s", len(n.Endpoints), n.Name))
+		}
+		for _, p := range n.Pools {
+			if p.ID != "" && p.Used > 1 { // the gateway's
+				left = append(left, fmt.Sprintf("%d addresses held in %s of network %s", p.Used, p.Subnet, n.Name))
+			}
+		}
+	}
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", b.host.Pid()))
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(string(mounts), "/run/docker/netns/"); n > 0 {
+		left = append(left, fmt.Sprintf("%d sandbox keys bound", n))
+	}
+	if n := strings.Count(string(mounts), hostpath.NamespaceDir+"/"); n != len(status.Networks) {
+		left = append(left, fmt.Sprintf("%d namespaces bound for %d networks", n, len(status.Networks)))
+	}
+	for _, dir := range []string{hostpath.ResolvDir} {
+		entries, err := os.ReadDir(b.host.Root() + dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		for _, entry := range entries {
+			left = append(left, dir+"/"+entry.Name())
+		}
+	}
+	if len(left) > 0 {
+		return errors.New("left behind: " + strings.Join(left, "; "))
+	}
+	return nil
+}
+
+func decode[T any](text string) (T, error) {
+	var v T
+	err := json.Unmarshal([]byte(text), &v)
+	return v, err
+}

@@ -1,0 +1,17 @@
+// Package integration tests the product as a user meets it: real Docker Engines
+// in a lab, the plugin installed by the particle command, containers started by
+// the docker command.
+//
+// testdata holds one behaviour a file, written like a shell session:
+//
+//	lab                             a fresh host with the plugin installed
+//	docker run --rm --network ...   the docker command on that host
+//	particle status                 the particle command, likewise
+//	host CMD..., internet CMD...    a command on the host, or beyond it
+//	eventually CMD...               the command, until it succeeds
+//	dockerd kill | plugin kill ...  faults
+//	clean                           nothing of any container is left
+//
+// Every script runs on each engine named by PARTICLE_ENGINES (default: debian
+// and current).
+package integration

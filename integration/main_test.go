@@ -1,0 +1,72 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/particle-net/particle/internal/lab"
+)
+
+// programs are built once for all tests.
+var programs struct {
+	bin string // particle, particle-docker-plugin, particle-runtime, particle-lab
+	cli lab.DockerCLI
+}
+
+func TestMain(m *testing.M) {
+	lab.MaybeInit()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "integration: these tests boot Docker hosts in namespaces; run them as root")
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "particle-integration-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		err = build(dir)
+	}
+	if err == nil {
+		programs.cli, err = lab.CLI(context.Background(), os.Stderr)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "integration:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+func build(dir string) error {
+	programs.bin = dir
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir+"/",
+		"../cmd/particle", "../cmd/particle-docker-plugin", "../cmd/particle-runtime", "../cmd/particle-lab")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// engines are the Docker Engines to test on.
+func engines() []string {
+	if set := os.Getenv("PARTICLE_ENGINES"); set != "" {
+		return strings.FieldsFunc(set, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	return []string{lab.EngineDebian, lab.EngineCurrent}
+}
+
+// eachEngine runs fn as a subtest on every engine.
+func eachEngine(t *testing.T, fn func(t *testing.T, engine string)) {
+	for _, engine := range engines() {
+		t.Run(engine, func(t *testing.T) { fn(t, engine) })
+	}
+}
+
+func program(name string) string { return filepath.Join(programs.bin, name) }

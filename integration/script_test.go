@@ -1,0 +1,206 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/particle-net/particle/internal/lab"
+)
+
+func TestScripts(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		testscript.Run(t, testscript.Params{
+			Dir:                 "testdata",
+			RequireUniqueNames:  true,
+			RequireExplicitExec: true,
+			Setup: func(env *testscript.Env) error {
+				env.Setenv("ENGINE", engine)
+				env.Values[bedKey{}] = &session{engine: engine}
+				return nil
+			},
+			Condition: func(name string) (bool, error) { return name == engine, nil },
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){
+				"lab":        cmdLab,
+				"docker":     cmdDocker,
+				"particle":   cmdParticle,
+				"host":       onNode(func(s *session) *lab.Node { return s.bed.host.Node }),
+				"internet":   onNode(func(s *session) *lab.Node { return s.bed.lab.Internet() }),
+				"serve":      cmdServe,
+				"eventually": cmdEventually,
+				"dockerd":    cmdDockerd,
+				"plugin":     cmdPlugin,
+				"reboot":     cmdReboot,
+				"clean":      cmdClean,
+				"same":       cmdSame,
+			},
+		})
+	})
+}
+
+type bedKey struct{}
+
+// session is the state of one script.
+type session struct {
+	engine string
+	bed    *bed
+	flags  []string // of dockerd, kept over restarts
+}
+
+func sessionOf(ts *testscript.TestScript) *session { return ts.Value(bedKey{}).(*session) }
+
+// check fails the script unless err is as the leading ! says.
+func check(ts *testscript.TestScript, neg bool, err error) {
+	switch {
+	case neg && err == nil:
+		ts.Fatalf("unexpected success")
+	case !neg && err != nil:
+		ts.Fatalf("%v", err)
+	}
+}
+
+// cmdLab boots a host: lab [plain] [live-restore] [daemon.json].
+func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
+	s := sessionOf(ts)
+	o, plain := lab.Options{Engine: s.engine}, false
+	for _, arg := range args {
+		switch arg {
+		case "plain":
+			plain = true
+		case "live-restore":
+			o.LiveRestore = true
+		default:
+			o.DaemonJSON = []byte(ts.ReadFile(arg))
+		}
+	}
+	b, err := newBed(context.Background(), o, plain)
+	if b != nil {
+		s.bed = b
+		ts.Defer(func() { ts.Check(b.close()) })
+	}
+	ts.Check(err)
+	for _, pair := range b.environ() {
+		key, value, _ := strings.Cut(pair, "=")
+		ts.Setenv(key, value)
+	}
+	ts.Setenv("HOST", b.host.Addr4().String())
+	ts.Setenv("BIN", programs.bin)
+}
+
+func cmdDocker(ts *testscript.TestScript, neg bool, args []string) {
+	check(ts, neg, ts.Exec(programs.cli.Path, args...))
+}
+
+func cmdParticle(ts *testscript.TestScript, neg bool, args []string) {
+	check(ts, neg, ts.Exec(program("particle"), args...))
+}
+
+func onNode(node func(*session) *lab.Node) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		s := sessionOf(ts)
+		in := []string{"exec", "--name", s.bed.lab.Name(), node(s).Name(), "--"}
+		check(ts, neg, ts.Exec(program("particle-lab"), append(in, args...)...))
+	}
+}
+
+// cmdServe starts a program that stays: serve host|internet NAME CMD...
+func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
+	s := sessionOf(ts)
+	node := s.bed.lab.Internet()
+	if args[0] == "host" {
+		node = s.bed.host.Node
+	}
+	probe := filepath.Join("/usr/local/bin", "probe")
+	ts.Check(copyProbe(s, node, probe))
+	ts.Check(node.StartService(context.Background(), args[1], append([]string{probe}, args[2:]...)...))
+}
+
+// copyProbe takes the test program out of the test image.
+func copyProbe(s *session, node *lab.Node, to string) error {
+	ctx := context.Background()
+	target := node.Root() + to
+	if _, err := os.Stat(target); err == nil {
+		return nil
+	}
+	id, err := s.bed.docker(ctx, "create", "--network", "none", lab.TestImage)
+	if err != nil {
+		return err
+	}
+	if _, err := s.bed.docker(ctx, "cp", id+":/bin/probe", target); err != nil {
+		return err
+	}
+	_, err = s.bed.docker(ctx, "rm", id)
+	return err
+}
+
+// cmdEventually repeats a command of ours until it succeeds.
+func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
+	s := sessionOf(ts)
+	commands := map[string]func() error{
+		"docker":   func() error { return ts.Exec(programs.cli.Path, args[1:]...) },
+		"particle": func() error { return ts.Exec(program("particle"), args[1:]...) },
+		"clean":    func() error { return s.bed.clean(context.Background()) },
+	}
+	command := commands[args[0]]
+	if command == nil || (neg && args[0] == "clean") {
+		ts.Fatalf("usage: [!] eventually docker|particle|clean ...")
+	}
+	ts.Check(until(context.Background(), func() error {
+		err := command()
+		if neg && err == nil {
+			return fmt.Errorf("%s still succeeds", strings.Join(args, " "))
+		}
+		if neg {
+			return nil
+		}
+		return err
+	}))
+}
+
+// cmdDockerd: dockerd kill|stop|start|restart [flags].
+func cmdDockerd(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, host := context.Background(), sessionOf(ts).bed.host
+	switch args[0] {
+	case "kill":
+		ts.Check(host.KillDockerd(ctx))
+	case "stop":
+		ts.Check(host.StopDockerd(ctx))
+	case "start":
+		ts.Check(host.StartDockerd(ctx, args[1:]...))
+	case "restart":
+		ts.Check(host.StopDockerd(ctx))
+		ts.Check(host.StartDockerd(ctx, args[1:]...))
+	default:
+		ts.Fatalf("usage: dockerd kill|stop|start|restart [flags]")
+	}
+}
+
+// cmdPlugin: plugin kill|freeze|thaw.
+func cmdPlugin(ts *testscript.TestScript, neg bool, args []string) {
+	signals := map[string]syscall.Signal{"kill": syscall.SIGKILL, "freeze": syscall.SIGSTOP, "thaw": syscall.SIGCONT}
+	check(ts, neg, sessionOf(ts).bed.signalPlugin(context.Background(), signals[args[0]]))
+}
+
+func cmdReboot(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(sessionOf(ts).bed.host.Reboot(context.Background()))
+}
+
+func cmdClean(ts *testscript.TestScript, neg bool, _ []string) {
+	check(ts, neg, sessionOf(ts).bed.clean(context.Background()))
+}
+
+// cmdSame compares a file on the host with one of the script, byte for byte.
+func cmdSame(ts *testscript.TestScript, neg bool, args []string) {
+	s := sessionOf(ts)
+	have, err := os.ReadFile(s.bed.host.Root() + args[0])
+	ts.Check(err)
+	if want := ts.ReadFile(args[1]); string(have) != want {
+		check(ts, neg, fmt.Errorf("%s differs:\n%s\nwant:\n%s", args[0], have, want))
+	}
+}
