@@ -23,7 +23,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), downCommand(), lsCommand(), execCommand(), imageCommand())
+	root.AddCommand(upCommand(), downCommand(), lsCommand(), execCommand(), imageCommand(), engineCommand(), checkCommand())
 	return root
 }
 
@@ -176,6 +176,53 @@ func imageCommand() *cobra.Command {
 					return err
 				}
 				fmt.Fprintf(cmd.ErrOrStderr(), "%s has %s\n", h.Name(), lab.TestImage)
+			}
+			return nil
+		},
+	}
+	nameFlag(cmd, &name)
+	return cmd
+}
+
+func engineCommand() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "engine",
+		Short: "Install or build an engine and print the directory of its programs",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			engine, err := lab.FindEngine(cmd.Context(), name, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			dir := engine.Bin
+			if dir == "" {
+				dir = "/usr/sbin"
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), dir)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&name, "engine", lab.EngineDebian, "debian or current")
+	return cmd
+}
+
+func checkCommand() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "List what the machine still holds of a lab, and fail if there is anything",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			found, err := lab.Leaks(name)
+			if err != nil {
+				return err
+			}
+			for _, line := range found {
+				fmt.Fprintln(cmd.OutOrStdout(), line)
+			}
+			if len(found) > 0 {
+				return fault.New("check lab", name, fmt.Sprintf("%d things are left of it", len(found)), "run particle-lab down --name "+name)
 			}
 			return nil
 		},

@@ -2,12 +2,13 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/particle-net/particle/internal/fault"
 )
@@ -25,7 +26,7 @@ const standardPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 type Engine struct {
 	Name string `json:"name"`
 	Bin  string `json:"bin,omitempty"` // the machine's directory of them; "" when they are in standardPath
-	CLI  string `json:"cli,omitempty"` // the machine's directory of the docker command, same rule
+	CLI  string `json:"cli,omitempty"` // the machine's directory of the docker command (bin, config); same rule
 }
 
 // binds maps the engine's directories into a host: they may lie on a file system
@@ -41,13 +42,19 @@ func (e Engine) binds() map[string]string {
 	return binds
 }
 
-// path is PATH inside a host: the engine's own programs come first.
-func (e Engine) path() string {
+// environ is what a shell inside a host needs to find the engine's own programs
+// before those of the machine.
+func (e Engine) environ() []string {
 	path := standardPath
-	for _, name := range slices.Sorted(maps.Keys(e.binds())) {
-		path = filepath.Join(toolsInside, name) + ":" + path
+	var env []string
+	if e.CLI != "" {
+		path = filepath.Join(toolsInside, "cli", "bin") + ":" + path
+		env = append(env, "DOCKER_CONFIG="+filepath.Join(toolsInside, "cli", "config"))
 	}
-	return path
+	if e.Bin != "" {
+		path = filepath.Join(toolsInside, "engine") + ":" + path
+	}
+	return append(env, "PATH="+path)
 }
 
 // dockerd is the path of the daemon inside a host.
@@ -66,6 +73,8 @@ func FindEngine(ctx context.Context, name string, progress io.Writer) (Engine, e
 		return Engine{Name: name}, installPackages(ctx, progress, map[string]string{
 			"/usr/sbin/dockerd": "docker.io", "/usr/sbin/iptables": "iptables",
 		})
+	case EngineCurrent:
+		return currentEngine(ctx, progress)
 	}
 	return Engine{}, fault.New("find engine", name, "no such engine", "use "+EngineDebian+" or "+EngineCurrent)
 }
@@ -81,11 +90,13 @@ func installPackages(ctx context.Context, progress io.Writer, packageOf map[stri
 	if len(missing) == 0 {
 		return nil
 	}
+	slices.Sort(missing)
+	fmt.Fprintf(progress, "installing %s\n", strings.Join(missing, ", "))
 	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"install", "-y", "--no-install-recommends"}, missing...)...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	cmd.Stdout, cmd.Stderr = progress, progress
 	if err := cmd.Run(); err != nil {
-		return &fault.Error{Op: "install packages", On: filepath.Join(missing...), Err: err, Fix: "install them by hand"}
+		return &fault.Error{Op: "install packages", On: strings.Join(missing, " "), Err: err, Fix: "install them by hand"}
 	}
 	return nil
 }

@@ -207,13 +207,13 @@ func (h *Host) firstBoot(ctx context.Context, o Options, engine Engine) error {
 func newLab(s *state) *Lab {
 	l := &Lab{name: s.Name, state: s}
 	for _, n := range s.Nodes {
-		node := &Node{lab: l, name: n.Name, index: n.Index, path: standardPath}
+		node := &Node{lab: l, name: n.Name, index: n.Index}
 		if n.Name == internetNode {
 			l.internet = node
 			continue
 		}
 		node.isolated = true
-		node.path = s.Engine.path()
+		node.engine = s.Engine
 		l.hosts = append(l.hosts, &Host{Node: node})
 	}
 	return l

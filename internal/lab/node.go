@@ -31,8 +31,10 @@ type Node struct {
 	index int
 	// isolated nodes have a root and cgroups of their own.
 	isolated bool
-	path     string // PATH inside
-	release  *os.File
+	// engine is what the node's environment leads to.
+	engine Engine
+	// release keeps a tied init alive: it ends when the other end is closed.
+	release *os.File
 }
 
 // Name is the node's name: its host name and the name Command's errors carry.
@@ -69,7 +71,7 @@ func (n *Node) Command(ctx context.Context, argv ...string) *exec.Cmd {
 }
 
 func (n *Node) environ() []string {
-	env := []string{"PATH=" + n.path, "HOME=/root", "USER=root", "LANG=C.UTF-8"}
+	env := append(n.engine.environ(), "HOME=/root", "USER=root", "LANG=C.UTF-8")
 	if term := os.Getenv("TERM"); term != "" {
 		env = append(env, "TERM="+term)
 	}
@@ -160,7 +162,7 @@ func (n *Node) startInit(file string) (release, ready *os.File, err error) {
 
 	flags := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{hookInit, file}, Env: []string{"PATH=" + n.path}, Dir: "/",
+		Path: "/proc/self/exe", Args: []string{hookInit, file}, Env: n.engine.environ(), Dir: "/",
 		Stdout: log, Stderr: log, ExtraFiles: []*os.File{releaseR, readyW, listener},
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true},
 	}

@@ -1,0 +1,201 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/internal/fault"
+)
+
+// program is one binary built from a module of tools/, which pins its version.
+type program struct {
+	name    string // of the binary
+	module  string // directory below tools/
+	pkg     string // main package
+	from    string // module whose version is the program's
+	version string // variable the version is written to; "" if the program knows it
+	flags   []string
+}
+
+// bundle is a set of programs built and cached together.
+type bundle struct {
+	name     string // directory in the cache
+	programs []program
+	packages map[string]string // Debian packages the build needs, by a file of each
+	finish   func(dir string) error
+}
+
+// engineBundle is the current engine. dockerd built as a dependency reports its
+// version as "library-import" unless told otherwise.
+func engineBundle() bundle {
+	const moby, containerd = "github.com/moby/moby/v2", "github.com/containerd/containerd/v2"
+	return bundle{name: "engine", finish: finishEngine, packages: map[string]string{
+		"/usr/include/seccomp.h": "libseccomp-dev", "/usr/bin/gcc": "gcc", tiniFile: "tini",
+	}, programs: []program{
+		{name: "dockerd", module: "dockerd", pkg: moby + "/cmd/dockerd", from: moby, version: moby + "/dockerversion.Version"},
+		{name: "docker-proxy", module: "dockerd", pkg: moby + "/cmd/docker-proxy", from: moby, version: moby + "/dockerversion.Version"},
+		{name: "containerd", module: "containerd", pkg: containerd + "/cmd/containerd", from: containerd, version: containerd + "/version.Version"},
+		{name: "containerd-shim-runc-v2", module: "containerd", pkg: containerd + "/cmd/containerd-shim-runc-v2", from: containerd, version: containerd + "/version.Version"},
+		{name: "runc", module: "runc", pkg: "github.com/opencontainers/runc", from: "github.com/opencontainers/runc", flags: []string{"-tags=seccomp"}},
+	}}
+}
+
+// cliBundle is the docker command and its compose plugin.
+func cliBundle() bundle {
+	const cli, compose = "github.com/docker/cli", "github.com/docker/compose/v2"
+	return bundle{name: "cli", finish: finishCLI, programs: []program{
+		{name: "docker", module: "cli", pkg: cli + "/cmd/docker", from: cli, version: cli + "/cli/version.Version"},
+		{name: "docker-compose", module: "compose", pkg: compose + "/cmd", from: compose, version: compose + "/internal.Version"},
+	}}
+}
+
+// ensure returns the bundle's directory with the programs in bin, building them
+// if this is the first time with these pins. One process builds, others wait; an
+// interrupted build leaves nothing that counts.
+func (b bundle) ensure(ctx context.Context, progress io.Writer) (string, error) {
+	source, err := sourceDir(ctx)
+	if err != nil {
+		return "", err
+	}
+	key, err := b.key(source)
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", &fault.Error{Op: "find cache", Err: err, Fix: "set HOME or XDG_CACHE_HOME"}
+	}
+	parent := filepath.Join(cache, "particle", b.name)
+	dir := filepath.Join(parent, key)
+	if isDir(dir) {
+		return dir, nil
+	}
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", &fault.Error{Op: "make cache", On: parent, Err: err}
+	}
+	unlock, err := lockFile(ctx, filepath.Join(parent, "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if isDir(dir) {
+		return dir, nil
+	}
+	tmp, err := os.MkdirTemp(parent, "building-")
+	if err != nil {
+		return "", &fault.Error{Op: "make cache", On: parent, Err: err}
+	}
+	defer os.RemoveAll(tmp) // after the rename there is nothing left to remove
+	if err := installPackages(ctx, progress, b.packages); err != nil {
+		return "", err
+	}
+	if err := b.build(ctx, progress, source, tmp); err != nil {
+		return "", err
+	}
+	if err := b.finish(tmp); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return "", err
+	}
+	return dir, os.Rename(tmp, dir)
+}
+
+// key names a build by its pins and flags.
+func (b bundle) key(source string) (string, error) {
+	sum := sha256.New()
+	for _, p := range b.programs {
+		fmt.Fprintf(sum, "%s %s %s\n", p.name, p.pkg, p.flags)
+		for _, file := range []string{"go.mod", "go.sum"} {
+			raw, err := os.ReadFile(filepath.Join(source, "tools", p.module, file))
+			if err != nil {
+				return "", &fault.Error{Op: "read pins of", On: p.name, Err: err}
+			}
+			sum.Write(raw)
+		}
+	}
+	return fmt.Sprintf("%x", sum.Sum(nil)[:8]), nil
+}
+
+// build compiles the programs into dir/bin.
+func (b bundle) build(ctx context.Context, progress io.Writer, source, dir string) error {
+	fmt.Fprintf(progress, "building the %s from Go modules, once; this takes minutes\n", b.name)
+	for _, p := range b.programs {
+		begun := time.Now()
+		module := filepath.Join(source, "tools", p.module)
+		version, err := goCommand(ctx, module, "list", "-m", "-f", "{{.Version}}", p.from)
+		if err != nil {
+			return err
+		}
+		version = strings.TrimSuffix(strings.TrimPrefix(version, "v"), "+incompatible")
+		fmt.Fprintf(progress, "  %s %s ...\n", p.name, version)
+		link := "-ldflags=-s -w"
+		if p.version != "" {
+			link += " -X " + p.version + "=" + version
+		}
+		// Two compilers at a time: dockerd's largest packages take a gigabyte each.
+		argv := append([]string{"build", "-p", "2", "-trimpath", link, "-o", filepath.Join(dir, "bin", p.name)}, p.flags...)
+		if _, err := goCommand(ctx, module, append(argv, p.pkg)...); err != nil {
+			return err
+		}
+		fmt.Fprintf(progress, "  %s built (%.0f s)\n", p.name, time.Since(begun).Seconds())
+	}
+	return nil
+}
+
+// goCommand runs the go command in one of the tools modules.
+func goCommand(ctx context.Context, module string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = module
+	// A workspace or vendor setting of the caller must not change what is built.
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return "", &fault.Error{Op: "go " + args[0], On: filepath.Base(module), Err: fmt.Errorf("%w: %s", err, bytes.TrimSpace(errs.Bytes()))}
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// lockFile takes a lock that ends with the process.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, &fault.Error{Op: "lock", On: path, Err: err}
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, &fault.Error{Op: "lock", On: path, Err: err}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			f.Close()
+			return nil, &fault.Error{Op: "wait for another build", On: path, Err: ctx.Err()}
+		}
+	}
+}

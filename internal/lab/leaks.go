@@ -1,0 +1,129 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/particle-net/particle/internal/fault"
+)
+
+// Namespaces names every namespace the lab's nodes hold, as the kernel does:
+// "net:[4026532201]". Give them to [Leaks] after Down.
+func (l *Lab) Namespaces() ([]string, error) {
+	own, err := namespacesOf("self")
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, n := range l.nodes() {
+		held, err := namespacesOf(fmt.Sprint(n.Pid()))
+		if err != nil {
+			return nil, err
+		}
+		for _, ns := range held {
+			if !slices.Contains(own, ns) { // the user and time namespaces are the machine's
+				all = append(all, ns)
+			}
+		}
+	}
+	return all, nil
+}
+
+func (l *Lab) nodes() []*Node {
+	all := []*Node{l.internet}
+	for _, h := range l.hosts {
+		all = append(all, h.Node)
+	}
+	return all
+}
+
+func namespacesOf(pid string) ([]string, error) {
+	links, err := os.ReadDir(filepath.Join("/proc", pid, "ns"))
+	if err != nil {
+		return nil, &fault.Error{Op: "list namespaces", On: pid, Err: err}
+	}
+	var all []string
+	for _, l := range links {
+		if ns, err := os.Readlink(filepath.Join("/proc", pid, "ns", l.Name())); err == nil && !slices.Contains(all, ns) {
+			all = append(all, ns)
+		}
+	}
+	return all, nil
+}
+
+// Leaks lists what the machine still holds of a lab: processes, mounts in any
+// mount namespace, links, cgroups, its directory, and whatever keeps one of the
+// given namespaces alive. After Down the list is empty; of a running lab it lists
+// the lab itself. The lines are for people.
+func Leaks(name string, namespaces ...string) ([]string, error) {
+	dir := labDir(name)
+	var found []string
+	if _, err := os.Lstat(dir); err == nil {
+		found = append(found, "directory "+dir)
+	}
+	hs, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range hs {
+		path := filepath.Join(h.Mount, cgroupTop, name)
+		if _, err := os.Lstat(path); err == nil {
+			found = append(found, "cgroup "+path)
+		}
+	}
+	// The underlay's links have no business in the machine's namespace.
+	if _, err := netlink.LinkByName(underlayBridge); err == nil {
+		found = append(found, "link "+underlayBridge)
+	}
+	seen := map[string]bool{} // mount namespaces looked at
+	err = eachProcess(func(pid int) {
+		for _, line := range leaksOfProcess(pid, name, namespaces, seen) {
+			if !slices.Contains(found, line) {
+				found = append(found, line)
+			}
+		}
+	})
+	return found, err
+}
+
+// leaksOfProcess looks at one process. It may end meanwhile: what cannot be read
+// is not there.
+func leaksOfProcess(pid int, name string, namespaces []string, seen map[string]bool) []string {
+	proc := fmt.Sprintf("/proc/%d", pid)
+	command, _ := os.ReadFile(proc + "/cmdline")
+	who := fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " ")))
+	var found []string
+	argv := strings.Split(string(command), "\x00")
+	hooked := len(argv) > 1 && (argv[0] == hookInit || argv[0] == hookBoot) && strings.HasPrefix(argv[1], labDir(name)+"/")
+	groups, _ := os.ReadFile(proc + "/cgroup")
+	if hooked || strings.Contains(string(groups), "/"+cgroupTop+"/"+name+"/") {
+		found = append(found, who)
+	}
+	for _, pattern := range []string{"/ns/*", "/task/*/ns/*", "/fd/*"} {
+		links, _ := filepath.Glob(proc + pattern)
+		for _, link := range links {
+			if target, err := os.Readlink(link); err == nil && slices.Contains(namespaces, target) {
+				found = append(found, fmt.Sprintf("namespace %s held by %s", target, who))
+			}
+		}
+	}
+	mountNS, err := os.Readlink(proc + "/ns/mnt")
+	if err != nil || seen[mountNS] {
+		return found
+	}
+	seen[mountNS] = true
+	mounts, _ := readMounts(proc + "/mountinfo")
+	for _, m := range mounts {
+		ours := strings.Contains(m.Super, "upperdir="+labDir(name)+"/") || strings.HasPrefix(m.Point, labDir(name)+"/") ||
+			strings.HasPrefix(m.Root, labDir(name)+"/")
+		if ours || slices.Contains(namespaces, m.Root) {
+			found = append(found, fmt.Sprintf("mount %s of %s in %s", m.Point, m.Root, mountNS))
+		}
+	}
+	return found
+}
