@@ -1,0 +1,96 @@
+package hostsetup
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/internal/report"
+	"github.com/particle-net/particle/overlay"
+	"github.com/particle-net/particle/topology"
+)
+
+// Kernel finds out what the kernel can do by building a network with the
+// plugin's own code. The calling process must be in a network namespace of its
+// own, which stands for the host's, so that nothing of the host is touched.
+func Kernel(ctx context.Context) []report.Check {
+	checks := []report.Check{kernelRelease(), sysctls()}
+	// The image has no directory for temporary files.
+	err := os.MkdirAll(os.TempDir(), 0o1777)
+	var dir string
+	if err == nil {
+		dir, err = os.MkdirTemp("", "particle-")
+	}
+	if err != nil {
+		return append(checks, report.Check{Name: "tunnels", Grade: report.Missing, Finding: err.Error(),
+			Remedy: "make room for temporary files"})
+	}
+	defer os.RemoveAll(dir)
+	return append(checks, networks(ctx, dir)...)
+}
+
+func kernelRelease() report.Check {
+	c := report.Check{Name: "kernel", Grade: report.OK}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		c.Grade, c.Finding, c.Remedy = report.Warn, err.Error(), "report this as a bug"
+		return c
+	}
+	c.Finding = fmt.Sprintf("Linux %s, %s", unix.ByteSliceToString(uts.Release[:]), unix.ByteSliceToString(uts.Machine[:]))
+	return c
+}
+
+func sysctls() report.Check {
+	if err := overlay.WritableSysctls(); err != nil {
+		return report.Check{Name: "sysctls", Grade: report.Missing, Finding: err.Error(),
+			Remedy: "allow privileged containers to write /proc/sys (gVisor and some security modules do not)"}
+	}
+	return report.Check{Name: "sysctls", Grade: report.OK, Finding: "a plugin can write /proc/sys of its network namespaces"}
+}
+
+func networks(ctx context.Context, dir string) []report.Check {
+	tunnel := report.Check{Name: "tunnels", Grade: report.OK, Finding: "network namespaces, VXLAN devices and address pools work"}
+	failed := func(err error) []report.Check {
+		tunnel.Grade, tunnel.Finding = report.Missing, err.Error()
+		tunnel.Remedy = "load the kernel module vxlan (`modprobe vxlan`), or boot a kernel that has it"
+		return []report.Check{tunnel}
+	}
+	host, err := overlay.Open(ctx, overlay.Options{NamespaceDir: dir})
+	if err != nil {
+		return failed(err)
+	}
+	defer host.Close()
+	id := topology.NetworkID(strings.Repeat("d0", 32))
+	_, err = host.Apply(ctx, topology.Segment{
+		Network: id, VNI: topology.MaxVNI, Port: 4789, MTU: 1450,
+		VTEP:  netip.AddrFrom4([4]byte{127, 0, 0, 1}),
+		Pools: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+	})
+	if err != nil {
+		return failed(err)
+	}
+	checks := []report.Check{tunnel, exit(ctx, host, id)}
+	if err := host.Remove(ctx, id); err != nil {
+		checks = append(checks, report.Check{Name: "removal", Grade: report.Warn, Finding: err.Error(),
+			Remedy: "report this as a bug"})
+	}
+	return checks
+}
+
+// exit tries what carries packets of containers out of their host.
+func exit(ctx context.Context, host *overlay.Host, id topology.NetworkID) report.Check {
+	c := report.Check{Name: "uplinks", Grade: report.OK, Finding: "veth pairs and nftables' address translation work"}
+	up, err := topology.NewUplink(id, 0, 1450)
+	if err == nil {
+		_, err = host.ApplyUplink(ctx, up)
+	}
+	if err != nil {
+		c.Grade, c.Finding = report.Missing, err.Error()
+		c.Remedy = "load the kernel modules veth, nf_tables, nft_masq and nft_chain_nat, or boot a kernel that has them"
+	}
+	return c
+}

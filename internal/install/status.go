@@ -1,0 +1,79 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/client"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/runtimeapi"
+)
+
+// askTimeout bounds the plugin's answer to a question.
+const askTimeout = 20 * time.Second
+
+// Status asks the plugin of the engine what it knows: over its socket if that
+// is within reach, otherwise through a helper container on the engine.
+func Status(ctx context.Context, api *client.Client) (runtimeapi.Status, error) {
+	if Local(api) {
+		status, err := AskPlugin(ctx)
+		if err == nil || !outOfReach(err) {
+			return status, err
+		}
+	}
+	image, err := findImage(ctx, api, imageName)
+	if err == nil && image == "" {
+		image, err = newestImage(ctx, api)
+	}
+	if err != nil {
+		return runtimeapi.Status{}, err
+	}
+	if image == "" {
+		return runtimeapi.Status{}, fault.New("ask the plugin", api.DaemonHost(), "particle is not installed on this engine", "run `particle install`")
+	}
+	var status runtimeapi.Status
+	err = helper{command: "status", network: "none", caps: []string{"DAC_OVERRIDE"}, binds: []mount.Mount{
+		{Type: mount.TypeBind, Source: hostpath.RunDir, Target: hostpath.RunDir},
+	}}.run(ctx, api, image, &status)
+	return status, err
+}
+
+// outOfReach tells that the socket is not this user's, or not here: an engine
+// behind a unix socket may yet be on another machine, or in a container.
+func outOfReach(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)
+}
+
+// AskPlugin asks the plugin over its socket on this machine.
+func AskPlugin(ctx context.Context) (runtimeapi.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	reply, err := runtimeapi.Call(ctx, hostpath.Socket, runtimeapi.Request{Status: &runtimeapi.Query{}})
+	if err != nil {
+		return runtimeapi.Status{}, err
+	}
+	if reply.Status == nil {
+		return runtimeapi.Status{}, fault.New("ask the plugin", "", "it answered something else", "install the same version of the plugin and of this program")
+	}
+	return *reply.Status, nil
+}
+
+// newestImage gives the id of our newest image with a name, empty if there is
+// none.
+func newestImage(ctx context.Context, api *client.Client) (string, error) {
+	list, err := images(ctx, api)
+	if err != nil {
+		return "", err
+	}
+	for _, i := range list {
+		if len(i.RepoTags) > 0 {
+			return i.ID, nil
+		}
+	}
+	return "", nil
+}

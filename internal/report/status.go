@@ -1,0 +1,175 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/particle-net/particle/internal/runtimeapi"
+)
+
+// shortID is how many digits of an id Docker shows.
+const shortID = 12
+
+// Status writes the networks, pools and endpoints of a host; now is what ages
+// are counted to.
+func Status(w io.Writer, s runtimeapi.Status, now time.Time) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "particle %s, up %s, %s\n", cmp.Or(s.Version, "(unknown version)"), age(s.Started, now), underlay(s.Underlay))
+	if s.Repairs > 0 {
+		fmt.Fprintf(&b, "%s since then: something else changed what belongs to particle\n", plural(s.Repairs, "repair"))
+	}
+	if len(s.Networks) == 0 {
+		b.WriteString("\nNo networks. Create one with: docker network create -d particle --ipam-driver particle NAME\n")
+		_, err := io.WriteString(w, b.String())
+		return err
+	}
+	networks := slices.SortedFunc(slices.Values(s.Networks), func(a, b runtimeapi.NetworkStatus) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+	b.WriteByte('\n')
+	networkTable(networks).write(&b)
+	if t := poolTable(networks); len(t.rows) > 0 {
+		b.WriteByte('\n')
+		t.write(&b)
+	}
+	if t := endpointTable(networks, now); len(t.rows) > 0 {
+		b.WriteByte('\n')
+		t.write(&b)
+	}
+	for _, n := range networks {
+		if n.Problem != "" {
+			fmt.Fprintf(&b, "\n%s: %s\n", name(n), n.Problem)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func underlay(u runtimeapi.UnderlayStatus) string {
+	if u.VTEP == "" {
+		return "no VTEP: networks stay on this host"
+	}
+	return fmt.Sprintf("VTEP %s, port %d, MTU %d", u.VTEP, u.Port, u.MTU)
+}
+
+func networkTable(networks []runtimeapi.NetworkStatus) table {
+	t := table{head: []string{"NETWORK", "NAME", "VNI", "MTU", "UPLINK", "ENDPOINTS", "STATE"}}
+	for _, n := range networks {
+		uplink, state := cmp.Or(n.Uplink, "-"), "ok"
+		if n.Internal {
+			uplink = "internal"
+		}
+		if n.Problem != "" {
+			state = "problem"
+		}
+		t.add(short(string(n.ID)), cmp.Or(n.Name, "-"), fmt.Sprint(n.VNI), strconv.Itoa(n.MTU), uplink,
+			strconv.Itoa(len(n.Endpoints)), state)
+	}
+	return t
+}
+
+func poolTable(networks []runtimeapi.NetworkStatus) table {
+	t := table{head: []string{"POOL OF", "SUBNET", "RANGE", "USED", "FREE"}}
+	for _, n := range networks {
+		for _, p := range n.Pools {
+			used, free := strconv.Itoa(p.Used), cmp.Or(p.Free, "-")
+			if p.ID == "" { // Docker's own IPAM keeps the books
+				used, free = "-", "-"
+			}
+			t.add(name(n), prefix(p.Subnet), prefix(p.Range), used, free)
+		}
+	}
+	return t
+}
+
+func endpointTable(networks []runtimeapi.NetworkStatus, now time.Time) table {
+	t := table{head: []string{"CONTAINER", "ID", "NETWORK", "ADDRESS", "PROCESS", "STATE", "AGE"}}
+	for _, n := range networks {
+		endpoints := slices.SortedFunc(slices.Values(n.Endpoints), func(a, b runtimeapi.EndpointStatus) int {
+			return cmp.Or(a.IPv4.Compare(b.IPv4), a.IPv6.Compare(b.IPv6), cmp.Compare(a.ID, b.ID))
+		})
+		for _, e := range endpoints {
+			process := "-"
+			if e.Pid > 0 {
+				process = strconv.Itoa(e.Pid)
+			}
+			t.add(cmp.Or(e.Name, "-"), cmp.Or(short(string(e.Container)), "-"), name(n), addresses(e.IPv4, e.IPv6),
+				process, e.State, age(e.Since, now))
+		}
+	}
+	return t
+}
+
+func name(n runtimeapi.NetworkStatus) string { return cmp.Or(n.Name, short(string(n.ID))) }
+
+func short(id string) string {
+	if len(id) > shortID {
+		return id[:shortID]
+	}
+	return id
+}
+
+func prefix(p netip.Prefix) string {
+	if !p.IsValid() {
+		return "-"
+	}
+	return p.String()
+}
+
+func addresses(list ...netip.Addr) string {
+	var out []string
+	for _, a := range list {
+		if a.IsValid() {
+			out = append(out, a.String())
+		}
+	}
+	return cmp.Or(strings.Join(out, ","), "-")
+}
+
+// age is a duration in its largest unit, as `docker ps` shows it.
+func age(since, now time.Time) string {
+	if since.IsZero() {
+		return "-"
+	}
+	d := max(now.Sub(since), 0)
+	switch {
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}
+
+// table is text in columns as wide as their longest cell.
+type table struct {
+	head []string
+	rows [][]string
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+func (t table) write(b *strings.Builder) {
+	width := make([]int, len(t.head))
+	for _, row := range append([][]string{t.head}, t.rows...) {
+		for i, cell := range row {
+			width[i] = max(width[i], len(cell))
+		}
+	}
+	for _, row := range append([][]string{t.head}, t.rows...) {
+		var line strings.Builder
+		for i, cell := range row {
+			fmt.Fprintf(&line, "%-*s   ", width[i], cell)
+		}
+		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+	}
+}
