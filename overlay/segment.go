@@ -143,7 +143,8 @@ func (h *Host) Remove(ctx context.Context, id topology.NetworkID) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	errs = append(errs, unbind(path))
+	_, err = h.root.remove(hostEnd(id))
+	errs = append(errs, err, unbind(path))
 	if err := errors.Join(errs...); err != nil {
 		return &fault.Error{Op: "remove network", On: id.Short(), Err: err, Fix: "run `particle doctor` on this host"}
 	}

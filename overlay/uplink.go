@@ -1,4 +1,231 @@
 package overlay
 
-// uplinkPrefix starts the names of uplinks' ends on the host.
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// uplinkName is the tenant's end of the uplink.
+const uplinkName = "up0"
+
+// uplinkPrefix starts the names of the host's ends.
 const uplinkPrefix = "pu"
+
+// hostEnd is the name of the host's end: 14 of the 15 bytes a name can have.
+func hostEnd(id topology.NetworkID) string { return uplinkPrefix + id.Short() }
+
+// ApplyUplink gives the network its way out of the host and reports whether it
+// had to change anything. The network must have been applied. Rules come before
+// the link, so that nothing passes unguarded.
+//
+// It turns the host's IPv4 forwarding on if it is off, as dockerd does. Cause:
+// ErrNoNetwork.
+func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed bool, err error) {
+	release, err := h.write(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	ns, err := h.tenant("apply uplink", up.Network)
+	if err != nil {
+		return false, err
+	}
+	defer ns.close()
+	steps := []func() (bool, error){
+		func() (bool, error) { return h.root.ensureRules(hostRules(h.opts.Port)) },
+		func() (bool, error) { return ns.ensureRules(tenantRules()) },
+		func() (bool, error) { return h.ensurePair(ns, up) },
+		func() (bool, error) { return h.root.ensureEnd(hostEnd(up.Network), up.Host, up.MTU) },
+		func() (bool, error) { return ns.ensureEnd(uplinkName, up.Tenant, up.MTU) },
+		func() (bool, error) { return ns.ensureDefault(up.Host.Addr()) },
+		func() (bool, error) { return h.ensureForwarding(up.Network) },
+		func() (bool, error) { return h.ensureAccepted(ctx) },
+	}
+	for _, step := range steps {
+		did, err := step()
+		changed = changed || did
+		if err != nil {
+			return changed, uplinkError("apply uplink", up.Network, err)
+		}
+	}
+	return changed, nil
+}
+
+func uplinkError(op string, id topology.NetworkID, err error) error {
+	var known *fault.Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	return &fault.Error{Op: op, On: id.Short(), Err: err, Fix: "run `particle doctor` on this host"}
+}
+
+// ensurePair creates the two ends, each where it belongs. Ends that do not
+// belong together, or are alone, are replaced.
+func (h *Host) ensurePair(ns *namespace, up topology.Uplink) (changed bool, err error) {
+	outer, err := h.root.find(hostEnd(up.Network))
+	if err != nil {
+		return false, err
+	}
+	inner, err := ns.find(uplinkName)
+	if err != nil {
+		return false, err
+	}
+	if paired(outer, inner) {
+		return false, nil
+	}
+	_, err = h.root.remove(hostEnd(up.Network))
+	if err == nil {
+		_, err = ns.remove(uplinkName)
+	}
+	if err != nil {
+		return false, err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = hostEnd(up.Network)
+	attrs.MTU = up.MTU
+	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1 // more cost an RCU wait each time the pair is made
+	pair := netlink.NewVeth(attrs)
+	pair.PeerName = uplinkName
+	pair.PeerNamespace = netlink.NsFd(ns.fd())
+	if err := h.root.route.LinkAdd(pair); err != nil {
+		return false, fmt.Errorf("create %s: %w", attrs.Name, err)
+	}
+	return true, nil
+}
+
+func paired(outer, inner netlink.Link) bool {
+	if outer == nil || inner == nil || outer.Type() != "veth" || inner.Type() != "veth" {
+		return false
+	}
+	return outer.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == outer.Attrs().Index
+}
+
+// ensureEnd gives one end its MTU and its address, and brings it up.
+func (n *namespace) ensureEnd(name string, addr netip.Prefix, mtu int) (changed bool, err error) {
+	end, err := n.find(name)
+	if err == nil && end == nil {
+		err = fmt.Errorf("find %s: %w", name, unix.ENODEV)
+	}
+	if err != nil {
+		return false, err
+	}
+	if end.Attrs().MTU != mtu {
+		if err := n.route.LinkSetMTU(end, mtu); err != nil {
+			return false, fmt.Errorf("set MTU %d of %s: %w", mtu, name, err)
+		}
+		changed = true
+	}
+	did, err := n.ensureAddress(end, addr)
+	if err != nil {
+		return changed, err
+	}
+	changed = changed || did
+	if end.Attrs().Flags&net.FlagUp != 0 {
+		return changed, nil
+	}
+	err = n.route.LinkSetIP6AddrGenMode(end, addrGenNone)
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) { // a kernel without IPv6
+		return changed, fmt.Errorf("set address generation of %s: %w", name, err)
+	}
+	if err := n.route.LinkSetUp(end); err != nil {
+		return changed, fmt.Errorf("set %s up: %w", name, err)
+	}
+	return true, nil
+}
+
+// ensureAddress makes addr the link's only IPv4 address.
+func (n *namespace) ensureAddress(on netlink.Link, addr netip.Prefix) (changed bool, err error) {
+	have, err := listed(func() ([]netlink.Addr, error) { return n.route.AddrList(on, netlink.FAMILY_V4) })
+	if err != nil {
+		return false, fmt.Errorf("list addresses of %s: %w", on.Attrs().Name, err)
+	}
+	present := false
+	for _, a := range have {
+		if prefix(a.IPNet) == addr {
+			present = true
+			continue
+		}
+		if err := n.route.AddrDel(on, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return changed, fmt.Errorf("remove %s from %s: %w", a.IPNet, on.Attrs().Name, err)
+		}
+		changed = true
+	}
+	if present {
+		return changed, nil
+	}
+	if err := n.route.AddrReplace(on, &netlink.Addr{IPNet: ipNet(addr)}); err != nil {
+		return changed, fmt.Errorf("add %s to %s: %w", addr, on.Attrs().Name, err)
+	}
+	return true, nil
+}
+
+// ensureDefault makes the host's end the tenant's gateway.
+func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) {
+	up, err := n.find(uplinkName)
+	if err != nil || up == nil {
+		return false, err
+	}
+	have, err := listed(func() ([]netlink.Route, error) { return n.route.RouteList(up, netlink.FAMILY_V4) })
+	if err != nil {
+		return false, fmt.Errorf("list routes: %w", err)
+	}
+	if slices.ContainsFunc(have, func(r netlink.Route) bool {
+		return (r.Dst == nil || prefix(r.Dst).Bits() == 0) && address(r.Gw) == gateway
+	}) {
+		return false, nil
+	}
+	everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	err = n.route.RouteReplace(&netlink.Route{
+		LinkIndex: up.Attrs().Index, Dst: ipNet(everything), Gw: gateway.AsSlice(), Protocol: routeProtocol,
+	})
+	if err != nil {
+		return false, fmt.Errorf("set default route via %s: %w", gateway, err)
+	}
+	return true, nil
+}
+
+// ensureForwarding lets the host forward for the uplink.
+func (h *Host) ensureForwarding(id topology.NetworkID) (changed bool, err error) {
+	err = enter(h.root.file, func() (err error) {
+		changed, err = settle([]sysctl{
+			{"net/ipv4/ip_forward", "1"},
+			{"net/ipv4/conf/" + hostEnd(id) + "/forwarding", "1"},
+		})
+		return err
+	})
+	return changed, err
+}
+
+// RemoveUplink takes the network's way out; gone is success.
+func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
+	path, err := h.path(id)
+	if err != nil {
+		return err
+	}
+	release, err := h.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	_, err = h.root.remove(hostEnd(id)) // the other end goes with it
+	ns, openErr := openNamespace(path)
+	switch {
+	case openErr == nil:
+		err = errors.Join(err, ns.removeRules())
+		ns.close()
+	case !errors.Is(openErr, fs.ErrNotExist):
+		err = errors.Join(err, openErr)
+	}
+	return uplinkError("remove uplink", id, err)
+}

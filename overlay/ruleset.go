@@ -1,0 +1,259 @@
+package overlay
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// tableName is our nftables table's, of family inet, in the host's namespace
+// and in each tenant namespace that has an uplink.
+const tableName = "particle"
+
+// ruleset is the whole wanted content of the table.
+type ruleset []chain
+
+type chain struct {
+	name     string
+	kind     nftables.ChainType
+	hook     *nftables.ChainHook
+	priority *nftables.ChainPriority
+	rules    []rule
+}
+
+// rule is a sequence of matches that ends in a verdict. The note is shown by
+// `nft list table inet particle`.
+type rule struct {
+	note  string
+	exprs []expr.Any
+}
+
+func newRule(note string, parts ...[]expr.Any) rule {
+	return rule{note: note, exprs: slices.Concat(parts...)}
+}
+
+func table() *nftables.Table {
+	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+}
+
+func (n *namespace) firewall() (*nftables.Conn, error) {
+	conn, err := nftables.New(nftables.WithNetNSFd(n.fd()), nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("open nftables socket: %w", err)
+	}
+	return conn, nil
+}
+
+// ensureRules makes the table hold want. Rules that are there are left alone,
+// with their handles; otherwise the table is filled in one transaction, so that
+// no packet meets half of it.
+func (n *namespace) ensureRules(want ruleset) (changed bool, err error) {
+	conn, err := n.firewall()
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	state, err := inspect(conn, want)
+	if err != nil || state == matching {
+		return false, err
+	}
+	if state == unusable {
+		conn.DelTable(table())
+	}
+	conn.AddTable(table())
+	for _, c := range want {
+		made := conn.AddChain(&nftables.Chain{Name: c.name, Table: table(), Type: c.kind, Hooknum: c.hook, Priority: c.priority})
+		conn.FlushChain(made)
+		for _, r := range c.rules {
+			conn.AddRule(&nftables.Rule{Table: table(), Chain: made, Exprs: r.exprs,
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.note)})
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return false, fmt.Errorf("fill nftables table %s: %w", tableName, err)
+	}
+	return true, nil
+}
+
+// removeRules deletes the table; gone is success.
+func (n *namespace) removeRules() error {
+	conn, err := n.firewall()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	if present, err := hasTable(conn); err != nil || !present {
+		return err
+	}
+	conn.DelTable(table())
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("delete nftables table %s: %w", tableName, err)
+	}
+	return nil
+}
+
+func hasTable(conn *nftables.Conn) (bool, error) {
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }), nil
+}
+
+type condition int
+
+const (
+	matching condition = iota
+	lacking            // chains or rules are missing or others
+	unusable           // a chain hangs on another hook, which cannot be changed
+)
+
+// inspect compares the table with what is wanted.
+func inspect(conn *nftables.Conn, want ruleset) (condition, error) {
+	if present, err := hasTable(conn); err != nil || !present {
+		return lacking, err
+	}
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return lacking, fmt.Errorf("list nftables chains: %w", err)
+	}
+	state := matching
+	for _, w := range want {
+		i := slices.IndexFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == tableName && c.Name == w.name })
+		if i < 0 {
+			state = max(state, lacking)
+			continue
+		}
+		have := chains[i]
+		if have.Type != w.kind || have.Hooknum == nil || *have.Hooknum != *w.hook || *have.Priority != *w.priority {
+			return unusable, nil
+		}
+		rules, err := conn.GetRules(table(), have)
+		if err != nil {
+			return lacking, fmt.Errorf("list nftables rules: %w", err)
+		}
+		same := func(have *nftables.Rule, want rule) bool { return reflect.DeepEqual(have.Exprs, want.exprs) }
+		if !slices.EqualFunc(rules, w.rules, same) {
+			state = max(state, lacking)
+		}
+	}
+	return state, nil
+}
+
+// What follows are the words rules are made of. Each leaves register 1 free.
+
+// link matches the name of the link a packet came in or goes out by; a final
+// asterisk stands for any ending.
+func link(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
+	text, wild := strings.CutSuffix(name, "*")
+	data := []byte(text)
+	if !wild {
+		data = append(data, make([]byte, unix.IFNAMSIZ-len(text))...)
+	}
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: op, Register: 1, Data: data},
+	}
+}
+
+func from(name string) []expr.Any  { return link(expr.MetaKeyIIFNAME, expr.CmpOpEq, name) }
+func to(name string) []expr.Any    { return link(expr.MetaKeyOIFNAME, expr.CmpOpEq, name) }
+func notTo(name string) []expr.Any { return link(expr.MetaKeyOIFNAME, expr.CmpOpNeq, name) }
+
+// nameLength15 matches, after a match of a link's name, one that is as long as
+// a name can be: its 15th byte is not zero.
+func nameLength15() []expr.Any {
+	return []expr.Any{
+		&expr.Bitwise{SourceRegister: unix.NFT_REG32_03, DestRegister: unix.NFT_REG32_03, Len: 4,
+			Mask: []byte{0, 0, 0xff, 0}, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_03, Data: make([]byte, 4)},
+	}
+}
+
+// conntrack matches any of the bits of a key of the packet's connection.
+func conntrack(key expr.CtKey, op expr.CmpOp, bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: key, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// answers matches packets of connections begun on the other side.
+func answers() []expr.Any {
+	return conntrack(expr.CtKeySTATE, expr.CmpOpNeq, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+}
+
+// notPublished matches connections whose destination was not rewritten
+// (IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h).
+func notPublished() []expr.Any {
+	return conntrack(expr.CtKeySTATUS, expr.CmpOpEq, 1<<5)
+}
+
+func family(proto byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+	}
+}
+
+// Offsets in the IPv4 header (RFC 791).
+const (
+	source4      = 12
+	destination4 = 16
+)
+
+// within4 matches an IPv4 address field that lies in a range.
+func within4(offset uint32, p netip.Prefix) []expr.Any {
+	mask := make([]byte, 4)
+	binary.BigEndian.PutUint32(mask, ^uint32(0)<<(32-p.Bits()))
+	return append(family(unix.NFPROTO_IPV4),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
+	)
+}
+
+// udpTo matches a UDP destination port.
+func udpTo(port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+	}
+}
+
+// strayed matches a source that the host would not reach by the link the packet
+// came in by (reverse path filter).
+func strayed() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagSADDR: true, FlagIIF: true, ResultOIF: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// notOwn matches a destination that is no address of the link the packet came
+// in by.
+func notOwn() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, FlagIIF: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+}
+
+func accept() []expr.Any     { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+func drop() []expr.Any       { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func notrack() []expr.Any    { return []expr.Any{&expr.Notrack{}} }
+func masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }
