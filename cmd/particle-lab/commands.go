@@ -18,12 +18,15 @@ import (
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "particle-lab",
-		Short:         "Boot Docker hosts in namespaces of this machine",
+		Use:   "particle-lab",
+		Short: "Boot Docker hosts in namespaces of this machine",
+		Long: "Boot real Docker hosts in namespaces of this machine, wired to one underlay,\n" +
+			"and let things go wrong with them. Needs root; leaves nothing behind.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), downCommand(), lsCommand(), execCommand(), imageCommand(), engineCommand(), checkCommand())
+	root.AddCommand(faultCommands()...)
 	return root
 }
 
@@ -157,31 +160,7 @@ func execCommand() *cobra.Command {
 }
 
 func imageCommand() *cobra.Command {
-	var name string
-	cmd := &cobra.Command{
-		Use:   "image HOST...",
-		Short: "Load the test image " + lab.TestImage + " (busybox and the probe)",
-		Args:  cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := lab.Open(name)
-			if err != nil {
-				return err
-			}
-			for _, arg := range args {
-				h, err := l.Host(arg)
-				if err != nil {
-					return err
-				}
-				if err := lab.LoadImage(cmd.Context(), h); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "%s has %s\n", h.Name(), lab.TestImage)
-			}
-			return nil
-		},
-	}
-	nameFlag(cmd, &name)
-	return cmd
+	return hostCommand("image", "Load the test image "+lab.TestImage+" (busybox and the probe)", lab.LoadImage)
 }
 
 func engineCommand() *cobra.Command {

@@ -1,4 +1,3 @@
-// Command particle-lab boots Docker hosts in namespaces of this machine.
 package main
 
 import (

@@ -1,14 +1,12 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -64,7 +62,7 @@ func cliBundle() bundle {
 // if this is the first time with these pins. One process builds, others wait; an
 // interrupted build leaves nothing that counts.
 func (b bundle) ensure(ctx context.Context, progress io.Writer) (string, error) {
-	source, err := sourceDir(ctx)
+	source, err := sourceDir()
 	if err != nil {
 		return "", err
 	}
@@ -134,7 +132,7 @@ func (b bundle) build(ctx context.Context, progress io.Writer, source, dir strin
 	for _, p := range b.programs {
 		begun := time.Now()
 		module := filepath.Join(source, "tools", p.module)
-		version, err := goCommand(ctx, module, "list", "-m", "-f", "{{.Version}}", p.from)
+		version, err := goCommand(ctx, module, nil, "list", "-m", "-f", "{{.Version}}", p.from)
 		if err != nil {
 			return err
 		}
@@ -146,27 +144,12 @@ func (b bundle) build(ctx context.Context, progress io.Writer, source, dir strin
 		}
 		// Two compilers at a time: dockerd's largest packages take a gigabyte each.
 		argv := append([]string{"build", "-p", "2", "-trimpath", link, "-o", filepath.Join(dir, "bin", p.name)}, p.flags...)
-		if _, err := goCommand(ctx, module, append(argv, p.pkg)...); err != nil {
+		if _, err := goCommand(ctx, module, nil, append(argv, p.pkg)...); err != nil {
 			return err
 		}
 		fmt.Fprintf(progress, "  %s built (%.0f s)\n", p.name, time.Since(begun).Seconds())
 	}
 	return nil
-}
-
-// goCommand runs the go command in one of the tools modules.
-func goCommand(ctx context.Context, module string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = module
-	// A workspace or vendor setting of the caller must not change what is built.
-	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return "", &fault.Error{Op: "go " + args[0], On: filepath.Base(module), Err: fmt.Errorf("%w: %s", err, bytes.TrimSpace(errs.Bytes()))}
-	}
-	return strings.TrimSpace(string(out)), nil
 }
 
 func isDir(path string) bool {

@@ -102,30 +102,14 @@ func buildProbe(ctx context.Context) ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "probe")
-	source, err := sourceDir(ctx)
+	source, err := sourceDir()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "./integration/probe")
-	cmd.Dir = source
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return nil, &fault.Error{Op: "build probe", Err: fmt.Errorf("%w: %s", err, bytes.TrimSpace(said))}
+	if _, err := goCommand(ctx, source, []string{"CGO_ENABLED=0"}, "build", "-trimpath", "-ldflags=-s -w", "-o", out, "./integration/probe"); err != nil {
+		return nil, err
 	}
 	return os.ReadFile(out)
-}
-
-// modulePath is the module whose checkout holds the probe and the engine's pins.
-const modulePath = "github.com/particle-net/particle"
-
-// sourceDir finds the checkout of the module.
-func sourceDir(ctx context.Context) (string, error) {
-	raw, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", modulePath).Output()
-	dir := strings.TrimSpace(string(raw))
-	if err != nil || dir == "" {
-		return "", fault.New("find source", modulePath, "the working directory is in no checkout of it", "run it inside a checkout, with go in PATH")
-	}
-	return dir, nil
 }
 
 // tree writes an archive and remembers the first error.

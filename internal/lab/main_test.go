@@ -84,7 +84,7 @@ func noLeaks(t *testing.T, name string, namespaces ...string) {
 // eventually waits for a condition, for 20 s at most.
 func eventually(t *testing.T, ok func() bool, complaint func() string) {
 	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
