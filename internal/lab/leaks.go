@@ -101,8 +101,15 @@ func leaksOfProcess(pid int, name string, namespaces []string, seen map[string]b
 	argv := strings.Split(string(command), "\x00")
 	hooked := len(argv) > 1 && (argv[0] == hookInit || argv[0] == hookBoot) && strings.HasPrefix(argv[1], labDir(name)+"/")
 	groups, _ := os.ReadFile(proc + "/cgroup")
-	if hooked || strings.Contains(string(groups), "/"+cgroupTop+"/"+name+"/") {
+	inLab := strings.Contains(string(groups), "/"+cgroupTop+"/")
+	own := strings.Contains(string(groups), "/"+cgroupTop+"/"+name+"/")
+	if hooked || own {
 		found = append(found, who)
+	}
+	if inLab && !own {
+		// The kernel gives a dead namespace's number to the next one made, and
+		// what lives in another lab cannot hold ours.
+		return found
 	}
 	for _, pattern := range []string{"/ns/*", "/task/*/ns/*", "/fd/*"} {
 		links, _ := filepath.Glob(proc + pattern)
