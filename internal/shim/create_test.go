@@ -130,7 +130,7 @@ func TestCreateRefuses(t *testing.T) {
 	}{
 		{"second network", `"jobs":null,"bridge":null`, ``, nil, "start container web: network jobs is shared by its containers, so a second network of one of them would reach into all: it is connected to bridge, jobs; disconnect it from all but one with `docker network disconnect`"},
 		{"privileged", member, `"Privileged":true`, nil, "start container web: --privileged would let it change network jobs for all containers there; remove --privileged and give it the devices and capabilities it needs one by one"},
-		{"capability", member, `"CapAdd":["CHOWN","net_raw"]`, nil, "start container web: --cap-add net_raw would let it change or listen in on network jobs, which it shares with other containers; remove it; ping works without it where the image uses ping sockets"},
+		{"capability", member, `"CapAdd":["CHOWN","net_raw"]`, nil, "start container web: --cap-add NET_RAW would let it change or listen in on network jobs, which it shares with other containers; remove it; ping works without it where the image uses ping sockets"},
 		{"all capabilities", member, `"CapAdd":["ALL"],"CapDrop":["ALL","NET_RAW"]`, nil, "start container web: --cap-add ALL would let it change or listen in on network jobs, which it shares with other containers; add --cap-drop NET_ADMIN --cap-drop NET_RAW"},
 		{"sysctl", member, `"Sysctls":{"kernel.a":"1","net.ipv4.b":"1"}`, nil, "start container web: --sysctl net.ipv4.b would hold for all containers on network jobs; remove it"},
 		{"user namespace", member, ``, func(s string) string {

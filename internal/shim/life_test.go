@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -75,6 +76,44 @@ func TestStartFailsWithTheClaim(t *testing.T) {
 	if r := start(); r.code != 1 || w.logged() != "start container web: address 10.77.0.9: held by another container; remove that" {
 		t.Errorf("%+v", r)
 	}
+}
+
+// The process that waits for the start is ended with it; one that runs is not.
+func TestStartEndsWhatItFails(t *testing.T) {
+	w := newWorld(t)
+	w.container(webID, "jobs", `"jobs":null`, "")
+	pid, start, _ := process(t)
+	w.state(webID, pid, start, w.owner()...)
+	s := &state{Pid: pid, Start: start}
+	for _, waits := range []bool{false, true} {
+		if waits {
+			w.write("root/"+webID+"/exec.fifo", "")
+		}
+		if r := w.run(nil, "--root", w.path("root"), "start", webID); r.code != 1 {
+			t.Fatalf("%+v", r)
+		}
+		if alive := waitingEnds(t, s, waits); alive == waits {
+			t.Errorf("waits %v: alive %v", waits, alive)
+		}
+	}
+}
+
+// waitingEnds reports whether the process lives; if it must end, it waits for
+// the zombie that the signal leaves.
+func waitingEnds(t *testing.T, s *state, must bool) bool {
+	t.Helper()
+	if !must {
+		return s.alive("/proc")
+	}
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for range 1000 {
+		if !s.alive("/proc") {
+			return false
+		}
+		<-ticker.C
+	}
+	return true
 }
 
 func TestStartOfOthersAsksNobody(t *testing.T) {

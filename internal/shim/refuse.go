@@ -36,7 +36,7 @@ func objection(c Call, b bundle, on string, several bool) (cause, fix string) {
 			"add --userns=host"
 	}
 	if name := netCapability(host.CapAdd, host.CapDrop); name != "" {
-		return "--cap-add " + name + " would let it change or listen in on " + on + ", which it shares with other containers",
+		return "--cap-add " + capName(name) + " would let it change or listen in on " + on + ", which it shares with other containers",
 			capabilityFix(name)
 	}
 	for _, key := range slices.Sorted(maps.Keys(host.Sysctls)) {

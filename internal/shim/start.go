@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/particle-net/particle/internal/dockerdir"
 	"github.com/particle-net/particle/internal/fault"
@@ -28,24 +29,45 @@ func (h *Host) start(c Call) error {
 	if !ok {
 		return nil // it shares the address of the container it joined
 	}
-	claim, err := h.claim(c, s, dir, network)
+	if err := h.claim(c, s, dir, network); err != nil {
+		h.abandon(c, s)
+		return err
+	}
+	return nil
+}
+
+// abandon ends the container's first process, which waits for a start that will
+// not come. Docker 20.10 cannot: it wants to delete the task, containerd wants
+// it stopped first, and the process would stay in the tenant namespace for good
+// (seen with 20.10.24; "task must be stopped before deletion: created").
+// The runtime removes exec.fifo when it starts a container, so a container that
+// runs is never ended by a start it did not need.
+func (h *Host) abandon(c Call, s *state) {
+	if _, err := os.Lstat(filepath.Join(c.Root, c.ID, "exec.fifo")); err != nil || !s.alive(h.Proc) {
+		return
+	}
+	_ = syscall.Kill(s.Pid, syscall.SIGKILL)
+	h.removeResolvConf(c.ID)
+}
+
+func (h *Host) claim(c Call, s *state, dir string, network topology.NetworkID) error {
+	claim, err := h.newClaim(c, s, dir, network)
 	if err != nil {
 		return &fault.Error{Op: "start container", On: topology.ContainerID(c.ID).Short(), Err: err}
 	}
-	label := claim.Name
 	ctx, cancel := context.WithTimeout(context.Background(), claimLimit)
 	defer cancel()
 	_, err = runtimeapi.Call(ctx, h.Socket, runtimeapi.Request{Claim: claim})
 	switch {
 	case errors.Is(err, runtimeapi.ErrUnreachable):
-		return startError(label, "its network is a particle network", err)
+		return startError(claim.Name, "its network is a particle network", err)
 	case err != nil:
-		return &fault.Error{Op: "start container", On: label, Err: err}
+		return &fault.Error{Op: "start container", On: claim.Name, Err: err}
 	}
 	return nil
 }
 
-func (h *Host) claim(c Call, s *state, dir string, network topology.NetworkID) (*runtimeapi.Claim, error) {
+func (h *Host) newClaim(c Call, s *state, dir string, network topology.NetworkID) (*runtimeapi.Claim, error) {
 	id, err := topology.ParseContainerID(c.ID)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/particle-net/particle/internal/lab"
 	"github.com/particle-net/particle/internal/runtimeapi"
 )
 
@@ -34,6 +35,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(h.Run(ParseCall(os.Args[1:]), os.Environ()))
 	}
+	lab.MaybeInit()
 	os.Exit(m.Run())
 }
 
