@@ -23,7 +23,6 @@ func hostRules(port uint16) ruleset {
 			newRule("the uplink of another tenant", from(anyUplink), within4(destination4, topology.UplinkRange), notOwn(), drop()),
 		}},
 		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, []rule{
-			newRule("tenant to tenant", from(anyUplink), to(anyUplink), drop()),
 			// The host would send it on from its own tunnel address, and a VXLAN
 			// device believes every sender.
 			newRule("forged VXLAN", from(anyUplink), udpTo(port), drop()),
@@ -33,7 +32,7 @@ func hostRules(port uint16) ruleset {
 			newRule("Docker's gateway bridge", from(anyUplink), to("docker_gwbridge"), notPublished(), drop()),
 			newRule("Docker's bridge networks", from(anyUplink), to("br-*"), nameLength15(), notPublished(), drop()),
 			newRule("answers to tenants", to(anyUplink), answers(), accept()),
-			newRule("nothing else reaches tenants", to(anyUplink), drop()),
+			newRule("nothing else reaches a tenant, from another least of all", to(anyUplink), drop()),
 		}},
 		{"postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, []rule{
 			newRule("tenants leave as the host", within4(source4, topology.UplinkRange), notTo(anyUplink), masquerade()),

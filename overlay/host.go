@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -22,8 +23,8 @@ type Options struct {
 	// A plugin that shares the host's pid namespace uses /proc/1/root; empty
 	// means the root of this process.
 	HostRoot string
-	// Ready is how many empty namespaces to keep at hand for new networks; 0
-	// keeps none.
+	// Ready is how many empty namespaces to keep at hand for new networks, from
+	// Open on; 0 keeps none. Each takes about 0.2 MB of the kernel's memory.
 	Ready int
 	// Port is the UDP destination port of VXLAN that Underlay reports; 0 means
 	// 4789 (RFC 7348).
@@ -47,14 +48,14 @@ type Host struct {
 	// first: nothing else is held while waiting for it.
 	rtnl chan struct{}
 
-	ready chan *namespace // filled by keepReady
+	stock *stock
 	stop  context.CancelFunc
 	done  sync.WaitGroup
 }
 
 // Open takes the network namespace of the calling thread for the host's and
-// prepares NamespaceDir. It changes nothing in the kernel's network
-// configuration: namespaces bound earlier are found again by Networks.
+// prepares NamespaceDir. It changes nothing that is there: namespaces bound
+// earlier are found again by Networks.
 func Open(ctx context.Context, opts Options) (*Host, error) {
 	if opts.Port == 0 {
 		opts.Port = defaultPort
@@ -68,10 +69,12 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		return nil, &fault.Error{Op: "open data plane", Err: err, Fix: "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN"}
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
-	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), stop: stop}
+	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), stock: newStock(opts.Ready), stop: stop}
+	if err := h.refill(ctx); err != nil {
+		return nil, errors.Join(&fault.Error{Op: "open data plane", Err: err,
+			Fix: "see /proc/sys/user/max_net_namespaces and the memory left"}, h.Close())
+	}
 	if opts.Ready > 0 {
-		// The namespace that keepReady offers counts too.
-		h.ready = make(chan *namespace, opts.Ready-1)
 		h.done.Go(func() { h.keepReady(life) })
 	}
 	return h, nil
@@ -82,6 +85,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 func (h *Host) Close() error {
 	h.stop()
 	h.done.Wait()
+	h.stock.close()
 	h.root.close()
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/netnstest"
 	"github.com/particle-net/particle/overlay"
@@ -119,10 +120,19 @@ func (s socket) want(text string) (source string) {
 // wantNothing fails the test if a datagram is there.
 func (s socket) wantNothing() {
 	s.t.Helper()
-	_ = s.SetReadDeadline(time.Now())
-	buffer := make([]byte, 512)
-	if n, addr, err := s.ReadFrom(buffer); err == nil {
-		s.t.Errorf("got %q from %s, want nothing", buffer[:n], addr)
+	raw, err := s.PacketConn.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		buffer := make([]byte, 512)
+		n, _, err := unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT)
+		if !errors.Is(err, unix.EAGAIN) {
+			s.t.Errorf("got %q, %v, want nothing", buffer[:max(n, 0)], err)
+		}
+	})
+	if err != nil {
+		s.t.Error(err)
 	}
 }
 

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// report is what one run measured, and where.
+type report struct {
+	Date      string            `json:"date"`
+	CPU       string            `json:"cpu"`
+	CPUs      int               `json:"cpus"`
+	Kernel    string            `json:"kernel"`
+	Go        string            `json:"go"`
+	Libraries map[string]string `json:"libraries"`
+	Load      string            `json:"load"` // of the machine when the run began, as in /proc/loadavg
+	Rounds    int               `json:"rounds"`
+	Cells     []cell            `json:"cells"`
+}
+
+// cell is a row at one number of endpoints.
+type cell struct {
+	Row       string    `json:"row"`
+	Endpoints int       `json:"endpoints"`
+	Times     []float64 `json:"milliseconds"` // in the order measured
+}
+
+func newReport(p plan) *report {
+	r := &report{Date: time.Now().UTC().Format(time.RFC3339), CPUs: runtime.NumCPU(), Go: runtime.Version(),
+		Rounds: p.rounds, Libraries: map[string]string{}}
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		r.Kernel = unix.ByteSliceToString(name.Release[:])
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		r.Load = strings.TrimSpace(string(load))
+	}
+	r.CPU = cpuModel()
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range info.Deps {
+			if strings.HasPrefix(dep.Path, "github.com/vishvananda/") {
+				r.Libraries[dep.Path] = dep.Version
+			}
+		}
+	}
+	return r
+}
+
+func cpuModel() string {
+	file, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if name, model, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(model)
+		}
+	}
+	return ""
+}
+
+func (r *report) add(row string, n int, took time.Duration) {
+	i := slices.IndexFunc(r.Cells, func(c cell) bool { return c.Row == row && c.Endpoints == n })
+	if i < 0 {
+		i = len(r.Cells)
+		r.Cells = append(r.Cells, cell{Row: row, Endpoints: n})
+	}
+	r.Cells[i].Times = append(r.Cells[i].Times, milliseconds(took))
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func (r *report) save(path string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// print writes the times, and then each row's time as a multiple of ours.
+func (r *report) print(w io.Writer) {
+	fmt.Fprintf(w, "%d x %s, Linux %s, %s\n", r.CPUs, r.CPU, r.Kernel, r.Go)
+	for path, version := range r.Libraries {
+		fmt.Fprintln(w, path, version)
+	}
+	fmt.Fprintf(w, "load when started: %s; %d rounds\n\n", r.Load, r.Rounds)
+	fmt.Fprintln(w, "Time to connect N endpoints, ms: median [shortest..longest]")
+	r.table(w, func(c cell) string {
+		return fmt.Sprintf("%.2f [%.2f..%.2f]", median(c.Times), slices.Min(c.Times), slices.Max(c.Times))
+	})
+	fmt.Fprintf(w, "\nThe same, in multiples of %q\n", ownRow)
+	r.table(w, func(c cell) string {
+		own, ok := r.cell(ownRow, c.Endpoints)
+		if !ok {
+			return ""
+		}
+		return fmt.Sprintf("%.3g", median(c.Times)/median(own.Times))
+	})
+}
+
+func (r *report) table(w io.Writer, text func(cell) string) {
+	var names []string
+	var sizes []int
+	for _, c := range r.Cells {
+		if !slices.Contains(names, c.Row) {
+			names = append(names, c.Row)
+		}
+		if !slices.Contains(sizes, c.Endpoints) {
+			sizes = append(sizes, c.Endpoints)
+		}
+	}
+	slices.Sort(sizes)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	defer t.Flush()
+	for _, n := range sizes {
+		fmt.Fprintf(t, "\tN=%d", n)
+	}
+	fmt.Fprintln(t)
+	for _, name := range names {
+		fmt.Fprint(t, name)
+		for _, n := range sizes {
+			value := "-"
+			if c, ok := r.cell(name, n); ok {
+				value = text(c)
+			}
+			fmt.Fprint(t, "\t", value)
+		}
+		fmt.Fprintln(t)
+	}
+}
+
+func (r *report) cell(row string, n int) (cell, bool) {
+	i := slices.IndexFunc(r.Cells, func(c cell) bool { return c.Row == row && c.Endpoints == n })
+	if i < 0 {
+		return cell{}, false
+	}
+	return r.Cells[i], true
+}
+
+func median(times []float64) float64 {
+	sorted := slices.Sorted(slices.Values(times))
+	middle := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[middle]
+	}
+	return (sorted[middle-1] + sorted[middle]) / 2
+}
