@@ -257,6 +257,48 @@ func TestForgedSources(t *testing.T) {
 	}
 }
 
+// A host believes any router on its links, unless told otherwise, and takes its
+// default route for IPv6 from it.
+func TestForgedRouterAdvertisement(t *testing.T) {
+	t.Parallel()
+	m, _ := routed(t)
+	ns := m.tenantWithUplink(1)
+	known := bindUDP(t, m.Namespace, "192.0.2.1:1000")
+	ns.Run("ip", "address", "add", "fe80::1/64", "dev", "up0", "nodad")
+	m.Run("ip", "address", "add", "fe80::2/64", "dev", "pu"+network(1).Short(), "nodad") // as network managers do
+	var err error
+	ns.Do(func() { err = advertise("up0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := bindUDP(t, ns, "10.9.0.5:1000")
+	client.send("192.0.2.1:1000", "after it, on the same link")
+	known.want("after it, on the same link")
+	if route := m.Run("ip", "-6", "route", "show", "default"); route != "" {
+		t.Errorf("the host follows a tenant: %s", route)
+	}
+}
+
+// advertise sends a router advertisement (RFC 4861 section 4.2) to all nodes.
+func advertise(name string) error {
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
+		return err
+	}
+	const routerAdvertisement, lifetime = 134, 0x0708
+	message := []byte{routerAdvertisement, 0, 0, 0, 64, 0, lifetime >> 8, lifetime & 0xff, 0, 0, 0, 0, 0, 0, 0, 0}
+	allNodes := netip.MustParseAddr("ff02::1").As16()
+	return unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: allNodes, ZoneId: uint32(link.Index)})
+}
+
 // A VXLAN device believes any sender that is routed to it, and the host would
 // give a tenant's packets its own address.
 func TestForgedVXLAN(t *testing.T) {
