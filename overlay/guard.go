@@ -47,11 +47,10 @@ func tenantRules() ruleset {
 	return ruleset{
 		{"untracked-in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
 			newRule("overlay", from(vxlanName), notrack()),
-			newRule("between containers on this host", from("lo"), notrack()),
 		}},
 		{"untracked-out", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{
 			newRule("overlay", to(vxlanName), notrack()),
-			newRule("between containers on this host", to("lo"), notrack()),
+			newRule("between containers on this host", to("lo"), notrack()), // holds on the way in, too
 		}},
 		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, []rule{
 			newRule("answers from outside", from(uplinkName), answers(), accept()),

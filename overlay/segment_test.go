@@ -241,6 +241,8 @@ func TestDriftIsRepaired(t *testing.T) {
 		{"ip", "route", "add", "local", "10.66.0.0/16", "dev", "lo", "table", "local", "proto", "112"},
 		// What Docker up to 25 does at every container start.
 		{"sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"},
+		{"sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"},
+		{"sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6"},
 		{"sh", "-c", "echo 0 > /proc/sys/net/ipv6/ip_nonlocal_bind"},
 		{"sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind"},
 		{"sh", "-c", "echo 1024 > /proc/sys/net/ipv4/ip_unprivileged_port_start"},

@@ -327,6 +327,8 @@ func TestTenantIsNoRouter(t *testing.T) {
 	hosts[0].applyUplink(1, true)
 	exit := hosts[0].tenant(network(1))
 	exit.Run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+	ownTable(hosts[0].Namespace) // the tenant's rules alone
+	hosts[0].Run("sh", "-c", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done")
 	hosts[1].tenant(network(1)).Run("ip", "route", "add", "198.51.100.1/32", "via", "169.254.1.1", "dev", "vx0", "onlink")
 	server := bindUDP(t, hosts[0].Namespace, "198.51.100.1:53")
 	far, near := bindUDP(t, hosts[1].tenant(network(1)), "10.9.2.7:1000"), bindUDP(t, exit, "10.9.1.7:1000")
