@@ -67,19 +67,32 @@ func hierarchyOptions(super string) string {
 	return strings.Join(kept, ",")
 }
 
-// makeCgroups creates the host's cgroup and its leaf in every hierarchy.
+// makeCgroups creates the host's cgroup and its leaf in every hierarchy. The last
+// lab that goes takes the common top with it, so the top may vanish under a lab
+// that comes: then its path is made once more.
 func makeCgroups(hs []hierarchy, lab, host string) error {
 	for _, h := range hs {
-		dir := h.Mount
-		for _, part := range []string{cgroupTop, lab, host, cgroupLeaf} {
-			parent := dir
-			dir = filepath.Join(dir, part)
-			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-				return &fault.Error{Op: "make cgroup", On: dir, Err: err, Fix: "run as root where the cgroup file systems are writable"}
-			}
-			if err := inheritCgroup(h, parent, dir); err != nil {
-				return err
-			}
+		err := fs.ErrNotExist
+		for tries := 0; tries < 10 && errors.Is(err, fs.ErrNotExist); tries++ {
+			err = makeCgroupPath(h, cgroupTop, lab, host, cgroupLeaf)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func makeCgroupPath(h hierarchy, parts ...string) error {
+	dir := h.Mount
+	for _, part := range parts {
+		parent := dir
+		dir = filepath.Join(dir, part)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return &fault.Error{Op: "make cgroup", On: dir, Err: err, Fix: "run as root where the cgroup file systems are writable"}
+		}
+		if err := inheritCgroup(h, parent, dir); err != nil {
+			return err
 		}
 	}
 	return nil

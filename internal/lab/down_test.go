@@ -2,6 +2,8 @@ package lab_test
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +32,7 @@ func TestInitDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	on(t, h.Node, "docker", "run", "-d", lab.TestImage, "probe", "sleep")
-	namespaces, err := l.Namespaces()
+	held, err := l.Held()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,13 +44,13 @@ func TestInitDies(t *testing.T) {
 	if _, err := h.Exec(t.Context(), "true"); err == nil || !strings.Contains(err.Error(), "init has ended") {
 		t.Errorf("a command on a dead host says %v", err)
 	}
-	if left, err := lab.Leaks(l.Name(), namespaces...); err != nil || len(left) == 0 {
+	if left, err := lab.Leaks(l.Name(), held); err != nil || len(left) == 0 {
 		t.Errorf("before down there are leaks, found %q, %v", left, err)
 	}
 	if err := l.Down(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	noLeaks(t, l.Name(), namespaces...)
+	noLeaks(t, l.Name(), held)
 }
 
 // Whoever brings a lab up is killed on the way. What it made by then is found.
@@ -67,15 +69,7 @@ func TestDiesWhileComingUp(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Cleanup(func() { _ = lab.Down(context.Background(), name) })
-			self, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
-			up := exec.Command(self)
-			up.Env = append(os.Environ(), upProcess+"="+name)
-			if err := up.Start(); err != nil {
-				t.Fatal(err)
-			}
+			up, _ := startUp(t, name)
 			eventually(t, reached, func() string { return "it does not come to that" })
 			if err := up.Process.Kill(); err != nil {
 				t.Fatal(err)
@@ -85,6 +79,72 @@ func TestDiesWhileComingUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			noLeaks(t, name)
+		})
+	}
+}
+
+// startUp runs this binary to bring a lab up; its output says "up" when it is.
+func startUp(t *testing.T, name string, env ...string) (*exec.Cmd, io.Reader) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := exec.Command(self)
+	up.Env = append(append(os.Environ(), upProcess+"="+name), env...)
+	up.Stderr = t.Output()
+	if _, err := up.StdinPipe(); err != nil { // it lives until this end is closed
+		t.Fatal(err)
+	}
+	out, err := up.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := up.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return up, out
+}
+
+// A lab outlives the process that made it, unless it is tied to it.
+func TestMakerDies(t *testing.T) {
+	needRoot(t)
+	const name = "t-maker"
+	for what, c := range map[string]struct {
+		env   []string
+		lives bool
+	}{
+		"kept": {nil, true},
+		"tied": {[]string{upTied + "=1"}, false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Cleanup(func() { _ = lab.Down(context.Background(), name) })
+			up, out := startUp(t, name, c.env...)
+			if _, err := fmt.Fscanln(out, new(string)); err != nil {
+				t.Fatal(err)
+			}
+			l, err := lab.Open(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			held, err := l.Held()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := up.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = up.Wait() // it was killed
+			if c.lives {
+				on(t, l.Hosts()[0].Node, "docker", "version")
+			} else {
+				eventually(t, func() bool { return !exists(l.Internet().Root()) && !exists(l.Hosts()[0].Root()) },
+					func() string { return "the tied lab lives on" })
+			}
+			if err := lab.Down(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+			noLeaks(t, name, held)
 		})
 	}
 }

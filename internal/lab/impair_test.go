@@ -14,7 +14,7 @@ func TestLoss(t *testing.T) {
 	l := boot(t, lab.Options{Name: "t-loss"})
 	h := l.Hosts()[0]
 	answered := func() int {
-		out := on(t, h.Node, "sh", "-c", `busybox ping -q -c 100 -i 0.001 -W 1 `+lab.Gateway4+` | sed -n 's/.* \([0-9]*\) packets received.*/\1/p'`)
+		out := on(t, h.Node, "sh", "-c", `busybox ping -q -c 200 -i 0.001 -W 1 `+lab.Gateway4+` | sed -n 's/.* \([0-9]*\) packets received.*/\1/p'`)
 		n := 0
 		for _, c := range out {
 			n = n*10 + int(c-'0')
@@ -25,17 +25,18 @@ func TestLoss(t *testing.T) {
 		loss     float64
 		min, max int
 	}{
-		{0, 100, 100},
+		{0, 200, 200},
 		{100, 0, 0},
-		// A ping is lost on either way with 1-0.7*0.7 = 51 %: 49 of 100 answered, sigma 5.
-		{30, 20, 80},
-		{0, 100, 100},
+		// 0.4*0.4 = 16 % come back: 32 of 200, sigma 5. Loss in one direction alone
+		// would let 80 come back, sigma 7.
+		{60, 5, 56},
+		{0, 200, 200},
 	} {
 		if err := h.Impair(lab.Impairment{Loss: c.loss}); err != nil {
 			t.Fatal(err)
 		}
 		if got := answered(); got < c.min || got > c.max {
-			t.Errorf("at %v %% loss %d of 100 pings are answered, want %d to %d", c.loss, got, c.min, c.max)
+			t.Errorf("at %v %% loss %d of 200 pings are answered, want %d to %d", c.loss, got, c.min, c.max)
 		}
 	}
 }

@@ -65,7 +65,7 @@ func containerSurvivesDockerd(t *testing.T, h *lab.Host) {
 
 func diskSurvivesReboot(t *testing.T, h *lab.Host) {
 	t.Helper()
-	on(t, h.Node, "sh", "-c", "echo disk >/etc/mark; echo memory >/run/mark; echo scratch >/tmp/mark")
+	on(t, h.Node, "sh", "-c", "echo disk | tee /etc/mark >/etc/docker/mark; echo memory >/run/mark; echo scratch >/tmp/mark")
 	first := h.Pid()
 	if err := h.Reboot(t.Context()); err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func diskSurvivesReboot(t *testing.T, h *lab.Host) {
 	if h.Pid() == first {
 		t.Fatal("the init is the one from before the reboot")
 	}
-	if out := on(t, h.Node, "sh", "-c", "cat /etc/mark; cat /run/mark /tmp/mark 2>/dev/null; true"); out != "disk" {
+	if out := on(t, h.Node, "sh", "-c", "cat /etc/mark /etc/docker/mark; cat /run/mark /tmp/mark 2>/dev/null; true"); out != "disk\ndisk" {
 		t.Fatalf("after the reboot there is %q, want only what was on disk", out)
 	}
 	if out := on(t, h.Node, "docker", "inspect", "-f", "{{.State.Running}}", "steady"); out != "false" {
@@ -181,6 +181,11 @@ func TestCommand(t *testing.T) {
 	}
 	if _, err := h.Exec(t.Context(), "no-such-command"); err == nil || !strings.Contains(err.Error(), "no-such-command") {
 		t.Errorf("got %v", err)
+	}
+	for line := range strings.Lines(on(t, h.Node, "cat", "/proc/self/cgroup")) {
+		if !strings.HasSuffix(strings.TrimSpace(line), ":/init") {
+			t.Errorf("a command on a host is in cgroup %s", line)
+		}
 	}
 	if out, err := l.Internet().Exec(t.Context(), "pwd"); err != nil || out != mustGetwd(t) {
 		t.Errorf("the internet's working directory is %q, %v", out, err)

@@ -8,30 +8,48 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/fault"
 )
 
-// Namespaces names every namespace the lab's nodes hold, as the kernel does:
-// "net:[4026532201]". Give them to [Leaks] after Down.
-func (l *Lab) Namespaces() ([]string, error) {
+// Held is what a lab held at a moment: give it to [Leaks] after Down. The zero Held
+// is nothing.
+type Held struct {
+	namespaces []string // as the kernel names them: "net:[4026532201]"
+	at         uint64   // clock ticks since boot, as in procID
+}
+
+// Held notes every namespace that the lab's nodes hold.
+func (l *Lab) Held() (Held, error) {
 	own, err := namespacesOf("self")
 	if err != nil {
-		return nil, err
+		return Held{}, err
 	}
-	var all []string
+	var held Held
 	for _, n := range l.nodes() {
-		held, err := namespacesOf(fmt.Sprint(n.Pid()))
+		names, err := namespacesOf(fmt.Sprint(n.Pid()))
 		if err != nil {
-			return nil, err
+			return Held{}, err
 		}
-		for _, ns := range held {
+		for _, ns := range names {
 			if !slices.Contains(own, ns) { // the user and time namespaces are the machine's
-				all = append(all, ns)
+				held.namespaces = append(held.namespaces, ns)
 			}
 		}
 	}
-	return all, nil
+	held.at, err = ticks()
+	return held, err
+}
+
+// ticks is the time since boot in the unit of a process's start time, which the
+// kernel fixes at 100 per second for user space (USER_HZ).
+func ticks() (uint64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, &fault.Error{Op: "read clock", Err: err}
+	}
+	return uint64(now.Nano()) / 10_000_000, nil
 }
 
 func (l *Lab) nodes() []*Node {
@@ -58,9 +76,9 @@ func namespacesOf(pid string) ([]string, error) {
 
 // Leaks lists what the machine still holds of a lab: processes, mounts in any
 // mount namespace, links, cgroups, its directory, and whatever keeps one of the
-// given namespaces alive. After Down the list is empty; of a running lab it lists
-// the lab itself. The lines are for people.
-func Leaks(name string, namespaces ...string) ([]string, error) {
+// namespaces alive that the lab held. After Down the list is empty; of a running lab
+// it lists the lab itself. The lines are for people.
+func Leaks(name string, held ...Held) ([]string, error) {
 	dir := labDir(name)
 	var found []string
 	if _, err := os.Lstat(dir); err == nil {
@@ -82,7 +100,7 @@ func Leaks(name string, namespaces ...string) ([]string, error) {
 	}
 	seen := map[string]bool{} // mount namespaces looked at
 	err = eachProcess(func(pid int) {
-		for _, line := range leaksOfProcess(pid, name, namespaces, seen) {
+		for _, line := range leaksOfProcess(pid, name, held, seen) {
 			if !slices.Contains(found, line) {
 				found = append(found, line)
 			}
@@ -93,7 +111,7 @@ func Leaks(name string, namespaces ...string) ([]string, error) {
 
 // leaksOfProcess looks at one process. It may end meanwhile: what cannot be read
 // is not there.
-func leaksOfProcess(pid int, name string, namespaces []string, seen map[string]bool) []string {
+func leaksOfProcess(pid int, name string, held []Held, seen map[string]bool) []string {
 	proc := fmt.Sprintf("/proc/%d", pid)
 	command, _ := os.ReadFile(proc + "/cmdline")
 	who := fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " ")))
@@ -111,6 +129,7 @@ func leaksOfProcess(pid int, name string, namespaces []string, seen map[string]b
 		// what lives in another lab cannot hold ours.
 		return found
 	}
+	namespaces := namespacesBefore(pid, held)
 	for _, pattern := range []string{"/ns/*", "/task/*/ns/*", "/fd/*"} {
 		links, _ := filepath.Glob(proc + pattern)
 		for _, link := range links {
@@ -133,4 +152,18 @@ func leaksOfProcess(pid int, name string, namespaces []string, seen map[string]b
 		}
 	}
 	return found
+}
+
+// namespacesBefore are the namespaces noted when the process already ran. The kernel
+// gives a namespace's number to another one once it is free, so what a younger
+// process has under that number is its own.
+func namespacesBefore(pid int, held []Held) []string {
+	start, _, err := readStat(pid)
+	var all []string
+	for _, h := range held {
+		if err == nil && start <= h.at {
+			all = append(all, h.namespaces...)
+		}
+	}
+	return all
 }

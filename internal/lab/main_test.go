@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,20 +12,29 @@ import (
 	"github.com/particle-net/particle/internal/lab"
 )
 
-// upProcess makes the test binary bring a lab up and end: TestDiesWhileComingUp
-// kills it in the middle.
-const upProcess = "PARTICLE_LAB_TEST_UP"
+// upProcess makes the test binary bring the lab of that name up and wait: tests
+// kill it on the way and afterwards. With upTied the lab is tied to it.
+const (
+	upProcess = "PARTICLE_LAB_TEST_UP"
+	upTied    = "PARTICLE_LAB_TEST_TIED"
+)
 
 func TestMain(m *testing.M) {
 	lab.MaybeInit()
 	if name := os.Getenv(upProcess); name != "" {
-		if _, err := lab.Up(context.Background(), lab.Options{Name: name}); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+		os.Exit(upAndWait(name, os.Getenv(upTied) != ""))
 	}
 	os.Exit(m.Run())
+}
+
+func upAndWait(name string, tied bool) int {
+	if _, err := lab.Up(context.Background(), lab.Options{Name: name, Tied: tied}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println("up")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
 }
 
 // needRoot skips a test that boots hosts when it cannot; PARTICLE_REQUIRE=1 makes
@@ -56,25 +66,25 @@ func boot(t *testing.T, o lab.Options) *lab.Lab {
 
 func takeDown(t *testing.T, l *lab.Lab) {
 	t.Helper()
-	namespaces, err := l.Namespaces()
+	held, err := l.Held()
 	if err != nil {
-		namespaces = nil // a test that took the lab down has no namespaces to look for
+		held = lab.Held{} // a test that took the lab down has nothing to look for
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := l.Down(ctx); err != nil {
 		t.Error(err)
 	}
-	noLeaks(t, l.Name(), namespaces...)
+	noLeaks(t, l.Name(), held)
 }
 
-func noLeaks(t *testing.T, name string, namespaces ...string) {
+func noLeaks(t *testing.T, name string, held ...lab.Held) {
 	t.Helper()
 	var left []string
 	// The command runners of killed commands end on their own, right after.
 	eventually(t, func() bool {
 		var err error
-		if left, err = lab.Leaks(name, namespaces...); err != nil {
+		if left, err = lab.Leaks(name, held...); err != nil {
 			t.Fatal(err)
 		}
 		return len(left) == 0

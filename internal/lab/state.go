@@ -92,11 +92,15 @@ func lockLab(ctx context.Context, name string, create bool) (release func(), err
 	defer tick.Stop()
 	for {
 		if create {
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+			// The last lab that goes takes StateDir with it, possibly in between.
+			if err := os.MkdirAll(dir, 0o755); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, &fault.Error{Op: "make lab", On: name, Err: err, Fix: "run as root"}
 			}
 		}
 		f, err := os.Open(dir)
+		if create && errors.Is(err, fs.ErrNotExist) {
+			continue // another lab's down was faster
+		}
 		if err != nil {
 			return nil, &fault.Error{Op: "open lab", On: name, Err: err, Fix: "bring it up with particle-lab up --name " + name}
 		}
