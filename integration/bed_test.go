@@ -24,7 +24,7 @@ import (
 type bed struct {
 	lab  *lab.Lab
 	host *lab.Host
-	held []string // namespaces of the lab, for the search for leaks
+	held lab.Held // for the search for leaks
 }
 
 var beds atomic.Int64
@@ -44,7 +44,7 @@ func newBed(ctx context.Context, o lab.Options, plain bool) (*bed, error) {
 	if err := lab.LoadImage(ctx, b.host); err != nil {
 		return b, err
 	}
-	if b.held, err = l.Namespaces(); err != nil || plain {
+	if b.held, err = l.Held(); err != nil || plain {
 		return b, err
 	}
 	_, err = b.particle(ctx, "install")
@@ -58,7 +58,7 @@ func (b *bed) close() error {
 	if err := b.lab.Down(ctx); err != nil {
 		return err
 	}
-	leaks, err := lab.Leaks(b.lab.Name(), b.held...)
+	leaks, err := lab.Leaks(b.lab.Name(), b.held)
 	if len(leaks) > 0 {
 		err = errors.Join(err, fmt.Errorf("the lab left behind: %s", strings.Join(leaks, ", ")))
 	}
@@ -173,8 +173,11 @@ func (b *bed) clean(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n := strings.Count(string(mounts), "/run/docker/netns/"); n > 0 {
-		left = append(left, fmt.Sprintf("%d sandbox keys bound", n))
+	for line := range strings.Lines(string(mounts)) {
+		// "default" is the host's own namespace, for containers in host mode.
+		if key := strings.Fields(line)[4]; strings.HasPrefix(key, "/run/docker/netns/") && !strings.HasSuffix(key, "/default") {
+			left = append(left, "sandbox key "+key)
+		}
 	}
 	if n := strings.Count(string(mounts), hostpath.NamespaceDir+"/"); n != len(status.Networks) {
 		left = append(left, fmt.Sprintf("%d namespaces bound for %d networks", n, len(status.Networks)))

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -16,13 +17,20 @@ import (
 
 func TestScripts(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {
+		left := &findings{}
+		// After the scripts, which run as parallel subtests.
+		t.Cleanup(func() {
+			for _, err := range left.errs {
+				t.Error(err)
+			}
+		})
 		testscript.Run(t, testscript.Params{
 			Dir:                 "testdata",
 			RequireUniqueNames:  true,
 			RequireExplicitExec: true,
 			Setup: func(env *testscript.Env) error {
 				env.Setenv("ENGINE", engine)
-				env.Values[bedKey{}] = &session{engine: engine}
+				env.Values[bedKey{}] = &session{engine: engine, left: left}
 				return nil
 			},
 			Condition: func(name string) (bool, error) { return name == engine, nil },
@@ -38,6 +46,7 @@ func TestScripts(t *testing.T) {
 				"plugin":     cmdPlugin,
 				"reboot":     cmdReboot,
 				"clean":      cmdClean,
+				"put":        cmdPut,
 				"same":       cmdSame,
 			},
 		})
@@ -50,7 +59,22 @@ type bedKey struct{}
 type session struct {
 	engine string
 	bed    *bed
-	flags  []string // of dockerd, kept over restarts
+	left   *findings
+}
+
+// findings are what labs left behind. A script is over by then, so it cannot
+// fail any more.
+type findings struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+func (f *findings) add(script string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		f.errs = append(f.errs, fmt.Errorf("%s: %w", script, err))
+	}
 }
 
 func sessionOf(ts *testscript.TestScript) *session { return ts.Value(bedKey{}).(*session) }
@@ -65,7 +89,7 @@ func check(ts *testscript.TestScript, neg bool, err error) {
 	}
 }
 
-// cmdLab boots a host: lab [plain] [live-restore] [daemon.json].
+// cmdLab boots a host: lab [plain] [live-restore].
 func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
 	s := sessionOf(ts)
 	o, plain := lab.Options{Engine: s.engine}, false
@@ -76,13 +100,13 @@ func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
 		case "live-restore":
 			o.LiveRestore = true
 		default:
-			o.DaemonJSON = []byte(ts.ReadFile(arg))
+			ts.Fatalf("usage: lab [plain] [live-restore]")
 		}
 	}
 	b, err := newBed(context.Background(), o, plain)
 	if b != nil {
 		s.bed = b
-		ts.Defer(func() { ts.Check(b.close()) })
+		ts.Defer(func() { s.left.add(ts.Name(), b.close()) })
 	}
 	ts.Check(err)
 	for _, pair := range b.environ() {
@@ -193,6 +217,11 @@ func cmdReboot(ts *testscript.TestScript, _ bool, _ []string) {
 
 func cmdClean(ts *testscript.TestScript, neg bool, _ []string) {
 	check(ts, neg, sessionOf(ts).bed.clean(context.Background()))
+}
+
+// cmdPut writes a file of the script on the host: put FILE PATH.
+func cmdPut(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(sessionOf(ts).bed.host.Root()+args[1], []byte(ts.ReadFile(args[0])), 0o644))
 }
 
 // cmdSame compares a file on the host with one of the script, byte for byte.

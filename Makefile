@@ -1,0 +1,96 @@
+# Everything a user or a contributor does starts here; `make` alone lists it.
+# Needs: Go, make, git. The rest is installed when it is missing.
+
+GO      ?= go
+HOSTS   ?= 1
+ENGINE  ?= debian
+NAME    ?= lab
+N       ?= 100
+C       ?= 8
+ROUNDS  ?= 5
+JSON    ?= bench-start-$(ENGINE).json
+
+PROGRAMS = particle particle-docker-plugin particle-runtime
+
+.PHONY: help
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- use ---------------------------------------------------------------------
+
+.PHONY: demo
+demo: build ## 100 containers on host mode, Docker's bridge and a particle network, side by side
+	$(GO) run ./bench/start -demo -engine $(ENGINE)
+
+.PHONY: install
+install: build ## install into the engine at $DOCKER_HOST, or the local one
+	bin/particle install
+
+.PHONY: uninstall
+uninstall: build ## take it out again
+	bin/particle uninstall
+
+.PHONY: lab
+lab: build ## boot Docker hosts in namespaces of this machine (HOSTS=n ENGINE=debian|current NAME=lab)
+	bin/particle-lab up --name $(NAME) --hosts $(HOSTS) --engine $(ENGINE)
+	bin/particle-lab image --name $(NAME) --all
+
+.PHONY: lab-down
+lab-down: build ## take them down and leave nothing (NAME=lab)
+	bin/particle-lab down --name $(NAME)
+
+.PHONY: build
+build: ## the programs, in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/ $(PROGRAMS:%=./cmd/%) ./cmd/particle-lab
+
+# --- measure -----------------------------------------------------------------
+
+.PHONY: bench-start
+bench-start: build ## start-up times as a table and JSON (N= C= ROUNDS= ENGINE= JSON=)
+	$(GO) run ./bench/start -engine $(ENGINE) -n $(N) -c $(C) -rounds $(ROUNDS) -json $(JSON)
+
+.PHONY: bench-network
+bench-network: ## the network's part alone, beside the paper's baseline and today's best
+	$(GO) run ./bench/network
+
+.PHONY: bench-calls
+bench-calls: ## plugin calls of one container's start, with 0 and 10,000 endpoints
+	$(GO) test ./fabric ./ipam/pool -run '^$$' -bench . -benchtime 2000x
+
+# --- test --------------------------------------------------------------------
+
+.PHONY: test
+test: packages check test-go test-kernel test-integration ## all tests; installs what they need
+
+.PHONY: check
+check: ## formatting, vet, lint, tidy
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+
+# Packages whose tests need no rights beyond a user's.
+UNPRIVILEGED = ./topology ./fabric ./driver ./ipam/... ./dns ./seccomp ./internal/archtest ./internal/dockerdir \
+	./internal/fault ./internal/hostapi ./internal/pluginhttp ./internal/process ./internal/report \
+	./internal/rundir ./internal/runtimeapi ./internal/store ./internal/hostsetup/... ./cmd/...
+
+.PHONY: test-go
+test-go: ## pure and wire tests, with the race detector
+	PARTICLE_REQUIRE=1 $(GO) test -race -shuffle=on -count=1 $(UNPRIVILEGED)
+
+.PHONY: test-kernel
+test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
+	PARTICLE_REQUIRE=1 $(GO) test -race -shuffle=on -count=1 -p 1 -timeout 20m ./overlay ./bench/... ./internal/lab ./internal/shim ./internal/install
+
+.PHONY: test-integration
+test-integration: ## the product on both engines (root)
+	PARTICLE_REQUIRE=1 $(GO) test -count=1 -timeout 40m -parallel 2 ./integration
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for a while (FUZZTIME=30s)
+	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+		$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),30s) $$p || exit 1; done; done
+
+.PHONY: packages
+packages: ## what the tests need from the distribution
+	sh tools/packages.sh
