@@ -89,17 +89,24 @@ func (m *machine) cleanUp() {
 	}
 }
 
-// mounts are the mount points in the namespace directory.
+// mounts are the mounts in the namespace directory.
 func (m *machine) mounts() []string {
 	m.t.Helper()
+	return mountsBelow(m.t, m.opts.NamespaceDir)
+}
+
+// mountsBelow are the id and mount point of each mount there.
+func mountsBelow(t testing.TB, dir string) []string {
+	t.Helper()
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		m.t.Fatal(err)
+		t.Fatal(err)
 	}
 	var found []string
 	for line := range strings.Lines(string(table)) {
-		if point := strings.Fields(line)[4]; strings.HasPrefix(point, m.opts.NamespaceDir) {
-			found = append(found, point)
+		fields := strings.Fields(line)
+		if strings.HasPrefix(fields[4], dir) {
+			found = append(found, fields[0]+" "+fields[4])
 		}
 	}
 	return found

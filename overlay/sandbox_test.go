@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/particle-net/particle/internal/netnstest"
 	"github.com/particle-net/particle/overlay"
 )
@@ -30,13 +32,24 @@ func TestExposeAndConceal(t *testing.T) {
 		}
 	}
 	expose(1)
-	expose(1) // again: no second mount
-	if n := mountsAt(t, key); n != 1 {
-		t.Errorf("%d mounts on the key, want 1", n)
+	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(watch)
+	if _, err := unix.InotifyAddWatch(watch, filepath.Dir(key), unix.IN_CREATE|unix.IN_DELETE); err != nil {
+		t.Fatal(err)
+	}
+	expose(1) // again: it stays, and is never gone
+	if n, err := unix.Read(watch, make([]byte, 512)); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("the key was made anew: %d bytes of events, %v", n, err)
+	}
+	if mounts := mountsBelow(t, key); len(mounts) != 1 {
+		t.Errorf("mounts on the key: %v", mounts)
 	}
 	expose(2) // another network replaces it
-	if n := mountsAt(t, key); n != 1 {
-		t.Errorf("%d mounts on the key, want 1", n)
+	if mounts := mountsBelow(t, key); len(mounts) != 1 {
+		t.Errorf("mounts on the key: %v", mounts)
 	}
 	for range 2 { // gone is success
 		if err := m.Conceal(key); err != nil {
@@ -47,12 +60,6 @@ func TestExposeAndConceal(t *testing.T) {
 		t.Errorf("the key is still there: %v", err)
 	}
 	m.apply(segment(2, 2, "192.0.2.1", "10.9.0.0/24"), false)
-}
-
-func mountsAt(t *testing.T, path string) int {
-	t.Helper()
-	m := machine{t: t, opts: overlay.Options{NamespaceDir: path}}
-	return len(m.mounts())
 }
 
 func TestExposeReplacesAnEmptyFile(t *testing.T) {

@@ -131,7 +131,8 @@ func rank(exits []exit, c candidate) int {
 	return unranked
 }
 
-// exits are the default routes, the most preferred first.
+// exits are the default routes of each family, the most preferred first, as the
+// kernel lists routes to one destination.
 func (h *Host) exits() ([]exit, error) {
 	routes, err := listed(func() ([]netlink.Route, error) {
 		return h.root.route.RouteList(nil, netlink.FAMILY_ALL)
@@ -142,7 +143,6 @@ func (h *Host) exits() ([]exit, error) {
 	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
 		return r.Type != unix.RTN_UNICAST || r.Dst != nil && prefix(r.Dst).Bits() != 0
 	})
-	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return cmp.Compare(a.Priority, b.Priority) })
 	var list []exit
 	for _, r := range routes {
 		if r.LinkIndex != 0 {

@@ -487,6 +487,7 @@ func TestUplinkIsRepaired(t *testing.T) {
 	}{
 		{m.Namespace, []string{"ip", "link", "delete", pu}},
 		{m.Namespace, []string{"ip", "link", "set", pu, "down"}},
+		{m.Namespace, []string{"sh", "-c", "ip link set " + pu + " down name other; ip link add " + pu + " type veth peer name another"}},
 		{m.Namespace, []string{"ip", "link", "set", pu, "mtu", "1400"}},
 		{m.Namespace, []string{"ip", "address", "flush", "dev", pu}},
 		{m.Namespace, []string{"ip", "address", "add", "169.254.192.40/31", "dev", pu}},
@@ -496,6 +497,9 @@ func TestUplinkIsRepaired(t *testing.T) {
 		{m.Namespace, []string{"sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"}},
 		{m.Namespace, []string{"sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/" + pu + "/forwarding"}},
 		{ns, []string{"ip", "link", "delete", "up0"}},
+		{ns, []string{"sh", "-c", "ip link set up0 down; ip link set up0 name other"}},
+		{ns, []string{"ip", "link", "set", "up0", "down"}},
+		{ns, []string{"sh", "-c", "nft flush chain inet particle forward; nft delete chain inet particle forward"}},
 		{ns, []string{"ip", "route", "delete", "default"}},
 		{ns, []string{"ip", "route", "replace", "default", "via", "169.254.192.2", "dev", "up0", "proto", "112", "metric", "7"}},
 		{ns, []string{"nft", "flush", "table", "inet", "particle"}},
