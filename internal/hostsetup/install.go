@@ -132,12 +132,13 @@ func planConfig(d daemon, old record, makeDefault bool) (configPlan, error) {
 	if err := daemonjson.Check(have); err != nil {
 		return configPlan{}, broken(err)
 	}
-	before, err := old.Config.without(have, hostpath.RuntimeName)
+	before, err := old.Config.without(have)
 	if err != nil {
 		return configPlan{}, broken(err)
 	}
-	want, edit, err := daemonjson.Merge(before, daemonjson.Runtime{
-		Name: hostpath.RuntimeName, Path: hostpath.RuntimeBinary, Default: makeDefault})
+	rt := ours()
+	rt.Default = makeDefault
+	want, edit, err := daemonjson.Merge(before, rt)
 	if err != nil {
 		return configPlan{}, broken(err)
 	}

@@ -45,11 +45,11 @@ type configRecord struct {
 }
 
 // without gives the text the file would have without us.
-func (c configRecord) without(text []byte, name string) ([]byte, error) {
+func (c configRecord) without(text []byte) ([]byte, error) {
 	if hash := hashText(text); hash == c.Written || hash == c.Handover {
 		return c.Original, nil
 	}
-	return daemonjson.Unmerge(text, name, c.Edit)
+	return daemonjson.Unmerge(text, ours(), c.Edit)
 }
 
 // loadRecord gives the record, or a zero one and false.
@@ -78,4 +78,9 @@ func (r record) save(path string) error {
 		return &fault.Error{Op: "write record of installation", On: path, Err: err, Fix: "make room on the disk and try again"}
 	}
 	return nil
+}
+
+// ours is what is registered with dockerd.
+func ours() daemonjson.Runtime {
+	return daemonjson.Runtime{Name: hostpath.RuntimeName, Path: hostpath.RuntimeBinary}
 }

@@ -80,7 +80,7 @@ func beforeUs(path string, rec record) (have, before []byte, err error) {
 	if have, err = (daemon{config: path}).readConfig(); err != nil {
 		return nil, nil, err
 	}
-	if before, err = rec.Config.without(have, hostpath.RuntimeName); err != nil {
+	if before, err = rec.Config.without(have); err != nil {
 		return nil, nil, &fault.Error{Op: "restore dockerd's configuration", On: path, Err: err,
 			Fix: "correct the file and uninstall again"}
 	}

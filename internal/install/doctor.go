@@ -130,7 +130,7 @@ func answerCheck(ctx context.Context, api *client.Client) report.Check {
 		c.Remedy = "run `docker plugin disable -f " + hostpath.PluginName + "`, then enable it again"
 		return c
 	}
-	c.Finding = fmt.Sprintf("version %s, %d networks", status.Version, len(status.Networks))
+	c.Finding = fmt.Sprintf("version %s, networks: %d", status.Version, len(status.Networks))
 	var problems int
 	for _, n := range status.Networks {
 		if n.Problem != "" {

@@ -130,6 +130,12 @@ func images(ctx context.Context, api *client.Client) ([]image.Summary, error) {
 	return list, nil
 }
 
+// named tells whether an image has our name, whatever the version. Engines up to
+// 24 list an image without a name as <none>:<none>.
+func named(i image.Summary) bool {
+	return slices.ContainsFunc(i.RepoTags, func(tag string) bool { return strings.HasPrefix(tag, "particle-net:") })
+}
+
 // findImage gives the id of the image with our name, empty if there is none.
 func findImage(ctx context.Context, api *client.Client, name string) (string, error) {
 	found, err := api.ImageInspect(ctx, name)

@@ -114,7 +114,7 @@ func (i *installation) makeImage(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, image := range list {
-		if len(image.RepoTags) > 0 {
+		if named(image) {
 			i.oldImage = image.ID
 			break
 		}

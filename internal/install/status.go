@@ -71,7 +71,7 @@ func newestImage(ctx context.Context, api *client.Client) (string, error) {
 		return "", err
 	}
 	for _, i := range list {
-		if len(i.RepoTags) > 0 {
+		if named(i) {
 			return i.ID, nil
 		}
 	}

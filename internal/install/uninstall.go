@@ -119,7 +119,7 @@ func Remove(ctx context.Context, api *client.Client, opts RemoveOptions, progres
 		name string
 		do   func(context.Context) (string, error)
 	}{
-		{"engine", u.check},
+		{"check", u.check},
 		{"users", u.release},
 		{"plugin", u.plugin},
 		{"host", u.host},

@@ -140,22 +140,54 @@ func mergeRuntime(text []byte, top object, rt Runtime, edit *Edit) ([]byte, erro
 	// Ours already, from an installation whose record is lost: to take the
 	// runtime out, take the whole key out if nothing else is in it.
 	edit.HadRuntimes = len(runtimes.members) > 1
-	var old struct{ Path string }
-	ours := runtimes.members[j].value
-	if err := json.Unmarshal(text[ours.from:ours.to], &old); err != nil || old.Path != rt.Path {
+	if !leadsTo(text, runtimes.members[j], rt.Path) {
 		return nil, ErrForeign
 	}
 	return text, nil
 }
 
+// leadsTo tells whether a runtime's definition names the given program.
+func leadsTo(text []byte, m member, path string) bool {
+	var definition struct {
+		Path string `json:"path"`
+	}
+	err := json.Unmarshal(text[m.value.from:m.value.to], &definition)
+	return err == nil && definition.Path == path
+}
+
+// isForeign tells whether the text gives the runtime's name to another program.
+func isForeign(text []byte, rt Runtime) (bool, error) {
+	top, err := parse(text)
+	if err != nil {
+		return false, err
+	}
+	i, err := top.find(keyRuntimes)
+	if err != nil || i < 0 {
+		return false, err
+	}
+	runtimes, err := parseObject(text, top.members[i].value.from)
+	if err != nil {
+		return false, nil // null: no runtime in it
+	}
+	j, err := runtimes.find(rt.Name)
+	if err != nil || j < 0 {
+		return false, err
+	}
+	return !leadsTo(text, runtimes.members[j], rt.Path), nil
+}
+
 // Unmerge takes the runtime out of a text again and puts back what Merge had
-// replaced. Settings made by others since then stay.
-func Unmerge(text []byte, name string, edit Edit) ([]byte, error) {
-	text, err := unmergeDefault(text, name, edit)
+// replaced. Settings made by others since then stay, and so does a runtime that
+// has our name and another path.
+func Unmerge(text []byte, rt Runtime, edit Edit) ([]byte, error) {
+	if foreign, err := isForeign(text, rt); err != nil || foreign {
+		return text, err
+	}
+	text, err := unmergeDefault(text, rt.Name, edit)
 	if err != nil {
 		return nil, err
 	}
-	text, err = unmergeRuntime(text, name, edit)
+	text, err = unmergeRuntime(text, rt.Name, edit)
 	if err != nil {
 		return nil, err
 	}

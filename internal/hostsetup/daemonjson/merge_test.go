@@ -123,7 +123,7 @@ func TestMergeAndBack(t *testing.T) {
 			if err := json.Unmarshal(stored, &edit); err != nil {
 				t.Fatal(err)
 			}
-			back, err := daemonjson.Unmerge(after, "particle", edit)
+			back, err := daemonjson.Unmerge(after, ours, edit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -144,7 +144,7 @@ func TestMergeWithoutDefault(t *testing.T) {
 	if strings.Contains(string(got), `"default-runtime": "particle"`) {
 		t.Errorf("the default runtime was changed: %s", got)
 	}
-	back, err := daemonjson.Unmerge(got, "particle", edit)
+	back, err := daemonjson.Unmerge(got, ours, edit)
 	if err != nil || string(back) != `{"default-runtime": "crun"}` {
 		t.Errorf("taken back: %s, %v", back, err)
 	}
@@ -193,6 +193,11 @@ func TestUnmergeKeepsLaterSettings(t *testing.T) {
 			`{"debug": true, "default-runtime": "runc"}`,
 		},
 		{
+			"our name given to another program since", `{"debug": true}`,
+			`{"runtimes": {"particle": {"path": "/opt/else"}}, "default-runtime": "particle"}`,
+			`{"runtimes": {"particle": {"path": "/opt/else"}}, "default-runtime": "particle"}`,
+		},
+		{
 			"everything taken out since", `{"debug": true}`, `{}`, `{}`,
 		},
 		{
@@ -204,7 +209,7 @@ func TestUnmergeKeepsLaterSettings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := daemonjson.Unmerge([]byte(c.edited), "particle", edit)
+			got, err := daemonjson.Unmerge([]byte(c.edited), ours, edit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -290,7 +295,7 @@ func checkMerged(t *testing.T, before, after []byte, edit daemonjson.Edit, rt da
 	if !named(after, rt) {
 		t.Fatalf("merged text does not name the runtime: %q", after)
 	}
-	back, err := daemonjson.Unmerge(after, rt.Name, edit)
+	back, err := daemonjson.Unmerge(after, rt, edit)
 	if err != nil {
 		t.Fatal(err)
 	}
