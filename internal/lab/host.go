@@ -152,10 +152,6 @@ func (h *Host) PowerOff(ctx context.Context) error {
 	if err := h.lab.nodeState(h.name).Init.kill(ctx); err != nil {
 		return err
 	}
-	if h.release != nil {
-		h.release.Close()
-		h.release = nil
-	}
 	if err := removeCgroups(ctx, h.lab.cgroups(), filepath.Join(h.lab.name, h.name)); err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ type Lab struct {
 	name     string
 	internet *Node
 	hosts    []*Host
+	tied     bool // nodes end with this process; whoever merely opened the lab ties none to itself
 
 	mu    sync.Mutex // guards state
 	state *state
@@ -148,7 +149,7 @@ func bringUp(ctx context.Context, o Options, engine Engine) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &state{Name: o.Name, Created: time.Now(), Engine: engine, Tied: o.Tied, Cgroups: hs,
+	s := &state{Name: o.Name, Created: time.Now(), Engine: engine, Cgroups: hs,
 		Nodes: []nodeState{{Name: internetNode, Index: gatewayIndex}}}
 	for i := 1; i <= o.Hosts; i++ {
 		s.Nodes = append(s.Nodes, nodeState{Name: fmt.Sprintf("h%d", i), Index: i})
@@ -157,6 +158,7 @@ func bringUp(ctx context.Context, o Options, engine Engine) (*Lab, error) {
 		return nil, err
 	}
 	l := newLab(s)
+	l.tied = o.Tied
 	fmt.Fprintf(o.Progress, "booting %d host(s) with the %s engine\n", o.Hosts, engine.Name)
 	if err := l.bootInternet(ctx); err != nil {
 		return nil, err
@@ -279,4 +281,3 @@ func (l *Lab) record(name string, init procID) error {
 func (l *Lab) cgroups() []hierarchy { return l.state.Cgroups }
 func (l *Lab) engine() Engine       { return l.state.Engine }
 func (l *Lab) created() time.Time   { return l.state.Created }
-func (l *Lab) tied() bool           { return l.state.Tied }

@@ -33,8 +33,6 @@ type Node struct {
 	isolated bool
 	// engine is what the node's environment leads to.
 	engine Engine
-	// release keeps a tied init alive: it ends when the other end is closed.
-	release *os.File
 }
 
 // Name is the node's name: its host name and the name Command's errors carry.
@@ -107,11 +105,9 @@ func (n *Node) boot(ctx context.Context, spec bootSpec) error {
 		return &fault.Error{Op: "boot", On: n.name, Err: err}
 	}
 	defer ready.Close()
-	word := wordKeep
-	if n.lab.tied() {
-		word = wordTie
-		n.release = release // held open for as long as this process lives
-	} else {
+	word := wordTie // the pipe stays open for as long as this process and the init live
+	if !n.lab.tied {
+		word = wordKeep
 		defer release.Close()
 	}
 	if n.isolated {
@@ -168,7 +164,10 @@ func (n *Node) startInit(file string) (release, ready *os.File, err error) {
 	}
 	err = cmd.Start()
 	if err == nil {
-		go func() { _ = cmd.Wait() }() // only to reap it, should it end before this process
+		go func() {
+			_ = cmd.Wait()  // only to reap it, should it end before this process
+			release.Close() // a file that nothing refers to would be closed before
+		}()
 		var p procID
 		if p, err = processOf(cmd.Process.Pid); err == nil {
 			err = n.lab.record(n.name, p)

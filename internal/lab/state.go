@@ -31,7 +31,6 @@ type state struct {
 	Created time.Time   `json:"created"`
 	Ready   bool        `json:"ready"` // Up went through
 	Engine  Engine      `json:"engine"`
-	Tied    bool        `json:"tied,omitempty"` // ends with the process that made it
 	Cgroups []hierarchy `json:"cgroups"`
 	Nodes   []nodeState `json:"nodes"` // the internet first
 }
