@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/seccomp/rawjson"
 )
 
 // IsNetCapability tells the two capabilities that nobody may hold in a shared
@@ -19,27 +20,27 @@ func IsNetCapability(name string) bool {
 // container. The process is an OCI process, which `runc exec` reads from the
 // file named by --process; it brings capabilities of its own.
 func Confine(process []byte) ([]byte, error) {
-	top, err := root(process)
-	e := &splices{doc: process}
+	top, err := rawjson.Root(process)
+	e := edit{rawjson.NewEdit(process), process}
 	if err == nil {
 		err = e.confine(top)
 	}
 	if err != nil {
 		return nil, &fault.Error{Op: "edit OCI process", Err: err}
 	}
-	return e.apply(), nil
+	return e.Apply(), nil
 }
 
-func (e *splices) confine(process span) error {
-	return members(e.doc, process, func(key string, value span) error {
+func (e edit) confine(process rawjson.Span) error {
+	return rawjson.Members(e.doc, process, func(key string, value rawjson.Span) error {
 		if !strings.EqualFold(key, "capabilities") {
 			return nil
 		}
 		// Every set, by whatever name: a set added to the specification later
 		// must not bring the capabilities back.
-		return members(e.doc, value, func(_ string, set span) error {
-			return e.drop(set, func(_ string, value span) (bool, error) {
-				name, err := text(e.doc, value)
+		return rawjson.Members(e.doc, value, func(_ string, set rawjson.Span) error {
+			return e.Drop(set, func(_ string, value rawjson.Span) (bool, error) {
+				name, err := rawjson.Text(e.doc, value)
 				return IsNetCapability(name), err
 			})
 		})

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/seccomp/rawjson"
 )
 
 // Facts are the parts of a specification that decide where a container belongs.
@@ -47,16 +48,16 @@ func Inspect(spec []byte) (Facts, error) {
 }
 
 func inspect(spec []byte, f *Facts) error {
-	top, err := root(spec)
+	top, err := rawjson.Root(spec)
 	if err != nil {
 		return err
 	}
-	return members(spec, top, func(key string, value span) error {
+	return rawjson.Members(spec, top, func(key string, value rawjson.Span) error {
 		switch {
 		case strings.EqualFold(key, "mounts"):
-			return elements(spec, value, func(mount span) error { return f.addMount(spec, mount) })
+			return rawjson.Elements(spec, value, func(mount rawjson.Span) error { return f.addMount(spec, mount) })
 		case strings.EqualFold(key, "linux"):
-			return members(spec, value, func(key string, value span) error {
+			return rawjson.Members(spec, value, func(key string, value rawjson.Span) error {
 				return f.addLinux(spec, key, value)
 			})
 		}
@@ -64,15 +65,15 @@ func inspect(spec []byte, f *Facts) error {
 	})
 }
 
-func (f *Facts) addMount(spec []byte, mount span) error {
+func (f *Facts) addMount(spec []byte, mount rawjson.Span) error {
 	var m Mount
-	err := members(spec, mount, func(key string, value span) (err error) {
+	err := rawjson.Members(spec, mount, func(key string, value rawjson.Span) (err error) {
 		switch {
 		case strings.EqualFold(key, "destination"):
-			m.Destination, err = text(spec, value)
+			m.Destination, err = rawjson.Text(spec, value)
 			m.Destination = filepath.Clean(m.Destination)
 		case strings.EqualFold(key, "source"):
-			m.Source, err = text(spec, value)
+			m.Source, err = rawjson.Text(spec, value)
 		}
 		return err
 	})
@@ -80,15 +81,15 @@ func (f *Facts) addMount(spec []byte, mount span) error {
 	return err
 }
 
-func (f *Facts) addLinux(spec []byte, key string, value span) error {
+func (f *Facts) addLinux(spec []byte, key string, value rawjson.Span) error {
 	switch {
 	case strings.EqualFold(key, "uidMappings"), strings.EqualFold(key, "gidMappings"):
-		return elements(spec, value, func(span) error {
+		return rawjson.Elements(spec, value, func(rawjson.Span) error {
 			f.UserNamespace = true
 			return nil
 		})
 	case strings.EqualFold(key, "namespaces"):
-		return elements(spec, value, func(entry span) error {
+		return rawjson.Elements(spec, value, func(entry rawjson.Span) error {
 			ns, err := namespaceOf(spec, entry)
 			switch ns.kind {
 			case "network":
@@ -106,17 +107,17 @@ func (f *Facts) addLinux(spec []byte, key string, value span) error {
 type namespace struct {
 	kind   string
 	path   string
-	pathAt []span // where the path's values are
+	pathAt []rawjson.Span // where the path's values are
 }
 
-func namespaceOf(spec []byte, entry span) (namespace, error) {
+func namespaceOf(spec []byte, entry rawjson.Span) (namespace, error) {
 	var ns namespace
-	err := members(spec, entry, func(key string, value span) (err error) {
+	err := rawjson.Members(spec, entry, func(key string, value rawjson.Span) (err error) {
 		switch {
 		case strings.EqualFold(key, "type"):
-			ns.kind, err = text(spec, value)
+			ns.kind, err = rawjson.Text(spec, value)
 		case strings.EqualFold(key, "path"):
-			ns.path, err = text(spec, value)
+			ns.path, err = rawjson.Text(spec, value)
 			ns.pathAt = append(ns.pathAt, value)
 		}
 		return err

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/seccomp/rawjson"
 )
 
 // ResolvConf is where a container finds its name servers.
@@ -46,19 +47,25 @@ func Share(spec []byte, s Sharing) ([]byte, error) {
 	return out, nil
 }
 
+// edit is an edit of doc.
+type edit struct {
+	*rawjson.Edit
+	doc []byte
+}
+
 func share(spec []byte, s Sharing) ([]byte, error) {
-	top, err := root(spec)
+	top, err := rawjson.Root(spec)
 	if err != nil {
 		return nil, err
 	}
-	e := &splices{doc: spec}
+	e := edit{rawjson.NewEdit(spec), spec}
 	placed, annotated := false, false
-	err = members(spec, top, func(key string, value span) error {
+	err = rawjson.Members(spec, top, func(key string, value rawjson.Span) error {
 		switch {
 		case strings.EqualFold(key, "process"):
 			return e.confine(value)
 		case strings.EqualFold(key, "linux"):
-			if value.kind(spec) != '{' {
+			if value.Kind(spec) != '{' {
 				return nil
 			}
 			placed = true
@@ -80,57 +87,57 @@ func share(spec []byte, s Sharing) ([]byte, error) {
 		return nil, errors.New("it has no linux section")
 	}
 	if text := annotationsText(nil, s.Annotations); !annotated && text != nil {
-		e.insert(top, append([]byte(`"annotations":`), text...))
+		e.Insert(top, append([]byte(`"annotations":`), text...))
 	}
-	return e.apply(), nil
+	return e.Apply(), nil
 }
 
-func (e *splices) linux(linux span, path string) error {
+func (e edit) linux(linux rawjson.Span, path string) error {
 	found := false
-	err := members(e.doc, linux, func(key string, value span) error {
+	err := rawjson.Members(e.doc, linux, func(key string, value rawjson.Span) error {
 		switch {
 		case strings.EqualFold(key, "namespaces"):
 			found = true
 			return e.namespaces(value, path)
 		case strings.EqualFold(key, "sysctl"):
-			return e.drop(value, func(key string, _ span) (bool, error) { return IsNetSysctl(key), nil })
+			return e.Drop(value, func(key string, _ rawjson.Span) (bool, error) { return IsNetSysctl(key), nil })
 		}
 		return nil
 	})
 	if err == nil && !found {
-		e.insert(linux, append(append([]byte(`"namespaces":[`), networkEntry(path)...), ']'))
+		e.Insert(linux, append(append([]byte(`"namespaces":[`), networkEntry(path)...), ']'))
 	}
 	return err
 }
 
 func networkEntry(path string) []byte {
-	return append(append([]byte(`{"type":"network","path":`), quote(path)...), '}')
+	return append(append([]byte(`{"type":"network","path":`), rawjson.Quote(nil, path)...), '}')
 }
 
-func (e *splices) namespaces(array span, path string) error {
+func (e edit) namespaces(array rawjson.Span, path string) error {
 	found := false
-	err := elements(e.doc, array, func(entry span) error {
+	err := rawjson.Elements(e.doc, array, func(entry rawjson.Span) error {
 		ns, err := namespaceOf(e.doc, entry)
 		if err != nil || ns.kind != "network" {
 			return err
 		}
 		found = true
 		for _, at := range ns.pathAt {
-			if e.doc[at.start] != '"' || ns.path != path {
-				e.replace(at, quote(path))
+			if e.doc[at.Start] != '"' || ns.path != path {
+				e.Replace(at, rawjson.Quote(nil, path))
 			}
 		}
 		if len(ns.pathAt) == 0 {
-			e.insert(entry, append([]byte(`"path":`), quote(path)...))
+			e.Insert(entry, append([]byte(`"path":`), rawjson.Quote(nil, path)...))
 		}
 		return nil
 	})
 	switch {
 	case err != nil || found:
-	case array.kind(e.doc) == '[':
-		e.insert(array, networkEntry(path))
+	case array.Kind(e.doc) == '[':
+		e.Insert(array, networkEntry(path))
 	default: // null
-		e.replace(array, append(append([]byte{'['}, networkEntry(path)...), ']'))
+		e.Replace(array, append(append([]byte{'['}, networkEntry(path)...), ']'))
 	}
 	return err
 }
@@ -141,28 +148,28 @@ func IsNetSysctl(key string) bool {
 	return strings.HasPrefix(key, "net.") || strings.HasPrefix(key, "net/")
 }
 
-func (e *splices) hooks(hooks span) error {
-	return members(e.doc, hooks, func(key string, value span) error {
+func (e edit) hooks(hooks rawjson.Span) error {
+	return rawjson.Members(e.doc, hooks, func(key string, value rawjson.Span) error {
 		if !strings.EqualFold(key, "prestart") && !strings.EqualFold(key, "createRuntime") {
 			return nil
 		}
-		return e.drop(value, func(_ string, hook span) (bool, error) { return isSetKey(e.doc, hook) })
+		return e.Drop(value, func(_ string, hook rawjson.Span) (bool, error) { return isSetKey(e.doc, hook) })
 	})
 }
 
-func isSetKey(doc []byte, hook span) (bool, error) {
+func isSetKey(doc []byte, hook rawjson.Span) (bool, error) {
 	match := false
-	err := members(doc, hook, func(key string, args span) error {
+	err := rawjson.Members(doc, hook, func(key string, args rawjson.Span) error {
 		if !strings.EqualFold(key, "args") {
 			return nil
 		}
 		first := true
-		return elements(doc, args, func(arg span) error {
+		return rawjson.Elements(doc, args, func(arg rawjson.Span) error {
 			if !first {
 				return nil
 			}
 			first = false
-			name, err := text(doc, arg)
+			name, err := rawjson.Text(doc, arg)
 			match = name == setKeyHook
 			return err
 		})
@@ -170,17 +177,17 @@ func isSetKey(doc []byte, hook span) (bool, error) {
 	return match, err
 }
 
-func (e *splices) resolvConf(mounts span, path string) error {
+func (e edit) resolvConf(mounts rawjson.Span, path string) error {
 	if path == "" {
 		return nil
 	}
-	return elements(e.doc, mounts, func(mount span) error {
+	return rawjson.Elements(e.doc, mounts, func(mount rawjson.Span) error {
 		destination := ""
-		var sources []span
-		err := members(e.doc, mount, func(key string, value span) (err error) {
+		var sources []rawjson.Span
+		err := rawjson.Members(e.doc, mount, func(key string, value rawjson.Span) (err error) {
 			switch {
 			case strings.EqualFold(key, "destination"):
-				destination, err = text(e.doc, value)
+				destination, err = rawjson.Text(e.doc, value)
 			case strings.EqualFold(key, "source"):
 				sources = append(sources, value)
 			}
@@ -190,12 +197,12 @@ func (e *splices) resolvConf(mounts span, path string) error {
 			return err
 		}
 		for _, at := range sources {
-			old, err := text(e.doc, at)
+			old, err := rawjson.Text(e.doc, at)
 			if err != nil {
 				return err
 			}
 			if old != path {
-				e.replace(at, quote(path))
+				e.Replace(at, rawjson.Quote(nil, path))
 			}
 		}
 		return nil
@@ -203,17 +210,17 @@ func (e *splices) resolvConf(mounts span, path string) error {
 }
 
 // annotations compares before it writes, so that a second edit changes nothing.
-func (e *splices) annotations(object span, want map[string]string) error {
+func (e edit) annotations(object rawjson.Span, want map[string]string) error {
 	var kept [][]byte
 	same := 0 // members that are as wanted
 	changed := false
-	err := members(e.doc, object, func(key string, value span) error {
+	err := rawjson.Members(e.doc, object, func(key string, value rawjson.Span) error {
 		wanted, ours := want[key]
 		if !ours {
-			kept = append(kept, append(append(quote(key), ':'), e.doc[value.start:value.end]...))
+			kept = append(kept, append(append(rawjson.Quote(nil, key), ':'), e.doc[value.Start:value.End]...))
 			return nil
 		}
-		have, err := text(e.doc, value)
+		have, err := rawjson.Text(e.doc, value)
 		if wanted != "" && have == wanted {
 			same++
 		} else {
@@ -235,7 +242,7 @@ func (e *splices) annotations(object span, want map[string]string) error {
 		if text == nil {
 			text = []byte("{}")
 		}
-		e.replace(object, text)
+		e.Replace(object, text)
 	}
 	return nil
 }
@@ -244,7 +251,7 @@ func (e *splices) annotations(object span, want map[string]string) error {
 func annotationsText(kept [][]byte, want map[string]string) []byte {
 	for _, key := range slices.Sorted(maps.Keys(want)) {
 		if want[key] != "" {
-			kept = append(kept, append(append(quote(key), ':'), quote(want[key])...))
+			kept = append(kept, append(append(rawjson.Quote(nil, key), ':'), rawjson.Quote(nil, want[key])...))
 		}
 	}
 	if len(kept) == 0 {
@@ -258,39 +265,4 @@ func annotationsText(kept [][]byte, want map[string]string) []byte {
 		out = append(out, member...)
 	}
 	return append(out, '}')
-}
-
-// drop takes items out of an object or array; an array's items have no key.
-func (e *splices) drop(container span, gone func(key string, value span) (bool, error)) error {
-	var kept []span
-	dropped := false
-	note := func(key string, item, value span) error {
-		is, err := gone(key, value)
-		if is {
-			dropped = true
-		} else {
-			kept = append(kept, item)
-		}
-		return err
-	}
-	err := elements(e.doc, container, func(value span) error { return note("", value, value) })
-	if err == nil {
-		err = memberSpans(e.doc, container, note)
-	}
-	if err == nil && dropped {
-		e.keep(container, kept)
-	}
-	return err
-}
-
-// memberSpans visits an object's members with the place of key and value together.
-func memberSpans(doc []byte, object span, visit func(key string, member, value span) error) error {
-	start := skipSpace(doc, object.start+1)
-	return members(doc, object, func(key string, value span) error {
-		member := span{start, value.end}
-		if next := skipSpace(doc, value.end); next < len(doc) {
-			start = skipSpace(doc, next+1)
-		}
-		return visit(key, member, value)
-	})
 }

@@ -1,10 +1,8 @@
 package dockerdir
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +10,7 @@ import (
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/seccomp/rawjson"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -34,21 +33,9 @@ type HostConfig struct {
 	Privileged      bool
 	PublishAllPorts bool
 	CapAdd, CapDrop []string
-	Sysctls         map[string]string
-	DNS             []string                   `json:"Dns"`
-	PortBindings    map[string]json.RawMessage // "80/tcp" to where it is published
-}
-
-// config is the part of config.v2.json that matters.
-type config struct {
-	ID     string
-	Name   string
-	Config struct {
-		Hostname string
-	}
-	NetworkSettings struct {
-		Networks map[string]*struct{ NetworkID string }
-	}
+	Sysctls         []string // their names, sorted
+	DNS             []string
+	Ports           []string // those published, as "80/tcp", sorted
 }
 
 // Find looks for the directory of a container next to files that Docker keeps
@@ -90,41 +77,111 @@ var errForeign = errors.New("it belongs to another container")
 // Read reads a container's directory. fs.ErrNotExist is the cause when there is
 // none.
 func Read(dir string, id topology.ContainerID) (Container, error) {
-	var c config
-	if err := readJSON(filepath.Join(dir, "config.v2.json"), &c); err != nil {
+	c := Container{Dir: dir}
+	if err := readJSON(filepath.Join(dir, "config.v2.json"), c.readConfig); err != nil {
 		return Container{}, err
 	}
-	if c.ID != string(id) {
+	if c.ID != id {
 		return Container{}, &fault.Error{Op: "read container directory", On: dir, Err: errForeign}
 	}
-	result := Container{
-		Dir:      dir,
-		ID:       id,
-		Name:     strings.TrimPrefix(c.Name, "/"),
-		Hostname: c.Config.Hostname,
-	}
-	if err := readJSON(filepath.Join(dir, "hostconfig.json"), &result.Host); err != nil {
+	if err := readJSON(filepath.Join(dir, "hostconfig.json"), c.Host.read); err != nil {
 		return Container{}, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.NetworkSettings.Networks)) {
-		ref := runtimeapi.NetworkRef{Name: name}
-		if n := c.NetworkSettings.Networks[name]; n != nil {
-			ref.ID = n.NetworkID
-		}
-		result.Networks = append(result.Networks, ref)
-	}
-	return result, nil
+	return c, nil
 }
 
-func readJSON(path string, into any) error {
-	raw, err := os.ReadFile(path)
+func readJSON(path string, read func(doc []byte, top rawjson.Span) error) error {
+	doc, err := os.ReadFile(path)
+	var top rawjson.Span
 	if err == nil {
-		err = json.Unmarshal(raw, into)
+		top, err = rawjson.Root(doc)
+	}
+	if err == nil {
+		err = read(doc, top)
 	}
 	if err != nil {
 		return &fault.Error{Op: "read", On: path, Err: err}
 	}
 	return nil
+}
+
+func (c *Container) readConfig(doc []byte, top rawjson.Span) error {
+	return rawjson.Members(doc, top, func(key string, value rawjson.Span) (err error) {
+		switch key {
+		case "ID":
+			var id string
+			id, err = rawjson.Text(doc, value)
+			c.ID = topology.ContainerID(id)
+		case "Name":
+			c.Name, err = rawjson.Text(doc, value)
+			c.Name = strings.TrimPrefix(c.Name, "/")
+		case "Config":
+			c.Hostname, err = member(doc, value, "Hostname")
+		case "NetworkSettings":
+			err = c.readNetworks(doc, value)
+		}
+		return err
+	})
+}
+
+func (c *Container) readNetworks(doc []byte, settings rawjson.Span) error {
+	err := rawjson.Members(doc, settings, func(key string, value rawjson.Span) error {
+		if key != "Networks" {
+			return nil
+		}
+		return rawjson.Members(doc, value, func(name string, endpoint rawjson.Span) error {
+			id, err := member(doc, endpoint, "NetworkID")
+			c.Networks = append(c.Networks, runtimeapi.NetworkRef{Name: name, ID: id})
+			return err
+		})
+	})
+	slices.SortFunc(c.Networks, func(a, b runtimeapi.NetworkRef) int { return strings.Compare(a.Name, b.Name) })
+	return err
+}
+
+func (h *HostConfig) read(doc []byte, top rawjson.Span) error {
+	return rawjson.Members(doc, top, func(key string, value rawjson.Span) (err error) {
+		switch key {
+		case "NetworkMode":
+			h.NetworkMode, err = rawjson.Text(doc, value)
+		case "Privileged":
+			h.Privileged = rawjson.Bool(doc, value)
+		case "PublishAllPorts":
+			h.PublishAllPorts = rawjson.Bool(doc, value)
+		case "CapAdd":
+			h.CapAdd, err = rawjson.Texts(doc, value)
+		case "CapDrop":
+			h.CapDrop, err = rawjson.Texts(doc, value)
+		case "Dns":
+			h.DNS, err = rawjson.Texts(doc, value)
+		case "Sysctls":
+			h.Sysctls, err = keys(doc, value)
+		case "PortBindings":
+			h.Ports, err = keys(doc, value)
+		}
+		return err
+	})
+}
+
+// member returns an object's text member.
+func member(doc []byte, object rawjson.Span, name string) (text string, err error) {
+	err = rawjson.Members(doc, object, func(key string, value rawjson.Span) (err error) {
+		if key == name {
+			text, err = rawjson.Text(doc, value)
+		}
+		return err
+	})
+	return text, err
+}
+
+func keys(doc []byte, object rawjson.Span) ([]string, error) {
+	var all []string
+	err := rawjson.Members(doc, object, func(key string, _ rawjson.Span) error {
+		all = append(all, key)
+		return nil
+	})
+	slices.Sort(all)
+	return all, err
 }
 
 // Label names the container for a person: its name, or the start of its id.

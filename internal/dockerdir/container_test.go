@@ -1,7 +1,6 @@
 package dockerdir_test
 
 import (
-	"encoding/json"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -51,8 +50,7 @@ func TestFind(t *testing.T) {
 		Networks: []runtimeapi.NetworkRef{{Name: "blue"}, {Name: "jobs", ID: "4f2a"}},
 		Host: dockerdir.HostConfig{
 			NetworkMode: "jobs", PublishAllPorts: true, CapAdd: []string{"NET_RAW"},
-			Sysctls: map[string]string{"net.core.somaxconn": "9"}, DNS: []string{"1.1.1.1"},
-			PortBindings: map[string]json.RawMessage{"80/tcp": json.RawMessage(`[{"HostIp":"","HostPort":"8080"}]`)},
+			Sysctls: []string{"net.core.somaxconn"}, DNS: []string{"1.1.1.1"}, Ports: []string{"80/tcp"},
 		},
 	}
 	own := filepath.Join(dir, "hosts")

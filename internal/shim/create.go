@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -129,13 +128,8 @@ func anyUserDefined(networks []runtimeapi.NetworkRef) bool {
 // place asks the plugin whose container this is. Without the plugin it finds
 // out itself, and a particle network's container is refused.
 func (h *Host) place(b bundle, networks []runtimeapi.NetworkRef) (runtimeapi.Placement, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), placeLimit)
-	defer cancel()
-	reply, err := runtimeapi.Call(ctx, h.Socket, runtimeapi.Request{Place: &runtimeapi.Place{
-		Container: b.ID,
-		Name:      b.Name,
-		Networks:  networks,
-	}})
+	request := placeRequest(runtimeapi.Place{Container: b.ID, Name: b.Name, Networks: networks})
+	reply, err := ask(h.Socket, request, placeLimit)
 	switch {
 	case errors.Is(err, runtimeapi.ErrUnreachable):
 		for _, n := range networks {

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/seccomp/rawjson"
 )
 
 // Host is where things are on a Docker host.
@@ -51,7 +51,7 @@ func (h *Host) load(path string) error {
 	h.Settings = Settings{Socket: hostpath.Socket}
 	raw, err := os.ReadFile(h.Config)
 	if err == nil {
-		err = json.Unmarshal(raw, &h.Settings)
+		err = h.Settings.read(raw)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return &fault.Error{Op: "read configuration", On: h.Config, Err: err, Fix: "correct the file or remove it"}
@@ -60,6 +60,22 @@ func (h *Host) load(path string) error {
 		h.Runtime = lookup("runc", path)
 	}
 	return h.checkRuntime()
+}
+
+func (s *Settings) read(doc []byte) error {
+	top, err := rawjson.Root(doc)
+	if err != nil {
+		return err
+	}
+	return rawjson.Members(doc, top, func(key string, value rawjson.Span) (err error) {
+		switch key {
+		case "runtime":
+			s.Runtime, err = rawjson.Text(doc, value)
+		case "socket":
+			s.Socket, err = rawjson.Text(doc, value)
+		}
+		return err
+	})
 }
 
 // lookup finds a program in the directories of a PATH. os/exec does the same,

@@ -84,7 +84,7 @@ func TestStartEndsWhatItFails(t *testing.T) {
 	w.container(webID, "jobs", `"jobs":null`, "")
 	pid, start, _ := process(t)
 	w.state(webID, pid, start, w.owner()...)
-	s := &state{Pid: pid, Start: start}
+	s := &state{pid: pid, start: start}
 	for _, waits := range []bool{false, true} {
 		if waits {
 			w.write("root/"+webID+"/exec.fifo", "")
@@ -216,11 +216,11 @@ func TestDeleteReleasesAfterTheRuntimeWhenAlive(t *testing.T) {
 // The pid of a container that is gone may belong to another process by now.
 func TestDeleteIsNotFooledByAReusedPid(t *testing.T) {
 	pid, start, _ := process(t)
-	s := &state{Pid: pid, Start: start}
+	s := &state{pid: pid, start: start}
 	if !s.alive("/proc") {
 		t.Error("a living process is taken for dead")
 	}
-	s.Start++
+	s.start++
 	if s.alive("/proc") {
 		t.Error("another process with the pid is taken for the container's")
 	}

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"bytes"
-	"encoding/json"
 	"io"
 	"net"
 	"os"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/seccomp/rawjson"
 )
 
 // apiLimit bounds the question to Docker. Its socket may take connections and
@@ -111,11 +111,20 @@ func driverIn(reply []byte) string {
 	if !ok || !strings.HasPrefix(version, "HTTP/1.") || !strings.HasPrefix(status, "200") {
 		return ""
 	}
-	var network struct{ Driver string }
-	if err := json.Unmarshal(body, &network); err != nil {
+	top, err := rawjson.Root(body)
+	driver := ""
+	if err == nil {
+		err = rawjson.Members(body, top, func(key string, value rawjson.Span) (err error) {
+			if key == "Driver" {
+				driver, err = rawjson.Text(body, value)
+			}
+			return err
+		})
+	}
+	if err != nil {
 		return ""
 	}
-	return network.Driver
+	return driver
 }
 
 // escapePath leaves only what needs no thought in a URL's path.

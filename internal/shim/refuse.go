@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -39,14 +38,13 @@ func objection(c Call, b bundle, on string, several bool) (cause, fix string) {
 		return "--cap-add " + capName(name) + " would let it change or listen in on " + on + ", which it shares with other containers",
 			capabilityFix(name)
 	}
-	for _, key := range slices.Sorted(maps.Keys(host.Sysctls)) {
+	for _, key := range host.Sysctls {
 		if seccomp.IsNetSysctl(key) {
 			return "--sysctl " + key + " would hold for all containers on " + on, "remove it"
 		}
 	}
-	if len(host.PortBindings) > 0 {
-		ports := slices.Sorted(maps.Keys(host.PortBindings))
-		return "publishing ports (" + strings.Join(ports, ", ") + ") is not possible on " + on,
+	if len(host.Ports) > 0 {
+		return "publishing ports (" + strings.Join(host.Ports, ", ") + ") is not possible on " + on,
 			"remove -p; the container's own address can be reached from its network"
 	}
 	if host.PublishAllPorts {

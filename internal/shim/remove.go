@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -9,7 +8,6 @@ import (
 	"syscall"
 
 	"github.com/particle-net/particle/internal/fault"
-	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -49,7 +47,7 @@ func (h *Host) remove(c Call, env []string) (done bool, code int, err error) {
 		done = true
 	}
 	h.removeResolvConf(c.ID)
-	if _, _, owner := s.owner(); owner {
+	if s.owner() {
 		h.release(c.ID)
 	}
 	return done, 0, nil
@@ -90,7 +88,5 @@ func (h *Host) removeResolvConf(id string) bool {
 // release tells the plugin. If it is not there, it finds out by itself when it
 // comes back; a container's end waits for nobody.
 func (h *Host) release(id string) {
-	ctx, cancel := context.WithTimeout(context.Background(), releaseLimit)
-	defer cancel()
-	_, _ = runtimeapi.Call(ctx, h.Socket, runtimeapi.Request{Release: &runtimeapi.Release{Container: topology.ContainerID(id)}})
+	_, _ = ask(h.Socket, releaseRequest(topology.ContainerID(id)), releaseLimit)
 }

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -25,11 +24,10 @@ func (h *Host) start(c Call) error {
 	if s == nil || err != nil {
 		return err
 	}
-	dir, network, ok := s.owner()
-	if !ok {
+	if !s.owner() {
 		return nil // it shares the address of the container it joined
 	}
-	if err := h.claim(c, s, dir, network); err != nil {
+	if err := h.claim(c, s); err != nil {
 		h.abandon(c, s)
 		return err
 	}
@@ -46,18 +44,16 @@ func (h *Host) abandon(c Call, s *state) {
 	if _, err := os.Lstat(filepath.Join(c.Root, c.ID, "exec.fifo")); err != nil || !s.alive(h.Proc) {
 		return
 	}
-	_ = syscall.Kill(s.Pid, syscall.SIGKILL)
+	_ = syscall.Kill(s.pid, syscall.SIGKILL)
 	h.removeResolvConf(c.ID)
 }
 
-func (h *Host) claim(c Call, s *state, dir string, network topology.NetworkID) error {
-	claim, err := h.newClaim(c, s, dir, network)
+func (h *Host) claim(c Call, s *state) error {
+	claim, err := h.newClaim(c, s)
 	if err != nil {
 		return &fault.Error{Op: "start container", On: topology.ContainerID(c.ID).Short(), Err: err}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), claimLimit)
-	defer cancel()
-	_, err = runtimeapi.Call(ctx, h.Socket, runtimeapi.Request{Claim: claim})
+	_, err = ask(h.Socket, claimRequest(claim), claimLimit)
 	switch {
 	case errors.Is(err, runtimeapi.ErrUnreachable):
 		return startError(claim.Name, "its network is a particle network", err)
@@ -67,28 +63,28 @@ func (h *Host) claim(c Call, s *state, dir string, network topology.NetworkID) e
 	return nil
 }
 
-func (h *Host) newClaim(c Call, s *state, dir string, network topology.NetworkID) (*runtimeapi.Claim, error) {
+func (h *Host) newClaim(c Call, s *state) (claim runtimeapi.Claim, err error) {
 	id, err := topology.ParseContainerID(c.ID)
 	if err != nil {
-		return nil, err
+		return claim, err
 	}
-	container, err := dockerdir.Read(dir, id)
+	container, err := dockerdir.Read(s.dir, id)
 	if err != nil {
-		return nil, err
+		return claim, err
 	}
 	hosts, err := dockerdir.ReadHosts(container.HostsFile())
 	if err != nil {
-		return nil, err
+		return claim, err
 	}
-	cgroup, err := h.cgroup(s.Pid)
+	cgroup, err := h.cgroup(s.pid)
 	if err != nil {
-		return nil, err
+		return claim, err
 	}
-	return &runtimeapi.Claim{
+	return runtimeapi.Claim{
 		Container: id,
 		Name:      container.Label(),
-		Network:   network,
-		Pid:       s.Pid,
+		Network:   s.network,
+		Pid:       s.pid,
 		Cgroup:    cgroup,
 		Hosts:     hosts,
 		Hostname:  container.Hostname,

@@ -2,13 +2,13 @@ package shim
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/seccomp/rawjson"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -24,15 +24,12 @@ const (
 
 // state is what runc's state.json says of a container in a tenant namespace.
 type state struct {
-	Pid    int    `json:"init_process_pid"`
-	Start  uint64 `json:"init_process_start"` // in clock ticks since boot, field 22 of /proc/PID/stat
-	Config struct {
-		Labels     []string `json:"labels"`
-		Namespaces []struct {
-			Type string `json:"type"`
-			Path string `json:"path"`
-		} `json:"namespaces"`
-	} `json:"config"`
+	pid     int
+	start   uint64 // in clock ticks since boot, field 22 of /proc/PID/stat
+	ownPids bool   // it has a pid namespace of its own
+	tenant  bool   // its network namespace is one of ours
+	dir     string // annotationDir
+	network topology.NetworkID
 }
 
 // member reads the state of a container if it is in a tenant namespace, and
@@ -44,49 +41,94 @@ func (h *Host) member(c Call) (*state, error) {
 	path := filepath.Join(c.Root, c.ID, "state.json")
 	raw, err := os.ReadFile(path)
 	// Nearly every container on a host may be another's. Finding no mention of
-	// our directory is a hundred times cheaper than decoding, and the encoder
-	// that wrote the file leaves paths as they are.
+	// our directory is much cheaper than reading, and the encoder that wrote the
+	// file leaves paths as they are.
 	if err != nil || !bytes.Contains(raw, []byte(h.Namespaces+"/")) {
 		return nil, nil
 	}
-	var s state
-	if err := json.Unmarshal(raw, &s); err != nil {
+	s, err := h.readState(raw)
+	if err != nil {
 		return nil, &fault.Error{Op: "read runtime state", On: path, Err: err}
 	}
-	for _, ns := range s.Config.Namespaces {
-		if ns.Type == "NEWNET" && filepath.Dir(ns.Path) == h.Namespaces {
-			return &s, nil
-		}
+	if !s.tenant {
+		return nil, nil
 	}
-	return nil, nil
+	return s, nil
 }
 
-// owner returns the directory and network of a container that owns an address;
-// ok is false for one that joined another's namespace (--network container:X).
-func (s *state) owner() (dir string, network topology.NetworkID, ok bool) {
-	for _, label := range s.Config.Labels {
+func (h *Host) readState(doc []byte) (*state, error) {
+	var s state
+	top, err := rawjson.Root(doc)
+	if err != nil {
+		return nil, err
+	}
+	return &s, rawjson.Members(doc, top, func(key string, value rawjson.Span) error {
+		switch key {
+		case "init_process_pid":
+			pid, err := rawjson.Uint(doc, value)
+			s.pid = int(pid)
+			return err
+		case "init_process_start":
+			s.start, err = rawjson.Uint(doc, value)
+			return err
+		case "config":
+			return rawjson.Members(doc, value, func(key string, value rawjson.Span) error {
+				switch key {
+				case "labels":
+					return s.readLabels(doc, value)
+				case "namespaces":
+					return rawjson.Elements(doc, value, func(entry rawjson.Span) error {
+						return s.readNamespace(doc, entry, h.Namespaces)
+					})
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+}
+
+func (s *state) readLabels(doc []byte, labels rawjson.Span) error {
+	all, err := rawjson.Texts(doc, labels)
+	for _, label := range all {
 		if v, found := strings.CutPrefix(label, annotationDir+"="); found {
-			dir = v
+			s.dir = v
 		}
 		if v, found := strings.CutPrefix(label, annotationNetwork+"="); found {
-			network = topology.NetworkID(v)
+			s.network = topology.NetworkID(v)
 		}
 	}
-	return dir, network, dir != "" && network != ""
+	return err
 }
+
+func (s *state) readNamespace(doc []byte, entry rawjson.Span, tenants string) error {
+	var kind, path string
+	err := rawjson.Members(doc, entry, func(key string, value rawjson.Span) (err error) {
+		switch key {
+		case "type":
+			kind, err = rawjson.Text(doc, value)
+		case "path":
+			path, err = rawjson.Text(doc, value)
+		}
+		return err
+	})
+	s.ownPids = s.ownPids || kind == "NEWPID" && path == ""
+	s.tenant = s.tenant || kind == "NEWNET" && filepath.Dir(path) == tenants
+	return err
+}
+
+// owner is false for a container that joined another's namespace
+// (--network container:X) and has no address of its own.
+func (s *state) owner() bool { return s.dir != "" && s.network != "" }
 
 // gone is true when no process of the container can be left: its first process
 // has ended and it had a pid namespace of its own, whose end takes all others.
 func (s *state) gone(proc string) bool {
-	own := false
-	for _, ns := range s.Config.Namespaces {
-		own = own || ns.Type == "NEWPID" && ns.Path == ""
-	}
-	return own && !s.alive(proc)
+	return s.ownPids && !s.alive(proc)
 }
 
 func (s *state) alive(proc string) bool {
-	raw, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(s.Pid), "stat"))
+	raw, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(s.pid), "stat"))
 	if err != nil {
 		return false
 	}
@@ -97,6 +139,6 @@ func (s *state) alive(proc string) bool {
 		return true
 	}
 	start, err := strconv.ParseUint(fields[19], 10, 64)
-	another := err == nil && start != s.Start // the pid was given out again
+	another := err == nil && start != s.start // the pid was given out again
 	return !another && fields[0] != "Z" && fields[0] != "X"
 }
