@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -93,8 +94,8 @@ func (r *report) save(path string) error {
 // print writes the times, and then each row's time as a multiple of ours.
 func (r *report) print(w io.Writer) {
 	fmt.Fprintf(w, "%d x %s, Linux %s, %s\n", r.CPUs, r.CPU, r.Kernel, r.Go)
-	for path, version := range r.Libraries {
-		fmt.Fprintln(w, path, version)
+	for _, path := range slices.Sorted(maps.Keys(r.Libraries)) {
+		fmt.Fprintln(w, path, r.Libraries[path])
 	}
 	fmt.Fprintf(w, "load when started: %s; %d rounds\n\n", r.Load, r.Rounds)
 	fmt.Fprintln(w, "Time to connect N endpoints, ms: median [shortest..longest]")

@@ -1,0 +1,134 @@
+package overlay_test
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/internal/netnstest"
+	"github.com/particle-net/particle/topology"
+)
+
+const outside = "203.0.113.80" // a server beyond the host's router
+
+func routed(t *testing.T) (m *machine, internet *netnstest.Namespace) {
+	t.Helper()
+	netnstest.RequireTool(t, "nft")
+	netnstest.RequireTool(t, "iptables")
+	m = newMachine(t, "")
+	internet = netnstest.New(t)
+	netnstest.Connect(m.Namespace, "eth0", "192.0.2.1/24", internet, "eth0", "192.0.2.2/24")
+	internet.Run("ip", "address", "add", outside+"/32", "dev", "lo")
+	m.Run("ip", "route", "add", "default", "via", "192.0.2.2")
+	// The strictest and the laxest of what distributions set are met below by
+	// rules of ours alone.
+	m.Run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter")
+	return m, internet
+}
+
+func (m *machine) tenantWithUplink(n int) *netnstest.Namespace {
+	m.t.Helper()
+	m.apply(segment(n, 0, "", "10.9.0.0/24"), true)
+	m.applyUplink(n, true)
+	return m.tenant(network(n))
+}
+
+func uplink(t testing.TB, n int) topology.Uplink {
+	t.Helper()
+	up, err := topology.NewUplink(network(n), n, 1500)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return up
+}
+
+func (m *machine) applyUplink(n int, wantChange bool) {
+	m.t.Helper()
+	changed, err := m.ApplyUplink(m.t.Context(), uplink(m.t, n))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if changed != wantChange {
+		m.t.Fatalf("ApplyUplink(%d) changed = %v, want %v", n, changed, wantChange)
+	}
+}
+
+type socket struct {
+	net.PacketConn
+	t *testing.T
+}
+
+func bindUDP(t *testing.T, ns *netnstest.Namespace, addr string) socket {
+	t.Helper()
+	var conn net.PacketConn
+	var err error
+	ns.Do(func() { conn, err = net.ListenPacket("udp4", addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return socket{conn, t}
+}
+
+func (s socket) send(to, text string) {
+	s.t.Helper()
+	if _, err := s.WriteTo([]byte(text), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to))); err != nil {
+		s.t.Logf("send %q to %s: %v", text, to, err) // refused right away is as good as dropped
+	}
+}
+
+func (s socket) next() (text, source string) {
+	s.t.Helper()
+	_ = s.SetReadDeadline(time.Now().Add(patience))
+	buffer := make([]byte, 512)
+	n, addr, err := s.ReadFrom(buffer)
+	if err != nil {
+		s.t.Fatal("waiting for a datagram: ", err)
+	}
+	return string(buffer[:n]), addr.String()
+}
+
+func (s socket) want(text string) (source string) {
+	s.t.Helper()
+	got, source := s.next()
+	if got != text {
+		s.t.Errorf("got %q from %s, want %q", got, source, text)
+		_, source = s.next()
+	}
+	return source
+}
+
+func (s socket) wantNothing() {
+	s.t.Helper()
+	raw, err := s.PacketConn.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		buffer := make([]byte, 512)
+		n, _, err := unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT)
+		if !errors.Is(err, unix.EAGAIN) {
+			s.t.Errorf("got %q, %v, want nothing", buffer[:max(n, 0)], err)
+		}
+	})
+	if err != nil {
+		s.t.Error(err)
+	}
+}
+
+func listenTCP(t *testing.T, ns *netnstest.Namespace, addr string) net.Listener {
+	t.Helper()
+	var l net.Listener
+	var err error
+	ns.Do(func() { l, err = net.Listen("tcp", addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func ownTable(ns *netnstest.Namespace) { ns.Run("nft", "delete", "table", "inet", "particle") }
