@@ -15,6 +15,8 @@ import (
 
 const outside = "203.0.113.80" // a server beyond the host's router
 
+// routed is a machine with a router behind which everything else is. The router
+// knows the way back to the machine's own address alone.
 func routed(t *testing.T) (m *machine, internet *netnstest.Namespace) {
 	t.Helper()
 	netnstest.RequireTool(t, "nft")
@@ -24,12 +26,13 @@ func routed(t *testing.T) (m *machine, internet *netnstest.Namespace) {
 	netnstest.Connect(m.Namespace, "eth0", "192.0.2.1/24", internet, "eth0", "192.0.2.2/24")
 	internet.Run("ip", "address", "add", outside+"/32", "dev", "lo")
 	m.Run("ip", "route", "add", "default", "via", "192.0.2.2")
-	// The strictest and the laxest of what distributions set are met below by
-	// rules of ours alone.
+	// Without the kernel's own filter of sources, our rules are all there is.
 	m.Run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter")
 	return m, internet
 }
 
+// tenantWithUplink makes network n, local to the host, with the same subnet as
+// all others.
 func (m *machine) tenantWithUplink(n int) *netnstest.Namespace {
 	m.t.Helper()
 	m.apply(segment(n, 0, "", "10.9.0.0/24"), true)
@@ -57,6 +60,7 @@ func (m *machine) applyUplink(n int, wantChange bool) {
 	}
 }
 
+// socket is a UDP socket in a namespace that ends with the test.
 type socket struct {
 	net.PacketConn
 	t *testing.T
@@ -81,6 +85,7 @@ func (s socket) send(to, text string) {
 	}
 }
 
+// next waits for a datagram.
 func (s socket) next() (text, source string) {
 	s.t.Helper()
 	_ = s.SetReadDeadline(time.Now().Add(patience))
@@ -92,6 +97,8 @@ func (s socket) next() (text, source string) {
 	return string(buffer[:n]), addr.String()
 }
 
+// want fails the test unless the next datagram is text. Sent after one that must
+// not arrive, it proves that one lost, without waiting for nothing.
 func (s socket) want(text string) (source string) {
 	s.t.Helper()
 	got, source := s.next()
@@ -102,6 +109,7 @@ func (s socket) want(text string) (source string) {
 	return source
 }
 
+// wantNothing fails the test if a datagram is there.
 func (s socket) wantNothing() {
 	s.t.Helper()
 	raw, err := s.PacketConn.(*net.UDPConn).SyscallConn()
@@ -131,4 +139,5 @@ func listenTCP(t *testing.T, ns *netnstest.Namespace, addr string) net.Listener 
 	return l
 }
 
+// ownTable takes our table away from a namespace, to see the other one alone.
 func ownTable(ns *netnstest.Namespace) { ns.Run("nft", "delete", "table", "inet", "particle") }

@@ -87,6 +87,8 @@ func TestForgedSources(t *testing.T) {
 	}
 }
 
+// A host believes any router on its links, unless told otherwise, and takes its
+// default route for IPv6 from it.
 func TestForgedRouterAdvertisement(t *testing.T) {
 	t.Parallel()
 	m, _ := routed(t)
@@ -107,6 +109,7 @@ func TestForgedRouterAdvertisement(t *testing.T) {
 	}
 }
 
+// advertise sends a router advertisement (RFC 4861 section 4.2) to all nodes.
 func advertise(name string) error {
 	link, err := net.InterfaceByName(name)
 	if err != nil {
@@ -126,6 +129,8 @@ func advertise(name string) error {
 	return unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: allNodes, ZoneId: uint32(link.Index)})
 }
 
+// A VXLAN device believes any sender that is routed to it, and the host would
+// give a tenant's packets its own address.
 func TestForgedVXLAN(t *testing.T) {
 	t.Parallel()
 	m, internet := routed(t)

@@ -9,6 +9,7 @@ import (
 	"github.com/particle-net/particle/internal/netnstest"
 )
 
+// dockerFirewall is what dockerd does to the host's iptables.
 func dockerFirewall(m *machine) {
 	m.Run("iptables", "-P", "FORWARD", "DROP")
 	m.Run("iptables", "-N", "DOCKER-USER")

@@ -12,24 +12,6 @@ import (
 	"github.com/particle-net/particle/overlay"
 )
 
-// routed is a machine with a router behind which everything else is. The router
-
-// knows the way back to the machine's own address alone.
-
-// tenantWithUplink makes network n, local to the host, with the same subnet as
-
-// all others.
-
-// socket is a UDP socket in a namespace that ends with the test.
-
-// next waits for a datagram.
-
-// want fails the test unless the next datagram is text. Sent after one that must
-
-// not arrive, it proves that one lost, without waiting for nothing.
-
-// wantNothing fails the test if a datagram is there.
-
 func TestUplinkLetsTenantsOut(t *testing.T) {
 	t.Parallel()
 	m, internet := routed(t)
@@ -61,24 +43,8 @@ func TestUplinkLetsTenantsOut(t *testing.T) {
 	b.want("to b")
 }
 
-// ownTable takes our table away from a namespace, to see the other one alone.
-
-// A host believes any router on its links, unless told otherwise, and takes its
-
-// default route for IPv6 from it.
-
-// advertise sends a router advertisement (RFC 4861 section 4.2) to all nodes.
-
-// A VXLAN device believes any sender that is routed to it, and the host would
-
-// give a tenant's packets its own address.
-
-// dockerFirewall is what dockerd does to the host's iptables.
-
 // picture is everything that belongs to an uplink, with the handles of rules,
-
 // so that rules made anew show.
-
 func (m *machine) picture(n int) string {
 	m.t.Helper()
 	var b strings.Builder
