@@ -112,6 +112,9 @@ func Leaks(name string, held ...Held) ([]string, error) {
 // leaksOfProcess looks at one process. It may end meanwhile: what cannot be read
 // is not there.
 func leaksOfProcess(pid int, name string, held []Held, seen map[string]bool) []string {
+	if _, dead, err := readStat(pid); err != nil || dead {
+		return nil // a zombie holds nothing any more, and is its parent's to collect
+	}
 	proc := fmt.Sprintf("/proc/%d", pid)
 	command, _ := os.ReadFile(proc + "/cmdline")
 	who := fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " ")))
