@@ -74,25 +74,7 @@ func TestZoneAnswers(t *testing.T) {
 
 // The commands meet each other in containers on Docker's own bridge.
 func TestInContainers(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("PARTICLE_REQUIRE") == "1" {
-			t.Fatal("not root, and PARTICLE_REQUIRE=1 asks for it")
-		}
-		t.Skip("needs root to boot a host")
-	}
-	l, err := lab.Up(t.Context(), lab.Options{Name: "t-probe", Replace: true, Tied: true, Progress: t.Output()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Down(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	h := l.Hosts()[0]
-	if err := lab.LoadImage(t.Context(), h); err != nil {
-		t.Fatal(err)
-	}
+	h := bootHost(t)
 	docker := func(args ...string) string {
 		t.Helper()
 		out, err := h.Exec(t.Context(), append([]string{"docker"}, args...)...)
@@ -136,6 +118,31 @@ func TestInContainers(t *testing.T) {
 		t.Errorf("caps: %q", got)
 	}
 	collectTwo(t, docker, start, run)
+}
+
+// bootHost boots a host with the test image, for as long as the test runs.
+func bootHost(t *testing.T) *lab.Host {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("PARTICLE_REQUIRE") == "1" {
+			t.Fatal("not root, and PARTICLE_REQUIRE=1 asks for it")
+		}
+		t.Skip("needs root to boot a host")
+	}
+	l, err := lab.Up(t.Context(), lab.Options{Name: "t-probe", Replace: true, Tied: true, Progress: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	h := l.Hosts()[0]
+	if err := lab.LoadImage(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 // collectTwo lets two reporters meet a collector, which then ends.

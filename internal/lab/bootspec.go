@@ -65,6 +65,9 @@ func writeJSON(path string, value any) error {
 	}
 	defer os.Remove(tmp.Name()) // after the rename there is nothing left to remove
 	_, err = tmp.Write(append(raw, '\n'))
+	if err == nil {
+		err = tmp.Chmod(0o644) // listing labs needs no root
+	}
 	if closeErr := tmp.Close(); err == nil {
 		err = closeErr
 	}
