@@ -27,8 +27,8 @@ const apiLimit = 2 * time.Second
 //     that does not have a known id says no as surely as it says yes. A name
 //     may be missing from it, because Docker does not tell the plugin names.
 //  3. Docker itself, which knows the driver. It is asked for containers that
-//     have never been started; only those lack the id (docker-contract: the id
-//     is written at the end of the first start).
+//     have never been started: Docker writes the id down at the end of a
+//     container's first start.
 //
 // If all are silent, which is the daemon's start after a reboot with a plugin
 // that does not come up, the answer is no. A container of ours that is let

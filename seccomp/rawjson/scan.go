@@ -1,6 +1,7 @@
 package rawjson
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -17,21 +18,33 @@ type Span struct{ Start, End int }
 // Kind is the first byte of the value: '{', '[', '"', 'n' for null and so on.
 func (s Span) Kind(doc []byte) byte { return doc[s.Start] }
 
-// Root finds the document's only value.
+// Root finds the document's only value. It looks at the ends alone: that they
+// belong together shows when the value is walked.
 func Root(doc []byte) (Span, error) {
-	start := skipSpace(doc, 0)
-	end, err := skipValue(doc, start)
-	if err != nil {
-		return Span{}, err
+	start, end := skipSpace(doc, 0), len(doc)
+	for end > start && isSpace(doc[end-1]) {
+		end--
 	}
-	if skipSpace(doc, end) != len(doc) {
+	if start == end {
 		return Span{}, ErrSyntax
+	}
+	switch first, last := doc[start], doc[end-1]; first {
+	case '{', '[':
+		if end-start < 2 || last != first+2 { // '[' and ']' are two apart in ASCII, as are the braces
+			return Span{}, ErrSyntax
+		}
+	default:
+		if after, err := skipValue(doc, start); err != nil || after != end {
+			return Span{}, ErrSyntax
+		}
 	}
 	return Span{start, end}, nil
 }
 
+func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
+
 func skipSpace(doc []byte, i int) int {
-	for i < len(doc) && (doc[i] == ' ' || doc[i] == '\n' || doc[i] == '\t' || doc[i] == '\r') {
+	for i < len(doc) && isSpace(doc[i]) {
 		i++
 	}
 	return i
@@ -39,44 +52,60 @@ func skipSpace(doc []byte, i int) int {
 
 // skipValue returns the index after the value that starts at i.
 func skipValue(doc []byte, i int) (int, error) {
+	if i >= len(doc) {
+		return 0, ErrSyntax
+	}
+	switch doc[i] {
+	case '"':
+		return skipString(doc, i)
+	case '{', '[':
+		return skipContainer(doc, i)
+	}
+	return skipScalar(doc, i)
+}
+
+// skipContainer passes an object or array. Most of what the shim reads is
+// passed here, so it looks for quotes and brackets and at nothing else.
+func skipContainer(doc []byte, i int) (int, error) {
 	depth := 0
-	for ; i < len(doc); i++ {
-		switch doc[i] {
-		case '"':
+	for i < len(doc) {
+		switch c := doc[i]; {
+		case c == '"':
 			end, err := skipString(doc, i)
-			if err != nil || depth == 0 {
-				return end, err
+			if err != nil {
+				return 0, err
 			}
-			i = end - 1
-		case '{', '[':
+			i = end
+			continue
+		case c|0x20 == '{': // '[' is '{' without that bit, as is ']' to '}'
 			depth++
-		case '}', ']':
+		case c|0x20 == '}':
 			depth--
 			if depth == 0 {
 				return i + 1, nil
 			}
-			if depth < 0 {
-				return 0, ErrSyntax
-			}
-		default:
-			if depth == 0 {
-				return skipScalar(doc, i)
-			}
 		}
+		i++
 	}
 	return 0, ErrSyntax
 }
 
 func skipString(doc []byte, i int) (int, error) {
-	for i++; i < len(doc); i++ {
-		switch doc[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1, nil
+	for i++; ; {
+		n := bytes.IndexByte(doc[i:], '"')
+		if n < 0 {
+			return 0, ErrSyntax
+		}
+		i += n + 1
+		// An even number of backslashes before the quote are themselves escaped.
+		slashes := 0
+		for doc[i-2-slashes] == '\\' {
+			slashes++
+		}
+		if slashes%2 == 0 {
+			return i, nil
 		}
 	}
-	return 0, ErrSyntax
 }
 
 // skipScalar passes a number, true, false or null.
