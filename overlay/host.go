@@ -26,6 +26,10 @@ type Options struct {
 	// Ready is how many empty namespaces to keep at hand for new networks, from
 	// Open on; 0 keeps none. Each takes about 0.2 MB of the kernel's memory.
 	Ready int
+	// AcceptEvery is how long the rules in the host's own firewall are taken for
+	// granted once they were seen; 0 looks at each ApplyUplink. A look runs the
+	// host's iptables three times.
+	AcceptEvery time.Duration
 	// Port is the UDP destination port of VXLAN that Underlay reports; 0 means
 	// 4789 (RFC 7348).
 	Port uint16
@@ -47,6 +51,8 @@ type Host struct {
 	// rtnl admits one writer of network configuration at a time. It ranks
 	// first: nothing else is held while waiting for it.
 	rtnl chan struct{}
+
+	accepted time.Time // when ensureAccepted last looked; guarded by rtnl
 
 	stock *stock
 	stop  context.CancelFunc

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/particle-net/particle/internal/fault"
 )
@@ -41,6 +42,14 @@ var errNoIptables = errors.New("no iptables on this host")
 
 // ensureAccepted inserts the accept rules where they are missing.
 func (h *Host) ensureAccepted(ctx context.Context) (changed bool, err error) {
+	if !h.accepted.IsZero() && time.Since(h.accepted) < h.opts.AcceptEvery {
+		return false, nil
+	}
+	defer func() {
+		if err == nil {
+			h.accepted = time.Now()
+		}
+	}()
 	target := userChain
 	_, err = h.iptables(ctx, "-S", userChain)
 	switch {

@@ -22,9 +22,7 @@ var ErrNoNetwork = errors.New("no such network on this host")
 
 // Apply makes the kernel match seg and reports whether it had to change
 // anything. A namespace that does not exist is created, and removed again if
-// Apply fails. Networks already there are repaired in place; a VXLAN device
-// that differs in more than its MTU is refused, not replaced, for containers
-// may be using it.
+// Apply fails. Networks already there are repaired in place.
 //
 // Causes: ErrVNIInUse, syscall.EADDRINUSE is told as a port that is taken.
 func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, err error) {

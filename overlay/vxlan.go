@@ -89,9 +89,14 @@ func (h *Host) ensureVXLAN(ctx context.Context, ns *namespace, seg topology.Segm
 	if link == nil {
 		return true, h.createVXLAN(ctx, ns, seg)
 	}
-	if err := compare(link, wanted(seg)); err != nil {
-		return false, &fault.Error{Op: "adopt device " + vxlanName, On: seg.Network.Short(), Err: err,
-			Fix: "stop the network's containers on this host, run `particle doctor`, and remove and create the network again"}
+	if differs(link, wanted(seg)) {
+		// The namespace is ours alone and no container has anything on the
+		// device, so one that does not fit (the host's tunnel address has
+		// changed, say) is replaced.
+		if _, err := ns.remove(vxlanName); err != nil {
+			return false, err
+		}
+		return true, h.createVXLAN(ctx, ns, seg)
 	}
 	if link.Attrs().MTU != seg.MTU {
 		if err := ns.route.LinkSetMTU(link, seg.MTU); err != nil {
@@ -105,32 +110,14 @@ func (h *Host) ensureVXLAN(ctx context.Context, ns *namespace, seg topology.Segm
 	return changed, nil
 }
 
-// compare tells the first way in which a device found differs from the one
-// wanted, other than its MTU, which can be changed in place.
-func compare(found netlink.Link, want *netlink.Vxlan) error {
+// differs says whether a device found is another than the one wanted, but for
+// its MTU, which can be changed in place.
+func differs(found netlink.Link, want *netlink.Vxlan) bool {
 	have, ok := found.(*netlink.Vxlan)
-	if !ok {
-		return fmt.Errorf("it is a %s device, not a vxlan device", found.Type())
-	}
-	fields := []struct {
-		name       string
-		have, want any
-	}{
-		{"VNI", have.VxlanId, want.VxlanId},
-		{"local address", address(have.SrcAddr), address(want.SrcAddr)},
-		{"UDP port", have.Port, want.Port},
-		{"MAC", have.HardwareAddr.String(), want.HardwareAddr.String()},
-		{"learning", have.Learning, want.Learning},
-		{"remote address", address(have.Group), address(want.Group)},
-		{"external control", have.FlowBased, want.FlowBased},
-		{"group policy", have.GBP, want.GBP},
-	}
-	for _, f := range fields {
-		if f.have != f.want {
-			return fmt.Errorf("its %s is %v, not %v", f.name, f.have, f.want)
-		}
-	}
-	return nil
+	return !ok || have.VxlanId != want.VxlanId || have.Port != want.Port ||
+		address(have.SrcAddr) != address(want.SrcAddr) || address(have.Group) != address(want.Group) ||
+		have.HardwareAddr.String() != want.HardwareAddr.String() ||
+		have.Learning || have.FlowBased || have.GBP
 }
 
 // createVXLAN makes the device inside the tenant namespace by one message from

@@ -75,7 +75,7 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (p *plugin, err er
 		return nil, err
 	}
 	p.plane, err = overlay.Open(ctx, overlay.Options{
-		NamespaceDir: onHost(hostpath.NamespaceDir), HostRoot: hostRoot, Ready: s.ready, Port: s.port,
+		NamespaceDir: onHost(hostpath.NamespaceDir), HostRoot: hostRoot, AcceptEvery: reconcileEvery, Ready: s.ready, Port: s.port,
 	})
 	if err != nil {
 		return nil, err
