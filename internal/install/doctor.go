@@ -31,7 +31,7 @@ func Doctor(ctx context.Context, api *client.Client) ([]report.Check, error) {
 	if err != nil {
 		return nil, err
 	}
-	image, drop, err := doctorImage(ctx, api, info)
+	image, drop, err := borrowImage(ctx, api)
 	if err != nil {
 		return nil, err
 	}
@@ -50,13 +50,13 @@ func Doctor(ctx context.Context, api *client.Client) ([]report.Check, error) {
 	return checks, nil
 }
 
-// doctorImage gives an image for helpers and a function that removes it if it
-// was made for this.
-func doctorImage(ctx context.Context, api *client.Client, info system.Info) (string, func(), error) {
+// borrowImage gives an image for helpers, and a function that removes it if it
+// was made for this: nothing was installed, or the image was pruned since.
+func borrowImage(ctx context.Context, api *client.Client) (string, func(), error) {
 	if id, err := newestImage(ctx, api); err != nil || id != "" {
 		return id, func() {}, err
 	}
-	id, err := helperImage(ctx, api, architecture(info.Architecture))
+	id, err := helperImage(ctx, api)
 	return id, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
 		defer cancel()

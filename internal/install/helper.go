@@ -28,6 +28,10 @@ const helperLabel = "particle.helper"
 // installed.
 const helperRuntime = "runc"
 
+// helperTimeout bounds the work of a helper container, which takes a second or
+// two on a host that is not busy.
+const helperTimeout = 3 * time.Minute
+
 // tidyTimeout bounds what is done after the command's own context has ended.
 const tidyTimeout = 2 * time.Minute
 
@@ -80,6 +84,8 @@ func (h helper) config(image string) (*container.Config, *container.HostConfig, 
 // run runs the helper to its end and reads its result, which may be nil. What
 // the helper says on its standard error is the error.
 func (h helper) run(ctx context.Context, api *client.Client, image string, result any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, helperTimeout, errHelperSlow)
+	defer cancel()
 	config, host, err := h.config(image)
 	if err != nil {
 		return err
@@ -106,6 +112,9 @@ func (h helper) run(ctx context.Context, api *client.Client, image string, resul
 	}
 	select {
 	case err := <-failed:
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return explainHelper("wait for", h.command, err)
 	case status := <-exit:
 		if status.StatusCode != 0 {
@@ -120,6 +129,9 @@ func (h helper) run(ctx context.Context, api *client.Client, image string, resul
 	}
 	return nil
 }
+
+// errHelperSlow is the cause when a helper does not come to its end.
+var errHelperSlow = errors.New("it did not end in time")
 
 func explainHelper(op, command string, err error) error {
 	return &fault.Error{Op: op + " helper container", On: command, Err: err, Fix: "look at the log of the Docker daemon"}

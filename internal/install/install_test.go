@@ -10,9 +10,11 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 
+	"github.com/particle-net/particle"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/install"
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/netnstest"
 	"github.com/particle-net/particle/internal/report"
 )
 
@@ -283,4 +285,131 @@ func TestKilledRemovalConverges(t *testing.T) {
 			unchanged(t, before, h.sh(t, snapshot))
 		})
 	}
+}
+
+// An engine on another machine is reached through ssh and nothing else.
+func TestOverSSH(t *testing.T) {
+	h := boot(t, "inst-ssh", lab.EngineDebian, "{}")
+	netnstest.RequireTool(t, "docker")
+	// The ssh of this test goes to no other machine; it runs the command that
+	// ssh would run there, with the host's engine.
+	bin := t.TempDir()
+	script := "#!/bin/sh\nexec docker --host " + h.DockerHost() + " system dial-stdio\n"
+	if err := os.WriteFile(join(bin, "ssh"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	t.Setenv("DOCKER_HOST", "ssh://operator@h1.example")
+	api, err := install.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	if install.Local(api) {
+		t.Error("an engine reached by ssh counts as local")
+	}
+	far := host{Host: h.Host, api: api}
+	before := h.sh(t, snapshot)
+	far.install(t, install.Options{NoVerify: true})
+	status, err := install.Status(t.Context(), api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status.Version == "" || status.Underlay.VTEP != h.Addr4().String() {
+		t.Errorf("status is %+v", status)
+	}
+	// The image may be pruned; asking still works, and leaves none.
+	h.sh(t, "docker image prune -af")
+	if out, err := exec.Command(join(programs, "particle"), "status").CombinedOutput(); err != nil {
+		t.Errorf("status without the image: %v\n%s", err, out)
+	}
+	if left := h.sh(t, "docker image ls -aq"); left != "" {
+		t.Errorf("asking for the status has left images: %s", left)
+	}
+	if out, err := exec.Command(join(programs, "particle"), "uninstall").CombinedOutput(); err != nil {
+		t.Errorf("uninstalling without the image: %v\n%s", err, out)
+	}
+	unchanged(t, before, h.sh(t, snapshot))
+}
+
+func TestInstallationOutlivesAReboot(t *testing.T) {
+	h := boot(t, "inst-boot", lab.EngineDebian, "{}")
+	h.install(t, install.Options{NoVerify: true})
+	if err := h.Reboot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checks, err := install.Doctor(t.Context(), h.api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Failed(checks) {
+		t.Errorf("something is missing after a reboot: %+v", checks)
+	}
+}
+
+// A dockerd that started while ours was the default runtime runs the plugins of
+// others with it, and needs it to stop them.
+func TestUninstallWaitsForOtherPlugins(t *testing.T) {
+	h := boot(t, "inst-other", lab.EngineDebian, "{}")
+	h.install(t, install.Options{NoVerify: true})
+	if err := h.Reboot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	plugin := t.TempDir()
+	if err := os.MkdirAll(join(plugin, "rootfs/bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(join(programs, "particle-docker-plugin"), join(plugin, "rootfs/bin/particle-docker-plugin")); err != nil {
+		t.Fatal(err)
+	}
+	// A second copy of our plugin, under another name and in a place of its own.
+	config := strings.NewReplacer(`"source": "/run"`, `"source": "/srv"`, `"source": "/var/lib/particle"`, `"source": "/srv"`).
+		Replace(string(particle.PluginConfig))
+	if err := os.WriteFile(join(plugin, "config.json"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"plugin", "create", "somebody/else", plugin}, {"plugin", "enable", "somebody/else"}} {
+		cmd := exec.Command("docker", args...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("docker %v: %v\n%s", args, err, out)
+		}
+	}
+	err := install.Remove(t.Context(), h.api, install.RemoveOptions{}, progress(t))
+	if err == nil || !strings.Contains(err.Error(), "somebody/else") {
+		t.Fatalf("uninstalling under another plugin says %v", err)
+	}
+	h.sh(t, "docker plugin disable somebody/else")
+	var told bool
+	err = install.Remove(t.Context(), h.api, install.RemoveOptions{}, func(s install.Step) {
+		told = told || strings.Contains(s.Detail, "restart dockerd")
+	})
+	if err != nil || !told {
+		t.Fatalf("uninstalling: %v; it said that dockerd is to be restarted: %v", err, told)
+	}
+	if err := h.Reboot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.sh(t, "docker plugin enable somebody/else && docker plugin disable somebody/else")
+}
+
+func TestDoctorNamesWhatIsMissing(t *testing.T) {
+	h := boot(t, "inst-doc", lab.EngineDebian, `{"debug": oops}`)
+	if err := lab.LoadImage(t.Context(), h.Host); err != nil {
+		t.Fatal(err)
+	}
+	h.sh(t, "docker run -d --network host "+lab.TestImage+" probe udp-echo -listen 0.0.0.0:4789")
+	h.sh(t, "mount --make-rprivate /run")
+	before := h.sh(t, snapshot)
+	cmd := exec.Command(join(programs, "particle"), "doctor")
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("it ended with %v", err)
+	}
+	for _, want := range []string{"missing  dockerd", "line 1", "missing  VXLAN port", "(probe)", "missing  mounts", "--make-rshared /run",
+		"missing  runtime", "missing  plugin", "ok       tunnels"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+	unchanged(t, before, h.sh(t, snapshot))
 }

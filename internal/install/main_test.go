@@ -95,7 +95,9 @@ func (h host) read(t *testing.T, path string) string {
 // sh runs a script on the host and gives what it writes.
 func (h host) sh(t *testing.T, script string) string {
 	t.Helper()
-	out, err := h.Exec(t.Context(), "sh", "-c", script)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a hang is to be told as such
+	defer cancel()
+	out, err := h.Exec(ctx, "sh", "-c", script)
 	if err != nil {
 		t.Fatal(err)
 	}

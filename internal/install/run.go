@@ -75,7 +75,7 @@ func (i *installation) run(ctx context.Context) error {
 		{"test", i.test},
 		{"tidy", i.tidy},
 	} {
-		if err := i.do(step.name, func() (string, error) { return step.do(ctx) }); err != nil {
+		if err := i.do(ctx, step.name, step.do); err != nil {
 			return err
 		}
 	}
@@ -236,8 +236,12 @@ func (i *installation) replacePlugin(ctx context.Context) (string, error) {
 	old := maps.Clone(i.settings)
 	maps.Copy(i.settings, i.opts.Settings)
 	i.back("plugin", func(ctx context.Context) error {
-		if err := removePlugin(ctx, i.api); err != nil || i.oldPlugin == nil || i.oldImage == "" {
+		if err := removePlugin(ctx, i.api); err != nil || i.oldPlugin == nil {
 			return err
+		}
+		if i.oldImage == "" {
+			return fault.New("bring back plugin", hostpath.PluginName, "the image it was made from has been removed",
+				"install a release that works; networks and running containers keep until then")
 		}
 		return makePlugin(ctx, i.api, i.oldImage, old)
 	})

@@ -26,16 +26,18 @@ func Status(ctx context.Context, api *client.Client) (runtimeapi.Status, error) 
 			return status, err
 		}
 	}
-	image, err := findImage(ctx, api, imageName)
-	if err == nil && image == "" {
-		image, err = newestImage(ctx, api)
-	}
+	plugin, err := findPlugin(ctx, api)
 	if err != nil {
 		return runtimeapi.Status{}, err
 	}
-	if image == "" {
+	if plugin == nil {
 		return runtimeapi.Status{}, fault.New("ask the plugin", api.DaemonHost(), "particle is not installed on this engine", "run `particle install`")
 	}
+	image, drop, err := borrowImage(ctx, api)
+	if err != nil {
+		return runtimeapi.Status{}, err
+	}
+	defer drop()
 	var status runtimeapi.Status
 	err = helper{command: "status", network: "none", caps: []string{"DAC_OVERRIDE"}, binds: []mount.Mount{
 		{Type: mount.TypeBind, Source: hostpath.RunDir, Target: hostpath.RunDir},

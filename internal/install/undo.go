@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Step is one step of a command, told when it has ended.
@@ -35,9 +36,15 @@ func newSteps(progress Progress) *steps {
 	return &steps{progress: progress}
 }
 
+// stepTimeout bounds a step. The longest carries some 25 MB to an engine that
+// may be at the other end of a slow line.
+const stepTimeout = 10 * time.Minute
+
 // do runs one step.
-func (s *steps) do(name string, step func() (detail string, err error)) error {
-	detail, err := step()
+func (s *steps) do(ctx context.Context, name string, step func(context.Context) (detail string, err error)) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	detail, err := step(ctx)
 	s.progress(Step{Name: name, Detail: detail, Err: err})
 	return err
 }

@@ -125,7 +125,7 @@ func Remove(ctx context.Context, api *client.Client, opts RemoveOptions, progres
 		{"host", u.host},
 		{"image", u.images},
 	} {
-		if err := s.do(step.name, func() (string, error) { return step.do(ctx) }); err != nil {
+		if err := s.do(ctx, step.name, step.do); err != nil {
 			return err
 		}
 	}
@@ -139,6 +139,8 @@ type removal struct {
 	dataRoot string
 	image    string
 	users    users
+	// bootedWithUs says that dockerd runs plugins with our runtime.
+	bootedWithUs bool
 }
 
 func (r *removal) check(ctx context.Context) (string, error) {
@@ -157,7 +159,7 @@ func (r *removal) check(ctx context.Context) (string, error) {
 		return "", fault.New("uninstall", "", "still needed by "+needed,
 			"remove these first, or pass --force; containers among them cannot be started again afterwards, only made anew")
 	}
-	if r.image, err = helperImage(ctx, r.api, architecture(info.Architecture)); err != nil {
+	if r.image, err = helperImage(ctx, r.api); err != nil {
 		return "", err
 	}
 	if err := r.checkPlugins(ctx); err != nil && !r.opts.Force {
@@ -166,9 +168,10 @@ func (r *removal) check(ctx context.Context) (string, error) {
 	return fmt.Sprintf("Docker %s on %s", info.ServerVersion, info.Name), nil
 }
 
-// checkPlugins looks for other plugins that run through particle-runtime: Docker
-// runs plugins with the default runtime, and stops each with the one it was
-// started with.
+// checkPlugins looks for other plugins that run through particle-runtime: a
+// dockerd runs plugins with the runtime that was the default one when it started
+// (daemon/daemon.go, createPluginExec), and stops each with the one it was
+// started with. No reload changes that.
 func (r *removal) checkPlugins(ctx context.Context) error {
 	var ids []string
 	err := helper{command: "survivors", network: "none", host: true, caps: hostCaps()}.run(ctx, r.api, r.image, &ids)
@@ -181,7 +184,11 @@ func (r *removal) checkPlugins(ctx context.Context) error {
 	}
 	var names []string
 	for _, p := range plugins {
-		if p.Name != hostpath.PluginName && p.Enabled && slices.Contains(ids, p.ID) {
+		switch {
+		case !p.Enabled || !slices.Contains(ids, p.ID):
+		case p.Name == hostpath.PluginName:
+			r.bootedWithUs = true
+		default:
 			names = append(names, p.Name)
 		}
 	}
@@ -189,7 +196,7 @@ func (r *removal) checkPlugins(ctx context.Context) error {
 		return nil
 	}
 	return fault.New("uninstall", "", "particle-runtime runs the plugins "+strings.Join(names, ", "),
-		"disable these with `docker plugin disable`, uninstall, and enable them again")
+		"disable these with `docker plugin disable`, uninstall, restart dockerd, and enable them again")
 }
 
 // release stops what needs us, which only a forced removal comes across. A
@@ -234,7 +241,11 @@ func (r *removal) host(ctx context.Context) (string, error) {
 	if err := takeOff(ctx, r.api, r.image, r.dataRoot); err != nil {
 		return "", err
 	}
-	return "configuration restored, files and kernel state removed", nil
+	done := "configuration restored, files and kernel state removed"
+	if r.bootedWithUs {
+		done += "; restart dockerd before you enable a plugin, for until then it starts them with particle-runtime"
+	}
+	return done, nil
 }
 
 func (r *removal) images(ctx context.Context) (string, error) {
@@ -269,7 +280,7 @@ func takeOff(ctx context.Context, api *client.Client, image, dataRoot string) er
 
 // helperImage finds an image to run helpers in: the installed one, or else one
 // made of the running executable.
-func helperImage(ctx context.Context, api *client.Client, arch string) (string, error) {
+func helperImage(ctx context.Context, api *client.Client) (string, error) {
 	if id, err := newestImage(ctx, api); err != nil || id != "" {
 		return id, err
 	}
@@ -280,7 +291,11 @@ func helperImage(ctx context.Context, api *client.Client, arch string) (string, 
 	if err != nil {
 		return "", &fault.Error{Op: "find own executable", Err: err}
 	}
-	if err := checkProgram(self, arch); err != nil {
+	info, err := engineInfo(ctx, api)
+	if err != nil {
+		return "", err
+	}
+	if err := checkProgram(self, architecture(info.Architecture)); err != nil {
 		return "", err
 	}
 	if err := importImage(ctx, api, imageName, map[string]string{"particle": self}); err != nil {
