@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/docker/docker/api/types/network"
+
+	"github.com/particle-net/particle/internal/fault"
+)
+
+// variant is a kind of network to start containers on.
+type variant string
+
+const (
+	variantHost     variant = "host"
+	variantNone     variant = "none"
+	variantBridge   variant = "bridge"
+	variantOverlay  variant = "overlay"
+	variantParticle variant = "particle"
+)
+
+// parseVariants reads the list and puts host mode, which the ratios need, into it.
+func parseVariants(list string) ([]variant, error) {
+	known := []variant{variantHost, variantNone, variantBridge, variantOverlay, variantParticle}
+	all := []variant{variantHost}
+	for name := range strings.SplitSeq(list, ",") {
+		v := variant(strings.TrimSpace(name))
+		if !slices.Contains(known, v) {
+			return nil, fault.New("choose variants", string(v), "no such variant", fmt.Sprintf("use some of %v", known))
+		}
+		if !slices.Contains(all, v) {
+			all = append(all, v)
+		}
+	}
+	return all, nil
+}
+
+// ready is the network's name for variants that Docker has one for from the start.
+func (v variant) ready() bool { return v == variantHost || v == variantNone }
+
+// reports tells whether containers of the variant can reach a collector.
+func (v variant) reports() bool { return v != variantNone }
+
+// runtime is the OCI runtime for the variant's containers. Those of the others name
+// runc: particle's, once installed, is the engine's default and stands in front of
+// all containers, and what particle is compared with is Docker without it.
+func (v variant) runtime() string {
+	if v == variantParticle {
+		return ""
+	}
+	return "runc"
+}
+
+// options describe the network to make. The pools are apart from each other and
+// hold 65533 containers: the default of Docker's overlay would hold 253.
+func (v variant) options() network.CreateOptions {
+	pools := map[variant]string{variantBridge: "10.78.0.0/16", variantOverlay: "10.79.0.0/16", variantParticle: "10.77.0.0/16"}
+	o := network.CreateOptions{
+		Driver: string(v),
+		IPAM:   &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: pools[v]}}},
+	}
+	switch v {
+	case variantParticle:
+		o.IPAM.Driver = "particle"
+	case variantOverlay:
+		o.Attachable = true
+	}
+	return o
+}
+
+// loopback is the address container i reports from in host mode.
+func loopback(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)})
+}
