@@ -65,7 +65,7 @@ func Install(req InstallRequest, programs Programs) (InstallResult, error) {
 	if err != nil {
 		return InstallResult{}, err
 	}
-	real, err := d.realRuntime(req, old)
+	found, err := d.realRuntime(req, old)
 	if err != nil {
 		return InstallResult{}, err
 	}
@@ -74,13 +74,13 @@ func Install(req InstallRequest, programs Programs) (InstallResult, error) {
 			return InstallResult{}, err
 		}
 	}
-	settings, err := json.Marshal(map[string]string{"runtime": real, "socket": hostpath.Socket})
+	settings, err := json.Marshal(map[string]string{"runtime": found, "socket": hostpath.Socket})
 	if err != nil {
 		return InstallResult{}, err
 	}
 	settings = append(settings, '\n')
 	keep := keepsRuntimeConfig(old)
-	now := record{Version: particle.Version, Config: plan.record, Runtime: real, RuntimeConfig: old.RuntimeConfig,
+	now := record{Version: particle.Version, Config: plan.record, Runtime: found, RuntimeConfig: old.RuntimeConfig,
 		Settings: old.Settings}
 	if !keep {
 		now.RuntimeConfig = hashText(settings)
@@ -97,7 +97,7 @@ func Install(req InstallRequest, programs Programs) (InstallResult, error) {
 	if err := putFiles(programs, settings, keep); err != nil {
 		return InstallResult{}, err
 	}
-	result := InstallResult{Config: d.config, Runtime: real, Settings: now.Settings}
+	result := InstallResult{Config: d.config, Runtime: found, Settings: now.Settings}
 	changed, err := plan.apply()
 	if err != nil {
 		return InstallResult{}, err
@@ -209,11 +209,11 @@ func (d daemon) realRuntime(req InstallRequest, old record) (string, error) {
 		}
 		current.Path = "runc"
 	}
-	real, err := d.lookup(current.Path)
+	found, err := d.lookup(current.Path)
 	if err != nil {
 		return "", &fault.Error{Op: "find the real runtime", On: current.Path, Err: err, Fix: "install it on the host"}
 	}
-	return real, nil
+	return found, nil
 }
 
 // refuseForeign keeps a first installation from replacing programs of other

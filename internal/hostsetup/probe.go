@@ -66,8 +66,8 @@ func daemonChecks(req ProbeRequest) []report.Check {
 	}
 	config.Finding = fmt.Sprintf("process %d, configured by %s", d.pid, d.config)
 	runtime := report.Check{Name: "real runtime", Grade: report.OK}
-	real, err := d.realRuntime(InstallRequest{Current: req.Current, MakeDefault: req.MakeDefault}, old)
-	runtime.Finding = real
+	found, err := d.realRuntime(InstallRequest{Current: req.Current, MakeDefault: req.MakeDefault}, old)
+	runtime.Finding = found
 	if err != nil {
 		runtime.Grade = report.Missing
 		runtime.Finding, runtime.Remedy = tell(err, "install runc")

@@ -199,7 +199,8 @@ func (i *installation) unregister(ctx context.Context, before registration) erro
 	if i.inUse {
 		return nil
 	}
-	return takeOff(ctx, i.api, i.image, i.info.DockerRootDir)
+	_, err := takeOff(ctx, i.api, i.image, i.info.DockerRootDir)
+	return err
 }
 
 // awaitRegistration waits until the engine says that it has loaded what was

@@ -20,7 +20,7 @@ const askTimeout = 20 * time.Second
 // Status asks the plugin of the engine what it knows: over its socket if that
 // is within reach, otherwise through a helper container on the engine.
 func Status(ctx context.Context, api *client.Client) (runtimeapi.Status, error) {
-	if Local(api) {
+	if isThisMachines(api) {
 		status, err := AskPlugin(ctx)
 		if err == nil || !outOfReach(err) {
 			return status, err
@@ -43,6 +43,13 @@ func Status(ctx context.Context, api *client.Client) (runtimeapi.Status, error) 
 		{Type: mount.TypeBind, Source: hostpath.RunDir, Target: hostpath.RunDir},
 	}}.run(ctx, api, image, &status)
 	return status, err
+}
+
+// isThisMachines tells whether the engine is the one the plugin on this machine
+// would belong to. There may be others behind sockets elsewhere.
+func isThisMachines(api *client.Client) bool {
+	host := api.DaemonHost()
+	return host == client.DefaultDockerHost || host == "unix://"+hostpath.DockerSocket
 }
 
 // outOfReach tells that the socket is not this user's, or not here: an engine

@@ -238,10 +238,14 @@ func (r *removal) plugin(ctx context.Context) (string, error) {
 }
 
 func (r *removal) host(ctx context.Context) (string, error) {
-	if err := takeOff(ctx, r.api, r.image, r.dataRoot); err != nil {
+	result, err := takeOff(ctx, r.api, r.image, r.dataRoot)
+	if err != nil {
 		return "", err
 	}
-	done := "configuration restored, files and kernel state removed"
+	done := "dockerd's configuration is as it was before, files and kernel state are removed"
+	if !result.Exact {
+		done = "our settings are taken out of dockerd's configuration, which others had changed since; files and kernel state are removed"
+	}
 	if r.bootedWithUs {
 		done += "; restart dockerd before you enable a plugin, for until then it starts them with particle-runtime"
 	}
@@ -257,10 +261,11 @@ func (r *removal) images(ctx context.Context) (string, error) {
 
 // takeOff takes the runtime out of the daemon's configuration and removes
 // everything from the host. The plugin must be gone.
-func takeOff(ctx context.Context, api *client.Client, image, dataRoot string) error {
+func takeOff(ctx context.Context, api *client.Client, image, dataRoot string) (hostsetup.RemoveResult, error) {
+	var result hostsetup.RemoveResult
 	info, err := engineInfo(ctx, api)
 	if err != nil {
-		return err
+		return result, err
 	}
 	now := registrationOf(info)
 	err = helper{command: "unregister", network: "none", host: true, caps: hostCaps(),
@@ -270,12 +275,13 @@ func takeOff(ctx context.Context, api *client.Client, image, dataRoot string) er
 		err = awaitEngine(ctx, api, func(r registration) bool { return !r.registered && !r.isDefault })
 	}
 	if err != nil {
-		return err
+		return result, err
 	}
 	// The kernel's state first: what it is made of is named in the files.
-	return helper{command: "remove", network: "host", host: true, shared: true,
+	err = helper{command: "remove", network: "host", host: true, shared: true,
 		caps:    append(hostCaps(), "SYS_ADMIN", "NET_ADMIN", "NET_RAW"),
-		request: hostsetup.RemoveRequest{DataRoot: dataRoot}}.run(ctx, api, image, nil)
+		request: hostsetup.RemoveRequest{DataRoot: dataRoot}}.run(ctx, api, image, &result)
+	return result, err
 }
 
 // helperImage finds an image to run helpers in: the installed one, or else one
