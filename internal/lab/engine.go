@@ -92,11 +92,16 @@ func installPackages(ctx context.Context, progress io.Writer, packageOf map[stri
 	}
 	slices.Sort(missing)
 	fmt.Fprintf(progress, "installing %s\n", strings.Join(missing, ", "))
-	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"install", "-y", "--no-install-recommends"}, missing...)...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	cmd.Stdout, cmd.Stderr = progress, progress
-	if err := cmd.Run(); err != nil {
-		return &fault.Error{Op: "install packages", On: strings.Join(missing, " "), Err: err, Fix: "install them by hand"}
+	for _, args := range [][]string{
+		{"update", "-q"}, // a fresh machine has no lists of packages
+		append([]string{"install", "-y", "-q", "--no-install-recommends"}, missing...),
+	} {
+		cmd := exec.CommandContext(ctx, "apt-get", args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		cmd.Stdout, cmd.Stderr = progress, progress
+		if err := cmd.Run(); err != nil {
+			return &fault.Error{Op: "install packages", On: strings.Join(missing, " "), Err: err, Fix: "install them by hand"}
+		}
 	}
 	return nil
 }
