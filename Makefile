@@ -33,7 +33,7 @@ uninstall: build ## take it out again
 .PHONY: lab
 lab: build ## boot Docker hosts in namespaces of this machine (HOSTS=n ENGINE=debian|current NAME=lab)
 	bin/particle-lab up --name $(NAME) --hosts $(HOSTS) --engine $(ENGINE)
-	bin/particle-lab image --name $(NAME) --all
+	bin/particle-lab image --name $(NAME) $$(seq -f h%.0f $(HOSTS))
 
 .PHONY: lab-down
 lab-down: build ## take them down and leave nothing (NAME=lab)
@@ -55,7 +55,7 @@ bench-network: ## the network's part alone, beside the paper's baseline and toda
 
 .PHONY: bench-calls
 bench-calls: ## plugin calls of one container's start, with 0 and 10,000 endpoints
-	$(GO) test ./fabric ./ipam/pool -run '^$$' -bench . -benchtime 2000x
+	$(GO) test ./integration -run '^$$$$' -bench PluginCalls -benchtime 1x
 
 # --- test --------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 		f.sweepEndpoints(ctx, known),
 		f.sweepNetworks(ctx, known),
 		f.repairSegments(ctx),
-		f.sweepPools(),
+		f.sweepPools(ctx),
 		f.o.RunFiles.SweepResolv(f.keepsResolv, grace),
 	)
 }
@@ -186,12 +186,15 @@ func (f *Fabric) repairSegments(ctx context.Context) error {
 
 // sweepPools frees leases that never got an endpoint, and pools that never got
 // a network: Docker asked for them and broke off.
-func (f *Fabric) sweepPools() error {
+func (f *Fabric) sweepPools(ctx context.Context) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	var errs []error
-	for _, p := range f.pools {
+	var orphans []topology.PoolID
+	for id, p := range f.pools {
 		if p.Network == "" {
+			if time.Since(p.Created) > grace && !f.awaited(p) {
+				orphans = append(orphans, id)
+			}
 			continue
 		}
 		for _, lease := range p.leases {
@@ -200,7 +203,23 @@ func (f *Fabric) sweepPools() error {
 			}
 		}
 	}
+	f.mu.Unlock()
+	for _, id := range orphans {
+		errs = append(errs, f.ReleasePool(ctx, id))
+		f.countRepair()
+	}
 	return errors.Join(errs...)
+}
+
+// awaited says whether a network may still turn out to be the pool's. The
+// caller holds mu.
+func (f *Fabric) awaited(p *addressPool) bool {
+	for _, n := range f.networks {
+		if n.hasSubnet(p.Subnet) && f.boundPool(n, p.Subnet) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *Fabric) keepsResolv(id topology.ContainerID) bool {

@@ -167,6 +167,27 @@ func TestNetworkThatDockerForgotGoes(t *testing.T) {
 	})
 }
 
+// Docker asked for a pool and broke off before it made the network.
+func TestPoolWithoutNetworkGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		f := w.open()
+		bound := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+		orphan, err := f.RequestPool(ctx, fabric.PoolSpec{Subnet: netip.MustParsePrefix("10.77.0.0/24")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		past(t, f)
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: orphan.ID}); !errors.Is(err, fabric.ErrNoPool) {
+			t.Errorf("the orphan is still there: %v", err)
+		}
+		f = w.reopen()
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: bound.ID}); err != nil {
+			t.Errorf("the network's own pool went with it: %v", err)
+		}
+	})
+}
+
 func TestDriftIsRepairedAndCounted(t *testing.T) {
 	w := newWorld(t)
 	f := w.open()

@@ -2,6 +2,13 @@
 // runc; see package shim.
 package main
 
+// Since Go 1.25 a program reads its cgroup and the whole mount table at its
+// start, to size its threads; here that would cost half a millisecond in each
+// execution, and more with every container on the host.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 import (
 	"os"
 
