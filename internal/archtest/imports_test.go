@@ -36,12 +36,12 @@ var (
 
 var rules = []rule{
 	{
-		except: []string{"overlay", "internal/netnstest", "internal/lab", "bench", pins},
+		except: []string{"overlay", "internal/netnstest", "internal/lab", "bench"},
 		to:     kernel, scope: withTests,
 		why: "netlink and nftables belong to overlay: its typed API is the only place where the order of kernel writes is kept; tests look at the kernel through overlay.Observe or internal/netnstest",
 	},
 	{
-		except: []string{"internal/store", pins},
+		except: []string{"internal/store"},
 		to:     bbolt, scope: withTests,
 		why: "the file format belongs to internal/store: what others know of it cannot be changed",
 	},
