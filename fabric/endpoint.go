@@ -38,7 +38,7 @@ func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
 	}
 	e := &Endpoint{ID: spec.ID, Network: spec.Network, IPv4: spec.IPv4, IPv6: spec.IPv6, Created: time.Now()}
 	if len(e.Addresses()) == 0 {
-		return fail(errors.New("Docker gave it no address"), "create the network with a subnet")
+		return fail(errors.New("it was given no address"), "create the network with a subnet")
 	}
 	if known := f.endpoints[spec.ID]; known != nil {
 		if known.Network == e.Network && known.IPv4 == e.IPv4 && known.IPv6 == e.IPv6 {

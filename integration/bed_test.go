@@ -3,7 +3,6 @@ package integration
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -195,10 +194,4 @@ func (b *bed) clean(ctx context.Context) error {
 		return errors.New("left behind: " + strings.Join(left, "; "))
 	}
 	return nil
-}
-
-func decode[T any](text string) (T, error) {
-	var v T
-	err := json.Unmarshal([]byte(text), &v)
-	return v, err
 }

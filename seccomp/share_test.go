@@ -217,6 +217,7 @@ func apply(s *specs.Spec, sharing seccomp.Sharing) {
 	}
 	isSetKey := func(h specs.Hook) bool { return len(h.Args) > 0 && h.Args[0] == "libnetwork-setkey" }
 	if s.Hooks != nil {
+		//lint:ignore SA1019 Docker up to 27 puts its own hook there
 		s.Hooks.Prestart = slices.DeleteFunc(s.Hooks.Prestart, isSetKey)
 		s.Hooks.CreateRuntime = slices.DeleteFunc(s.Hooks.CreateRuntime, isSetKey)
 	}

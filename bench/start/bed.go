@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -40,8 +41,7 @@ func makeBed(ctx context.Context, o options) (*bed, error) {
 	}
 	b := &bed{lab: l, host: l.Hosts()[0]}
 	if err := b.prepare(ctx, o); err != nil {
-		_ = b.remove(ctx) // the first error is the one that explains
-		return nil, err
+		return nil, errors.Join(err, b.remove(ctx))
 	}
 	return b, nil
 }

@@ -39,9 +39,6 @@ func main() {
 		err = run(ctx, o)
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			err = &fault.Error{Op: "measure", Err: errors.New("interrupted; everything is removed")}
-		}
 		fmt.Fprintln(os.Stderr, "start:", err)
 		os.Exit(1)
 	}
@@ -92,7 +89,15 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, bed.remove(ctx)) }()
+	defer func() {
+		interrupted := ctx.Err() != nil
+		left := bed.remove(ctx)
+		if interrupted && left == nil {
+			err = errors.New("interrupted; everything is removed")
+			return
+		}
+		err = errors.Join(err, left)
+	}()
 	tell.network(o)
 	machine := describeMachine()
 	begun := time.Now()

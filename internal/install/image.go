@@ -162,6 +162,7 @@ func removeImages(ctx context.Context, api *client.Client, keep string) error {
 		if err != nil {
 			break // nothing further is known of it
 		}
+		//lint:ignore SA1019 engines up to 28 still tell a layer's parent only here
 		id = found.Parent
 	}
 	var problems []error

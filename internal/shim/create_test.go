@@ -256,6 +256,7 @@ func TestCreateWithoutThePlugin(t *testing.T) {
 		}
 		_, _ = w.Write([]byte(`{"Name":"jobs","Driver":"particle"}`))
 	}
+	anything := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"Driver":"particle"}`)) }
 	for _, c := range []struct {
 		name, networks string
 		index          string
@@ -265,7 +266,7 @@ func TestCreateWithoutThePlugin(t *testing.T) {
 		{"namespace known", `"jobs":{"NetworkID":"` + network + `"}`, "", nil, true},
 		{"id in the index", `"jobs":{"NetworkID":"c0ffee"}`, "c0ffee\n", nil, true},
 		{"name in the index", `"jobs":{}`, "c0ffee jobs\n", nil, true},
-		{"id not in the index", `"jobs":{"NetworkID":"beef"}`, "c0ffee jobs\n", ours, false},
+		{"id not in the index", `"jobs":{"NetworkID":"beef"}`, "c0ffee jobs\n", anything, false},
 		{"driver known to Docker", `"jobs":{}`, "c0ffee\n", ours, true},
 		{"driver known by the plugin's name", `"jobs":{}`, "", func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write([]byte(`{"Driver":"particle-net:latest"}`))

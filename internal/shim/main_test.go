@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -49,6 +50,25 @@ func TestBrokenConfiguration(t *testing.T) {
 		if r := w.run(nil, "features"); r.code != 1 || !strings.Contains(r.stderr, want) {
 			t.Errorf("%s: %+v, want %q", config, r, want)
 		}
+	}
+}
+
+func TestWriteFileKeepsTheMode(t *testing.T) {
+	dir := t.TempDir()
+	defer syscall.Umask(syscall.Umask(0o077))
+	for range 2 { // in place of nothing, then of the first
+		if err := writeFile(filepath.Join(dir, "f"), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, "f")); err != nil || info.Mode() != 0o644 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if err := writeFile(filepath.Join(dir, "none", "f"), nil, 0o644); err == nil {
+		t.Error("a missing directory is no error")
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("files left: %v", left)
 	}
 }
 

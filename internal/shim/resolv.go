@@ -53,7 +53,7 @@ func (r resolvConf) text() []byte {
 // takes the unspecified address for loopback.
 func isLocal(server string) bool {
 	addr, err := netip.ParseAddr(server)
-	return err == nil && (addr.Unmap().IsLoopback() || addr.IsUnspecified())
+	return err == nil && (addr.IsLoopback() || addr.IsUnspecified())
 }
 
 // dockerDefaults is what Docker <= 25 writes when the host's file names no

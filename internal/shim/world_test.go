@@ -200,7 +200,11 @@ func (w *world) passed(r result, args ...string) {
 func (w *world) logged() string {
 	w.t.Helper()
 	var last struct{ Level, Msg, Time string }
-	dec := json.NewDecoder(strings.NewReader(w.read("log.json")))
+	log := w.read("log.json")
+	if !strings.HasSuffix(log, "}\n") {
+		w.t.Fatalf("log %q does not end a line", log)
+	}
+	dec := json.NewDecoder(strings.NewReader(log))
 	for dec.More() {
 		if err := dec.Decode(&last); err != nil {
 			w.t.Fatal(err)
