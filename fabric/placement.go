@@ -95,16 +95,20 @@ func (f *Fabric) resolve(ctx context.Context, ref Ref) (*network, error) {
 }
 
 // lookup resolves without asking anybody; sure is false if that is not enough.
+// A doomed network is out of Docker's sight, and its name may be another's now.
 func (f *Fabric) lookup(ref Ref) (n *network, sure bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, id := range []string{ref.Name, ref.ID} {
-		if n := f.networks[topology.NetworkID(id)]; n != nil {
+		if n := f.networks[topology.NetworkID(id)]; n != nil && !n.Doomed {
 			return n, true
 		}
 	}
 	unnamed, prefixed := false, false
 	for _, n := range f.networks {
+		if n.Doomed {
+			continue
+		}
 		if n.Name == ref.Name {
 			return n, true
 		}

@@ -76,14 +76,18 @@ func TestAddressOfALiveProcessStaysHeld(t *testing.T) {
 		if len(w.segments) != 1 {
 			t.Fatal("the namespace went while a process lives in it")
 		}
+		w.networks = nil
+		w.create(f, netID("b"), "jobs", "10.77.0.0/24")
+		if place, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err != nil || place.Network != netID("b") {
+			t.Fatalf("the next network of the name: placed on %s, %v", place.Network.Short(), err)
+		}
 		f = w.reopen()
 		delete(w.endpoints, epID("1"))
 		delete(w.processes, 101)
-		w.networks = nil
 		if err := f.Reconcile(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if len(w.segments) != 0 || len(f.View().Networks) != 0 || len(w.sandboxes) != 0 {
+		if _, there := w.segments[netID("a")]; there || len(f.View().Networks) != 1 || len(w.sandboxes) != 0 {
 			t.Errorf("left behind: %v %v", w.segments, w.sandboxes)
 		}
 	})
