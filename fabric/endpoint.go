@@ -60,9 +60,7 @@ func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
 	}
 	f.index(n, e)
 	for _, a := range e.Addresses() {
-		if err := f.linkLease(n, a, e.ID); err != nil {
-			return errors.Join(err, f.dropEndpoint(n, e))
-		}
+		f.linkLease(n, a, e.ID)
 	}
 	return nil
 }

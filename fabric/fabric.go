@@ -114,6 +114,9 @@ func (f *Fabric) load() error {
 			continue
 		}
 		f.index(n, &e)
+		for _, a := range e.Addresses() {
+			f.linkLease(n, a, e.ID)
+		}
 	}
 	return nil
 }

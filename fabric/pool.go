@@ -246,20 +246,13 @@ func (f *Fabric) freeLease(p *addressPool, lease *Lease) error {
 	return nil
 }
 
-// linkLease notes which endpoint a lease was for. A network whose addresses
-// Docker's own IPAM hands out has no leases. The caller holds mu.
-func (f *Fabric) linkLease(n *network, a netip.Addr, id topology.EndpointID) error {
-	lease := f.findLease(n, a)
-	if lease == nil {
-		return nil
+// linkLease notes which endpoint a lease was for. It writes nothing: the
+// endpoint's own record tells it again after a restart. A network whose
+// addresses Docker's own IPAM hands out has no leases. The caller holds mu.
+func (f *Fabric) linkLease(n *network, a netip.Addr, id topology.EndpointID) {
+	if lease := f.findLease(n, a); lease != nil {
+		lease.Endpoint = id
 	}
-	linked := *lease
-	linked.Endpoint = id
-	if err := f.o.Leases.Put(linked.key(), linked); err != nil {
-		return err
-	}
-	*lease = linked
-	return nil
 }
 
 // findLease finds the unlinked lease of an address on a network. A pool that
@@ -285,8 +278,14 @@ func (f *Fabric) findLease(n *network, a netip.Addr) *Lease {
 	if found == nil || f.boundPool(n, found.Subnet) != nil {
 		return nil
 	}
+	lease := found.leases[a]
 	found.Network = n.ID
-	return found.leases[a]
+	// Once in the life of such a network, so flushing it under mu does no harm.
+	// A failure leaves it for the next endpoint to tell.
+	if err := f.o.Pools.Put(string(found.ID), found.Pool); err != nil {
+		found.Network = ""
+	}
+	return lease
 }
 
 func (f *Fabric) boundPool(n *network, subnet netip.Prefix) *addressPool {

@@ -48,7 +48,7 @@ type Lease struct {
 	Pool     topology.PoolID
 	Addr     netip.Addr
 	Name     string              `json:",omitempty"` // of the container; Docker 29 and later send it
-	Endpoint topology.EndpointID `json:",omitempty"` // empty until CreateEndpoint names it
+	Endpoint topology.EndpointID `json:"-"`          // empty until CreateEndpoint names it
 	Since    time.Time
 	Released time.Time `json:",omitzero"`
 }
