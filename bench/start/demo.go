@@ -27,14 +27,16 @@ Docker is not touched, and all of this is removed at the end, also after Ctrl-C.
 
 func (t teller) network(o options) {
 	fmt.Fprintf(t.out, `
-The host is ready. What it is asked to do next is, %d times over:
+The host is ready. What it is asked to do next is
 
-    docker network create -d particle --ipam-driver particle --subnet 10.77.0.0/16 jobs
-    docker run -d --network jobs IMAGE     # learns its address, binds it, reports to a collector
+    docker network create -d particle --ipam-driver particle jobs
+    docker run -d --network jobs IMAGE
 
-and the same with --network host, and on a network of Docker's bridge driver.
+where the second line is repeated %d times, %d at a time, and each container learns its
+address, binds it and reports to a collector on the same network; and the same with
+--network host, and on a network of Docker's bridge driver.
 
-`, o.n)
+`, o.n, o.c)
 }
 
 // findings tells what the collectors saw.

@@ -96,8 +96,15 @@ func checkNothingStays(ctx context.Context, t *testing.T, b *bed) {
 		t.Errorf("%d containers stay, %v", len(containers), err)
 	}
 	networks, err := b.api.NetworkList(ctx, network.ListOptions{})
-	if err != nil || len(networks) > 3 {
-		t.Errorf("networks stay beside bridge, host and none: %v, %v", networks, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range networks {
+		// One that Docker 20.10 miscounts may stay (see removeNetwork), and says so.
+		r := &round{api: b.api, network: n.Name}
+		if n.Name != "bridge" && n.Name != "host" && n.Name != "none" && !r.miscounted(ctx, b.api.NetworkRemove(ctx, n.ID)) {
+			t.Errorf("network %s stays", n.Name)
+		}
 	}
 }
 

@@ -21,8 +21,8 @@ func (p plan) check() error {
 		return fault.New(op, "-n", fmt.Sprintf("%d containers", p.n), "give 1 to 10000")
 	case p.c < 1 || p.c > 1000:
 		return fault.New(op, "-c", fmt.Sprintf("%d at a time", p.c), "give 1 to 1000")
-	case p.rounds < 1:
-		return fault.New(op, "-rounds", fmt.Sprintf("%d rounds", p.rounds), "give 1 or more")
+	case p.rounds < 1 || p.rounds > maxRounds:
+		return fault.New(op, "-rounds", fmt.Sprintf("%d rounds", p.rounds), fmt.Sprintf("give 1 to %d", maxRounds))
 	}
 	return nil
 }
@@ -41,7 +41,7 @@ func measure(ctx context.Context, b *bed, p plan, show *progress) ([]figures, er
 	warm.n = min(p.n, p.c)
 	for _, v := range p.variants {
 		show.begin(0, v, warm.n)
-		if _, err := turn(ctx, b, warm, v, "warm-"+string(v), show); err != nil {
+		if _, err := turn(ctx, b, warm, v, 0, show); err != nil {
 			return nil, err
 		}
 	}
@@ -49,7 +49,7 @@ func measure(ctx context.Context, b *bed, p plan, show *progress) ([]figures, er
 	for i := range p.rounds {
 		for place, v := range p.order(i) {
 			show.begin(i+1, v, p.n)
-			f, err := turn(ctx, b, p, v, fmt.Sprintf("%s-%d", v, i+1), show)
+			f, err := turn(ctx, b, p, v, i+1, show)
 			if err != nil {
 				return nil, err
 			}
@@ -61,12 +61,16 @@ func measure(ctx context.Context, b *bed, p plan, show *progress) ([]figures, er
 	return all, nil
 }
 
-// turn runs one variant once.
-func turn(ctx context.Context, b *bed, p plan, v variant, prefix string, show *progress) (figures, error) {
-	r := &round{api: b.api, starter: overAPI{b.api}, cpu: cpuMeter{b.host.Root()}, plan: p, variant: v, prefix: prefix,
-		started: show.count, note: show.note}
+// turn runs one variant once, and waits until its aftermath is over.
+func turn(ctx context.Context, b *bed, p plan, v variant, number int, show *progress) (figures, error) {
+	r := &round{api: b.api, starter: overAPI{b.api}, cpu: cpuMeter{b.host.Root()}, plan: p, variant: v, round: number,
+		prefix: fmt.Sprintf("%s-%d", v, number), started: show.count, note: show.note}
 	if p.cli {
 		r.starter = overCLI{b.host.DockerHost()}
 	}
-	return r.run(ctx)
+	f, err := r.run(ctx)
+	if err != nil {
+		return f, err
+	}
+	return f, settle(ctx)
 }

@@ -43,6 +43,7 @@ type round struct {
 	variant variant
 	network string
 	prefix  string       // of container names
+	round   int          // 0 is the warm-up
 	started func()       // called after each start, by several goroutines
 	note    func(string) // called with what the reader should know
 }
@@ -99,7 +100,7 @@ func (r *round) makeNetwork(ctx context.Context) (float64, error) {
 	}
 	r.network = r.prefix
 	begun := time.Now()
-	if _, err := r.api.NetworkCreate(ctx, r.network, r.variant.options()); err != nil {
+	if _, err := r.api.NetworkCreate(ctx, r.network, r.variant.options(r.round)); err != nil {
 		return 0, &fault.Error{Op: "make network", On: r.network, Err: err}
 	}
 	return time.Since(begun).Seconds(), nil
@@ -221,7 +222,7 @@ func (r *round) removeNetwork(ctx context.Context) error {
 
 // miscounted tells whether the engine refuses for endpoints that do not exist.
 func (r *round) miscounted(ctx context.Context, refusal error) bool {
-	if !strings.Contains(refusal.Error(), "has active endpoints") {
+	if refusal == nil || !strings.Contains(refusal.Error(), "has active endpoints") {
 		return false
 	}
 	n, err := r.api.NetworkInspect(ctx, r.network, network.InspectOptions{})

@@ -54,13 +54,17 @@ func (v variant) runtime() string {
 	return "runc"
 }
 
-// options describe the network to make. The pools are apart from each other and
-// hold 65533 containers: the default of Docker's overlay would hold 253.
-func (v variant) options() network.CreateOptions {
-	pools := map[variant]string{variantBridge: "10.78.0.0/16", variantOverlay: "10.79.0.0/16", variantParticle: "10.77.0.0/16"}
+// maxRounds is how many rounds have a pool of their own.
+const maxRounds = 49
+
+// options describe the network of a round (0 is the warm-up). Every round has its
+// own pool, because a network may outlive its round (see removeNetwork), and a /16,
+// because the default of Docker's overlay would hold only 253 containers.
+func (v variant) options(round int) network.CreateOptions {
+	second := map[variant]int{variantParticle: 50, variantBridge: 100, variantOverlay: 150}[v] + round
 	o := network.CreateOptions{
 		Driver: string(v),
-		IPAM:   &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: pools[v]}}},
+		IPAM:   &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: fmt.Sprintf("10.%d.0.0/16", second)}}},
 	}
 	switch v {
 	case variantParticle:
