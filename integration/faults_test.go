@@ -211,16 +211,22 @@ func TestThousandCycles(t *testing.T) {
 		workers.Wait()
 		b.mustCome(t, "nothing of containers left", func() error { return b.clean(ctx) })
 		b.mustCome(t, "the host as before", func() error {
-			if after := b.census(t); after != before {
-				return fmt.Errorf("before: %+v, after: %+v", before, after)
-			}
-			return nil
+			return b.census(t).within(before)
 		})
 	})
 }
 
 // census counts what a host holds.
 type census struct{ Mounts, Links, Files, Descriptors int }
+
+// within says whether nothing has become more. It may become less: Docker up to
+// 27 clears sandbox keys away a minute late.
+func (c census) within(before census) error {
+	if c.Mounts > before.Mounts || c.Links > before.Links || c.Files > before.Files || c.Descriptors > before.Descriptors {
+		return fmt.Errorf("before: %+v, now: %+v", before, c)
+	}
+	return nil
+}
 
 func (b *bed) census(t *testing.T) census {
 	t.Helper()
@@ -240,7 +246,8 @@ func (b *bed) census(t *testing.T) census {
 		Mounts:      count("cut -d' ' -f5 /proc/self/mountinfo"),
 		Links:       count("ls /sys/class/net; for n in /run/particle/netns/*; do nsenter --net=$n cat /proc/net/dev | grep -o '^ *[a-z0-9]*:'; done"),
 		Files:       count("find /run/particle /var/lib/particle /run/docker/netns -type f"),
-		Descriptors: count(fmt.Sprintf("ls /proc/%d/fd", pid)),
+		// Sockets come and go with the connections that Docker keeps open.
+		Descriptors: count(fmt.Sprintf("for f in /proc/%d/fd/*; do readlink $f; done | grep -v socket:", pid)),
 	}
 }
 
