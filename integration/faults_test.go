@@ -243,9 +243,9 @@ func (b *bed) census(t *testing.T) census {
 		t.Fatal(err)
 	}
 	return census{
-		Mounts:      count("cut -d' ' -f5 /proc/self/mountinfo"),
-		Links:       count("ls /sys/class/net; for n in /run/particle/netns/*; do nsenter --net=$n cat /proc/net/dev | grep -o '^ *[a-z0-9]*:'; done"),
-		Files:       count("find /run/particle /var/lib/particle /run/docker/netns -type f"),
+		Mounts: count("cut -d' ' -f5 /proc/self/mountinfo"),
+		Links:  count("ls /sys/class/net; for n in /run/particle/netns/*; do nsenter --net=$n cat /proc/net/dev | grep -o '^ *[a-z0-9]*:'; done"),
+		Files:  count("find /run/particle /var/lib/particle /run/docker/netns -type f"),
 		// Sockets come and go with the connections that Docker keeps open.
 		Descriptors: count(fmt.Sprintf("for f in /proc/%d/fd/*; do readlink $f; done | grep -v socket:", pid)),
 	}
