@@ -70,7 +70,7 @@ check: ## formatting, vet, lint, tidy
 	$(GO) mod tidy -diff
 
 # Packages whose tests need no rights beyond a user's.
-UNPRIVILEGED = ./topology ./fabric ./driver ./ipam/... ./dns ./seccomp ./internal/archtest ./internal/dockerdir \
+UNPRIVILEGED = ./topology ./fabric ./driver ./ipam/... ./dns ./seccomp/... ./internal/archtest ./internal/dockerdir \
 	./internal/fault ./internal/hostapi ./internal/pluginhttp ./internal/process ./internal/report \
 	./internal/rundir ./internal/runtimeapi ./internal/store ./internal/hostsetup/... ./cmd/...
 
