@@ -96,12 +96,12 @@ func TestCreateNetworkIsParsed(t *testing.T) {
 		"com.docker.network.enable_ipv4":true,"com.docker.network.enable_ipv6":true,"com.docker.network.internal":true,
 		"com.docker.network.generic":{"particle.vni":"42","mtu":"1400"}},
 		"IPv4Data":[{"AddressSpace":"particle","Pool":"10.77.0.0/16","Gateway":"10.77.0.1/16","AuxAddresses":{"b":"10.77.0.6/16","a":"10.77.0.5/16"}}],
-		"IPv6Data":[{"AddressSpace":"particle","Pool":"fd00:77::/64"}]}`)
+		"IPv6Data":[{"AddressSpace":"LocalDefault","Pool":"fd00:77::/64"}]}`)
 	if status != http.StatusOK {
 		t.Fatal(status, answer)
 	}
 	want := fabric.NetworkSpec{ID: nid, VNI: 42, MTU: 1400, Internal: true, Subnets: []fabric.Subnet{
-		{Subnet: netip.MustParsePrefix("10.77.0.0/16"), Gateway: netip.MustParseAddr("10.77.0.1"),
+		{Subnet: netip.MustParsePrefix("10.77.0.0/16"), Managed: true, Gateway: netip.MustParseAddr("10.77.0.1"),
 			Aux: []netip.Addr{netip.MustParseAddr("10.77.0.5"), netip.MustParseAddr("10.77.0.6")}},
 		{Subnet: netip.MustParsePrefix("fd00:77::/64")},
 	}}

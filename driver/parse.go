@@ -107,7 +107,7 @@ func parseSubnet(data *network.IPAMData) (fabric.Subnet, error) {
 	if err != nil {
 		return fail("subnet", err)
 	}
-	subnet := fabric.Subnet{Subnet: prefix.Masked()}
+	subnet := fabric.Subnet{Subnet: prefix.Masked(), Managed: data.AddressSpace == fabric.AddressSpace}
 	if data.Gateway != "" {
 		gateway, err := netip.ParsePrefix(data.Gateway)
 		if err != nil {

@@ -30,6 +30,9 @@ func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
 	fail := func(err error, fix string) error {
 		return &fault.Error{Op: "create endpoint on network", On: spec.Network.Short(), Err: err, Fix: fix}
 	}
+	if err := f.supersede(spec); err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := f.networks[spec.Network]
@@ -65,6 +68,29 @@ func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
 	return nil
 }
 
+// supersede removes the endpoints without a process that hold the new one's
+// addresses. Docker gives an address out again only when it has forgotten its
+// holder; that we have not means that its delete call did not reach us (after a
+// crash Docker leaves it out, if nothing has made it load our driver yet).
+func (f *Fabric) supersede(spec EndpointSpec) error {
+	f.mu.Lock()
+	var stale []Endpoint
+	if n := f.networks[spec.Network]; n != nil {
+		for _, a := range []netip.Addr{spec.IPv4, spec.IPv6} {
+			if holder := n.addresses[a]; holder != nil && holder.ID != spec.ID && !f.alive(holder) {
+				stale = append(stale, *holder)
+			}
+		}
+	}
+	f.mu.Unlock()
+	for _, e := range stale {
+		if err := f.removeEndpoint(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // holder names who has the endpoint, for people.
 func (e *Endpoint) holder() string {
 	if e.Name != "" {
@@ -89,7 +115,6 @@ func (f *Fabric) Join(_ context.Context, network topology.NetworkID, id topology
 		f.mu.Unlock()
 		return fail(ErrNoEndpoint, "start the container again")
 	}
-	joined := *e
 	f.mu.Unlock()
 	state, err := f.o.Sandboxes.State(network, key)
 	if err != nil {
@@ -99,9 +124,11 @@ func (f *Fabric) Join(_ context.Context, network topology.NetworkID, id topology
 		return fail(errors.New("the container runs in a network namespace of its own: it was started by another runtime, or runs already"),
 			"start it on this network alone, without --runtime or with --runtime particle")
 	}
-	joined.SandboxKey, joined.Joined = key, time.Now()
-	joined.Exposed = joined.Exposed || state == SandboxAbsent
-	if err := f.update(&joined); err != nil {
+	err = f.update(id, func(e *Endpoint) {
+		e.SandboxKey, e.Joined = key, time.Now()
+		e.Exposed = e.Exposed || state == SandboxAbsent
+	})
+	if err != nil {
 		return err
 	}
 	if state == SandboxAbsent {
@@ -110,18 +137,20 @@ func (f *Fabric) Join(_ context.Context, network topology.NetworkID, id topology
 	return nil
 }
 
-// update stores a changed endpoint and puts it in the place of the old one.
-func (f *Fabric) update(changed *Endpoint) error {
+// update changes an endpoint: its record first, then what others see.
+func (f *Fabric) update(id topology.EndpointID, change func(*Endpoint)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e := f.endpoints[changed.ID]
+	e := f.endpoints[id]
 	if e == nil {
-		return &fault.Error{Op: "change endpoint", On: changed.ID.Short(), Err: ErrNoEndpoint, Fix: "start the container again"}
+		return &fault.Error{Op: "change endpoint", On: id.Short(), Err: ErrNoEndpoint, Fix: "start the container again"}
 	}
-	if err := f.o.Endpoints.Put(string(changed.ID), *changed); err != nil {
+	changed := *e
+	change(&changed)
+	if err := f.o.Endpoints.Put(string(id), changed); err != nil {
 		return err
 	}
-	*e = *changed
+	*e = changed
 	return nil
 }
 
@@ -133,13 +162,12 @@ func (f *Fabric) Leave(_ context.Context, id topology.EndpointID) error {
 		f.mu.Unlock()
 		return nil
 	}
-	left := *e
+	key := e.SandboxKey
 	f.mu.Unlock()
-	if err := f.o.Sandboxes.Conceal(left.SandboxKey); err != nil {
+	if err := f.o.Sandboxes.Conceal(key); err != nil {
 		return err
 	}
-	left.Exposed = false
-	return f.update(&left)
+	return f.update(id, func(e *Endpoint) { e.Exposed = false })
 }
 
 // DeleteEndpoint forgets an endpoint; one that is not there is success. Docker
@@ -157,8 +185,7 @@ func (f *Fabric) DeleteEndpoint(_ context.Context, id topology.EndpointID) error
 	alive := f.alive(e)
 	f.mu.Unlock()
 	if alive {
-		gone.Deleted = true
-		return f.update(&gone)
+		return f.update(id, func(e *Endpoint) { e.Deleted = true })
 	}
 	return f.removeEndpoint(gone)
 }
@@ -191,7 +218,10 @@ func (f *Fabric) dropEndpoint(n *network, e *Endpoint) error {
 
 // alive says whether the process that claimed the endpoint lives. The caller
 // holds mu.
-func (f *Fabric) alive(e *Endpoint) bool {
+func (f *Fabric) alive(e *Endpoint) bool { return f.aliveNow(*e) }
+
+// aliveNow is alive for a copy, and needs no lock.
+func (f *Fabric) aliveNow(e Endpoint) bool {
 	if e.Pid == 0 {
 		return false
 	}

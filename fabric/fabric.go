@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,13 +42,19 @@ type Fabric struct {
 	o       Options
 	started time.Time
 
+	// publishing keeps an older list of networks from replacing a newer one.
+	// Rank: before mu, after a network's work.
+	publishing sync.Mutex
+
 	// mu guards everything below. It is never held over kernel work, the Docker
 	// API or a flush to disk; a write to a volatile table is allowed.
 	mu        sync.Mutex
 	networks  map[topology.NetworkID]*network
 	pools     map[topology.PoolID]*addressPool
 	endpoints map[topology.EndpointID]*Endpoint
-	repairs   int
+	// containers holds the claimed endpoints by container; usually one.
+	containers map[topology.ContainerID][]*Endpoint
+	repairs    int
 	// suspected holds when Reconcile first found an endpoint without a process.
 	suspected map[topology.EndpointID]time.Time
 }
@@ -59,29 +66,38 @@ type network struct {
 	// Rank: before Fabric.mu.
 	work      sync.Mutex
 	creating  bool // its first Apply is not through
+	applied   bool // the kernel was made to match since the plugin started
 	uplinkUp  bool // the uplink was applied since the plugin started
 	problem   string
 	endpoints map[topology.EndpointID]*Endpoint
 	addresses map[netip.Addr]*Endpoint
 }
 
+// rebuildLimit stays under the 12.5 s after which Docker gives a starting plugin
+// up (plugin/manager_linux.go).
+const rebuildLimit = 6 * time.Second
+
 // Open loads what the stores hold and makes the kernel match. A network that
 // cannot be rebuilt does not stop the others; its problem shows in Status and
 // Reconcile tries again.
 func Open(ctx context.Context, o Options) (*Fabric, error) {
 	f := &Fabric{
-		o:         o,
-		started:   time.Now(),
-		networks:  map[topology.NetworkID]*network{},
-		pools:     map[topology.PoolID]*addressPool{},
-		endpoints: map[topology.EndpointID]*Endpoint{},
-		suspected: map[topology.EndpointID]time.Time{},
+		o:          o,
+		started:    time.Now(),
+		networks:   map[topology.NetworkID]*network{},
+		pools:      map[topology.PoolID]*addressPool{},
+		endpoints:  map[topology.EndpointID]*Endpoint{},
+		containers: map[topology.ContainerID][]*Endpoint{},
+		suspected:  map[topology.EndpointID]time.Time{},
 	}
 	if err := f.load(); err != nil {
 		return nil, err
 	}
+	// What is not rebuilt in time follows when a container asks for it.
+	bounded, cancel := context.WithTimeout(ctx, rebuildLimit)
+	defer cancel()
 	for _, n := range f.snapshot() {
-		f.rebuild(ctx, n)
+		f.rebuild(bounded, n)
 	}
 	return f, f.publish()
 }
@@ -97,8 +113,12 @@ func (f *Fabric) load() error {
 	for id, n := range networks {
 		f.networks[topology.NetworkID(id)] = newNetwork(n)
 	}
+	byPool := map[topology.PoolID][]Lease{}
+	for _, l := range leases {
+		byPool[l.Pool] = append(byPool[l.Pool], l)
+	}
 	for id, p := range pools {
-		loaded, err := loadPool(p, leases)
+		loaded, err := loadPool(p, byPool[p.ID])
 		if err != nil {
 			return fmt.Errorf("pool %s: %w", id, err)
 		}
@@ -150,15 +170,20 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 		more, err = f.applyUplink(ctx, n.ID, uplink)
 		changed, up = changed || more, err == nil
 	}
-	if err == nil {
-		_, err = f.o.Resolvers.Serve(ctx, n.ID)
+	if err != nil && ctx.Err() != nil {
+		return changed, err // that our time is over says nothing about the network
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	n.uplinkUp, n.problem = up, ""
+	n.applied, n.uplinkUp, n.problem = err == nil, up, ""
 	if err != nil {
 		n.problem = err.Error()
 	}
+	f.mu.Unlock()
+	if err != nil {
+		return changed, err
+	}
+	// Without its resolver a network still carries everything else.
+	_, err = f.o.Resolvers.Serve(ctx, n.ID)
 	return changed, err
 }
 
@@ -198,6 +223,8 @@ func (f *Fabric) snapshot() []*network {
 
 // publish writes the list of networks for particle-runtime.
 func (f *Fabric) publish() error {
+	f.publishing.Lock()
+	defer f.publishing.Unlock()
 	f.mu.Lock()
 	list := make([]EngineNetwork, 0, len(f.networks))
 	for _, n := range f.networks {
@@ -211,6 +238,9 @@ func (f *Fabric) publish() error {
 func (f *Fabric) index(n *network, e *Endpoint) {
 	f.endpoints[e.ID] = e
 	n.endpoints[e.ID] = e
+	if e.Container != "" {
+		f.containers[e.Container] = append(f.containers[e.Container], e)
+	}
 	for _, a := range e.Addresses() {
 		n.addresses[a] = e
 	}
@@ -219,6 +249,7 @@ func (f *Fabric) index(n *network, e *Endpoint) {
 // unindex is the reverse of index.
 func (f *Fabric) unindex(n *network, e *Endpoint) {
 	delete(f.endpoints, e.ID)
+	f.disown(e)
 	if n == nil {
 		return
 	}
@@ -228,4 +259,14 @@ func (f *Fabric) unindex(n *network, e *Endpoint) {
 			delete(n.addresses, a)
 		}
 	}
+}
+
+// disown takes an endpoint out of its container's list.
+func (f *Fabric) disown(e *Endpoint) {
+	left := slices.DeleteFunc(f.containers[e.Container], func(o *Endpoint) bool { return o == e })
+	if len(left) == 0 {
+		delete(f.containers, e.Container)
+		return
+	}
+	f.containers[e.Container] = left
 }

@@ -76,7 +76,7 @@ func TestInterleavedCreationOfEqualSubnets(t *testing.T) {
 	}
 	for i, c := range []string{"b", "a"} { // created in the other order
 		id := netID(c)
-		spec := fabric.NetworkSpec{ID: id, Subnets: []fabric.Subnet{{Subnet: subnet, Gateway: netip.MustParseAddr("10.77.0.1")}}}
+		spec := fabric.NetworkSpec{ID: id, Subnets: []fabric.Subnet{{Subnet: subnet, Managed: true, Gateway: netip.MustParseAddr("10.77.0.1")}}}
 		if err := f.CreateNetwork(ctx, spec); err != nil {
 			t.Fatal(i, err)
 		}
@@ -356,5 +356,19 @@ func BenchmarkConnect(b *testing.B) {
 				connect(held + i)
 			}
 		})
+	}
+}
+
+// The removal of a network was lost, and Docker has made the next of its name.
+func TestPlacementAsksDockerWhichOfTwo(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	w.create(f, netID("a"), "jobs", "10.77.0.0/16")
+	w.networks = nil
+	w.create(f, netID("b"), "jobs", "10.77.0.0/16")
+	for range 50 {
+		if p, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err != nil || p.Network != netID("b") {
+			t.Fatalf("placed on %s, %v", p.Network.Short(), err)
+		}
 	}
 }

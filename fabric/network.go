@@ -63,7 +63,10 @@ func (f *Fabric) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 			return errors.Join(err, f.demolish(ctx, n))
 		}
 	}
-	return f.publish()
+	if err := f.publish(); err != nil {
+		return errors.Join(err, f.demolish(ctx, n))
+	}
+	return nil
 }
 
 // admit checks the wish and enters the network into the maps.
@@ -202,6 +205,9 @@ func (f *Fabric) demolish(ctx context.Context, n *network) error {
 		return err
 	}
 	if err := f.o.Networks.Delete(string(n.ID)); err != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		n.Doomed, n.creating, n.problem = true, false, err.Error()
 		return err
 	}
 	return errors.Join(f.forget(n), f.publish())

@@ -48,16 +48,20 @@ func (f *Fabric) Place(ctx context.Context, refs []Ref) (p Placement, ok bool, e
 		return Placement{}, false, nil
 	}
 	f.mu.Lock()
-	record, problem, label := home.Network, home.problem, home.label()
+	record, ready, label := home.Network, home.applied && home.problem == "", home.label()
 	f.mu.Unlock()
-	switch {
-	case len(refs) > 1:
+	if len(refs) > 1 {
 		return Placement{}, false, fault.New("place container on network", label,
 			fmt.Sprintf("it asks for %d networks, and a container in a shared namespace can have one", len(refs)),
 			"connect it to this network alone")
-	case problem != "":
-		return Placement{}, false, fault.New("place container on network", label,
-			"the network is not up: "+problem, "see `particle status`")
+	}
+	if !ready { // it may be by now
+		home.work.Lock()
+		_, err := f.apply(ctx, home)
+		home.work.Unlock()
+		if err != nil {
+			return Placement{}, false, err
+		}
 	}
 	if err := f.ensureUplink(ctx, home); err != nil {
 		return Placement{}, false, err
@@ -78,13 +82,19 @@ func (f *Fabric) Place(ctx context.Context, refs []Ref) (p Placement, ok bool, e
 // resolve finds the network a reference means, nil if it is none of ours. The
 // order is Docker's: a full id, a name, the start of an id.
 func (f *Fabric) resolve(ctx context.Context, ref Ref) (*network, error) {
-	if n, sure := f.lookup(ref); sure {
+	n, sure := f.lookup(ref)
+	if sure {
 		return n, nil
 	}
 	// A network of ours was made a moment ago and its name is not known yet, or
 	// the reference may be the start of an id. Docker knows.
 	found, exists, err := f.o.Engine.Network(ctx, ref.Name)
 	if err != nil {
+		if ref.ID != "" || n != nil {
+			// Its id is on disk and is none of ours, or only one of ours fits.
+			// Join, and Reconcile after it, see to it if that was wrong.
+			return n, nil
+		}
 		return nil, err
 	}
 	if !exists || !found.Ours {
@@ -104,16 +114,24 @@ func (f *Fabric) lookup(ref Ref) (n *network, sure bool) {
 			return n, true
 		}
 	}
-	unnamed, prefixed := false, false
+	matches, unnamed, prefixed := 0, false, false
+	var match *network
 	for _, n := range f.networks {
 		if n.Doomed {
 			continue
 		}
 		if n.Name == ref.Name {
-			return n, true
+			match = n
+			matches++
 		}
 		unnamed = unnamed || n.Name == ""
 		prefixed = prefixed || strings.HasPrefix(string(n.ID), ref.Name)
+	}
+	switch {
+	case matches > 1: // one of them is a network whose removal we missed
+		return nil, false
+	case matches == 1:
+		return match, !unnamed
 	}
 	return nil, !unnamed && !prefixed
 }
@@ -128,8 +146,15 @@ func (f *Fabric) learnName(id topology.NetworkID, name string) {
 		return
 	}
 	n.Name = name
-	record := n.Network
 	f.mu.Unlock()
+	n.work.Lock() // a record is written by one at a time, and as it is then
+	defer n.work.Unlock()
+	f.mu.Lock()
+	here, record := f.networks[id] == n, n.Network
+	f.mu.Unlock()
+	if !here {
+		return
+	}
 	if err := errors.Join(f.o.Networks.Put(string(id), record), f.publish()); err != nil {
 		// The name is asked for again after the next start.
 		f.o.Log.WithError(err).WithField("net", id.Short()).Warn("name of network not kept")
@@ -180,7 +205,9 @@ func (f *Fabric) Claim(_ context.Context, spec ClaimSpec) error {
 	if err := f.o.Endpoints.Put(string(claimed.ID), claimed); err != nil {
 		return err
 	}
+	f.disown(e)
 	*e = claimed
+	f.containers[e.Container] = append(f.containers[e.Container], e)
 	return nil
 }
 
@@ -220,11 +247,9 @@ func (f *Fabric) leasedTo(n *network, a netip.Addr) string {
 func (f *Fabric) Release(_ context.Context, id topology.ContainerID) error {
 	f.mu.Lock()
 	var gone []Endpoint
-	for _, e := range f.endpoints {
-		if e.Container == id && !f.alive(e) {
-			ended := *e
-			ended.Pid = 0
-			gone = append(gone, ended)
+	for _, e := range f.containers[id] {
+		if !f.alive(e) {
+			gone = append(gone, *e)
 		}
 	}
 	f.mu.Unlock()
@@ -233,7 +258,7 @@ func (f *Fabric) Release(_ context.Context, id topology.ContainerID) error {
 		if e.Deleted {
 			errs = append(errs, f.removeEndpoint(e))
 		} else {
-			errs = append(errs, f.update(&e))
+			errs = append(errs, f.update(e.ID, func(e *Endpoint) { e.Pid = 0 }))
 		}
 	}
 	return errors.Join(errs...)

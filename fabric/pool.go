@@ -72,7 +72,7 @@ func (f *Fabric) subnetInUse(candidate netip.Prefix) bool {
 	return false
 }
 
-func loadPool(record Pool, leases map[string]Lease) (*addressPool, error) {
+func loadPool(record Pool, leases []Lease) (*addressPool, error) {
 	alloc, err := pool.New(pool.Config{Subnet: record.Subnet, Range: record.Range})
 	if err != nil {
 		return nil, err
@@ -81,12 +81,10 @@ func loadPool(record Pool, leases map[string]Lease) (*addressPool, error) {
 	held := slices.Clone(record.Reserved)
 	var released []Lease
 	for _, l := range leases {
-		switch {
-		case l.Pool != record.ID:
-		case l.Released.IsZero():
+		if l.Released.IsZero() {
 			p.leases[l.Addr] = &l
 			held = append(held, l.Addr)
-		default:
+		} else {
 			released = append(released, l)
 		}
 	}
@@ -107,10 +105,11 @@ func (f *Fabric) ReleasePool(_ context.Context, id topology.PoolID) error {
 	if !known {
 		return nil
 	}
-	if err := f.o.Pools.Delete(string(id)); err != nil {
+	// Leases first: without their pool nothing would lead to them again.
+	if err := f.o.Leases.DeletePrefix(string(id) + "/"); err != nil {
 		return err
 	}
-	if err := f.o.Leases.DeletePrefix(string(id) + "/"); err != nil {
+	if err := f.o.Pools.Delete(string(id)); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -297,8 +296,9 @@ func (f *Fabric) boundPool(n *network, subnet netip.Prefix) *addressPool {
 	return nil
 }
 
+// hasSubnet says whether one of the network's subnets is s, and ours to manage.
 func (n *network) hasSubnet(s netip.Prefix) bool {
-	return slices.ContainsFunc(n.Subnets, func(own Subnet) bool { return own.Subnet == s })
+	return slices.ContainsFunc(n.Subnets, func(own Subnet) bool { return own.Subnet == s && own.Managed })
 }
 
 // bindPools finds the pool of each of a new network's subnets: the one unbound
@@ -310,7 +310,7 @@ func (f *Fabric) bindPools(n *network) []Pool {
 	for _, s := range n.Subnets {
 		var candidates []*addressPool
 		for _, p := range f.pools {
-			if p.Network == "" && p.Subnet == s.Subnet && p.reserves(s) {
+			if s.Managed && p.Network == "" && p.Subnet == s.Subnet && p.reserves(s) {
 				candidates = append(candidates, p)
 			}
 		}

@@ -53,7 +53,7 @@ type Table[T any] interface {
 // nothing that a container's start needs depends on them, except the name of a
 // network that was created a moment ago.
 type Engine interface {
-	// Networks lists Docker's networks of our drivers.
+	// Networks lists all of Docker's networks.
 	Networks(context.Context) ([]EngineNetwork, error)
 	// Network resolves a name, an id or the start of an id as Docker does.
 	// found is false when there is none; Ours says whether the driver is ours.
@@ -68,7 +68,9 @@ type Engine interface {
 type EngineNetwork struct {
 	ID   topology.NetworkID
 	Name string
-	Ours bool
+	Ours bool // its driver is ours
+	// Pools are its subnets if their addresses come from our IPAM.
+	Pools []netip.Prefix
 }
 
 // EngineContainer is the container that holds an endpoint; ID is empty while

@@ -3,6 +3,7 @@ package fabric
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/particle-net/particle/internal/fault"
@@ -13,26 +14,39 @@ import (
 // about it. Docker itself gives up on a plugin call after 30 s.
 const grace = time.Minute
 
+// askLimit bounds each question to Docker, so that one that hangs leaves time
+// for the repairs that need no answer.
+const askLimit = 5 * time.Second
+
 // Reconcile compares this host's state with Docker's, with the processes that
 // live and with the kernel, and repairs what differs. It is safe beside all
 // other methods; run it again and again. What Docker cannot be asked about is
 // left as it is.
 func (f *Fabric) Reconcile(ctx context.Context) error {
-	listed, err := f.o.Engine.Networks(ctx)
+	// dockerd accepts connections while it boots and answers them at the end.
+	asked, cancel := context.WithTimeout(ctx, askLimit)
+	listed, err := f.o.Engine.Networks(asked)
+	cancel()
 	if err != nil {
 		return errors.Join(err, f.repairSegments(ctx))
 	}
 	known := map[topology.NetworkID]bool{}
+	used := map[netip.Prefix]bool{}
 	for _, n := range listed {
-		known[n.ID] = true
-		f.learnName(n.ID, n.Name)
+		if n.Ours {
+			known[n.ID] = true
+			f.learnName(n.ID, n.Name)
+		}
+		for _, subnet := range n.Pools {
+			used[subnet] = true
+		}
 	}
 	return errors.Join(
 		f.sweepEndpoints(ctx, known),
 		f.sweepNetworks(ctx, known),
 		f.repairSegments(ctx),
-		f.sweepPools(ctx),
-		f.o.RunFiles.SweepResolv(f.keepsResolv, grace),
+		f.sweepPools(ctx, used),
+		f.o.RunFiles.SweepResolv(f.resolvKept(), grace),
 	)
 }
 
@@ -43,8 +57,11 @@ func (f *Fabric) sweepEndpoints(ctx context.Context, known map[topology.NetworkI
 	for id, suspects := range f.suspects() {
 		var live map[topology.EndpointID]EngineContainer
 		if known[id] {
+			asked, cancel := context.WithTimeout(ctx, askLimit)
 			var err error
-			if live, err = f.o.Engine.Endpoints(ctx, id); err != nil {
+			live, err = f.o.Engine.Endpoints(asked, id)
+			cancel()
+			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
@@ -68,28 +85,42 @@ func (f *Fabric) sweepEndpoints(ctx context.Context, known map[topology.NetworkI
 // process ended.
 func (f *Fabric) suspects() map[topology.NetworkID][]Endpoint {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	all := map[topology.NetworkID][]Endpoint{}
-	for id, e := range f.endpoints {
-		if f.alive(e) {
-			delete(f.suspected, id)
-			continue
-		}
-		since, before := f.suspected[id]
-		if !before {
-			since = time.Now()
-			f.suspected[id] = since
-		}
-		if time.Since(since) > grace || e.Deleted || f.strayed(*e) {
-			all[e.Network] = append(all[e.Network], *e)
-		}
+	endpoints := make([]Endpoint, 0, len(f.endpoints))
+	for _, e := range f.endpoints {
+		endpoints = append(endpoints, *e)
 	}
 	for id := range f.suspected {
 		if f.endpoints[id] == nil {
 			delete(f.suspected, id)
 		}
 	}
+	f.mu.Unlock()
+	all := map[topology.NetworkID][]Endpoint{}
+	for _, e := range endpoints { // looking at processes takes long, and mu is not held
+		if f.aliveNow(e) {
+			f.mu.Lock()
+			delete(f.suspected, e.ID)
+			f.mu.Unlock()
+			continue
+		}
+		if f.suspectedFor(e.ID) > grace || e.Deleted || f.strayed(e) {
+			all[e.Network] = append(all[e.Network], e)
+		}
+	}
 	return all
+}
+
+// suspectedFor notes that the endpoint has no process and says how long that
+// has been so.
+func (f *Fabric) suspectedFor(id topology.EndpointID) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	since, before := f.suspected[id]
+	if !before {
+		since = time.Now()
+		f.suspected[id] = since
+	}
+	return time.Since(since)
 }
 
 // strayed says whether a container was started on the network without our
@@ -116,25 +147,25 @@ func (f *Fabric) evict(ctx context.Context, e Endpoint, holder EngineContainer) 
 	return f.o.Engine.Kill(ctx, holder.ID)
 }
 
-// retire removes an endpoint that nobody holds, and frees its addresses.
+// retire removes an endpoint that nobody holds, with its own leases. Docker may
+// have removed it meanwhile and given its addresses to another.
 func (f *Fabric) retire(e Endpoint) error {
-	f.countRepair()
-	f.o.Log.WithFields(map[string]any{"net": e.Network.Short(), "ep": e.ID.Short()}).
-		Warn("endpoint without container removed")
-	if err := f.removeEndpoint(e); err != nil {
-		return err
+	if e.Exposed {
+		if err := f.o.Sandboxes.Conceal(e.SandboxKey); err != nil {
+			return err
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var errs []error
-	for _, p := range f.pools {
-		for _, a := range e.Addresses() {
-			if lease := p.leases[a]; lease != nil && lease.Endpoint == "" && p.Network == e.Network {
-				errs = append(errs, f.freeLease(p, lease))
-			}
-		}
+	current := f.endpoints[e.ID]
+	if current == nil || f.alive(current) {
+		return nil
 	}
-	return errors.Join(errs...)
+	f.repairs++
+	f.o.Log.WithFields(map[string]any{"net": e.Network.Short(), "ep": e.ID.Short()}).
+		Warn("endpoint without container removed")
+	current.Deleted = true // Docker knows it no more, so its leases wait for no release
+	return f.dropEndpoint(f.networks[e.Network], current)
 }
 
 // sweepNetworks removes the networks that Docker does not list, and namespaces
@@ -186,19 +217,20 @@ func (f *Fabric) repairSegments(ctx context.Context) error {
 
 // sweepPools frees leases that never got an endpoint, and pools that never got
 // a network: Docker asked for them and broke off.
-func (f *Fabric) sweepPools(ctx context.Context) error {
+func (f *Fabric) sweepPools(ctx context.Context, used map[netip.Prefix]bool) error {
 	f.mu.Lock()
 	var errs []error
 	var orphans []topology.PoolID
 	for id, p := range f.pools {
 		if p.Network == "" {
-			if time.Since(p.Created) > grace && !f.awaited(p) {
+			// A network of another driver may have its addresses from us.
+			if time.Since(p.Created) > grace && !used[p.Subnet] && !f.awaited(p) {
 				orphans = append(orphans, id)
 			}
 			continue
 		}
 		for _, lease := range p.leases {
-			if lease.Endpoint == "" && time.Since(lease.Since) > grace {
+			if f.endpoints[lease.Endpoint] == nil && time.Since(lease.Since) > grace {
 				errs = append(errs, f.freeLease(p, lease))
 			}
 		}
@@ -222,15 +254,15 @@ func (f *Fabric) awaited(p *addressPool) bool {
 	return false
 }
 
-func (f *Fabric) keepsResolv(id topology.ContainerID) bool {
+// resolvKept says of which containers the resolv.conf is still needed.
+func (f *Fabric) resolvKept() func(topology.ContainerID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	held := make(map[topology.ContainerID]bool, len(f.endpoints))
 	for _, e := range f.endpoints {
-		if e.Container == id {
-			return true
-		}
+		held[e.Container] = true
 	}
-	return false
+	return func(id topology.ContainerID) bool { return held[id] }
 }
 
 func (f *Fabric) countRepair() {

@@ -1,6 +1,7 @@
 package fabric_test
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/ipam/pool"
 )
 
 // past lets everything that may be in the making count as broken off.
@@ -256,4 +258,98 @@ func TestOrderOfReleaseOutlivesARestart(t *testing.T) {
 			t.Fatalf("got %v (%v), want %s, the one released longest ago", a, err, held[i])
 		}
 	}
+}
+
+// After a crash Docker may have forgotten an endpoint without telling us, and
+// gives its address to the next container.
+func TestAddressOfADeadHolderGoesToTheNext(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	id := netID("a")
+	subnet := netip.MustParsePrefix("172.20.0.0/16") // from Docker's own IPAM
+	if err := f.CreateNetwork(ctx, fabric.NetworkSpec{ID: id, Subnets: []fabric.Subnet{{Subnet: subnet}}}); err != nil {
+		t.Fatal(err)
+	}
+	a := netip.MustParseAddr("172.20.0.2")
+	for i, c := range []string{"1", "2"} {
+		if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID(c), Network: id, IPv4: a}); err != nil {
+			t.Fatalf("container %d: %v", i+1, err)
+		}
+		if err := f.Join(ctx, id, epID(c), "/var/run/docker/netns/"+c); err != nil {
+			t.Fatal(err)
+		}
+		w.processes[100+i] = 7
+		claim := fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: id, Pid: 100 + i, Hostname: "h",
+			Hosts: []fabric.HostLine{{Addr: a, Names: []string{"h"}}}}
+		if err := f.Claim(ctx, claim); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			delete(w.processes, 100) // and no call from Docker
+		}
+	}
+	if got := f.View().Networks[0].Endpoints; len(got) != 1 || got[0].Name != "c2" || len(w.sandboxes) != 1 {
+		t.Errorf("endpoints %+v, sandboxes %v", got, w.sandboxes)
+	}
+	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID("3"), Network: id, IPv4: a}); !errors.Is(err, fabric.ErrAddressTaken) {
+		t.Errorf("the address of a live container: %v", err)
+	}
+}
+
+// Docker accepts connections while it boots and answers them at the end.
+func TestSilenceOfDockerStopsNoNetwork(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	w.engineErr, w.applyErr = over.Err(), over.Err()
+	if err := f.Reconcile(over); err == nil {
+		t.Error("Docker's silence is not told")
+	}
+	if problem := f.View().Networks[0].Problem; problem != "" {
+		t.Errorf("the network counts as broken: %s", problem)
+	}
+	// A real problem is tried again when a container comes.
+	w.engineErr, w.applyErr = nil, errKernel
+	if err := f.Reconcile(ctx); !errors.Is(err, errKernel) {
+		t.Error(err)
+	}
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); !errors.Is(err, errKernel) {
+		t.Errorf("placed on a network that is not up: %v", err)
+	}
+	w.applyErr = nil
+	if _, member, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err != nil || !member {
+		t.Errorf("not placed although all is well again: %v", err)
+	}
+}
+
+// A network of another driver may have its addresses from our IPAM.
+func TestPoolOfAForeignNetworkStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		f := w.open()
+		subnet := netip.MustParsePrefix("10.77.0.0/24")
+		p, err := f.RequestPool(ctx, fabric.PoolSpec{Subnet: subnet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Gateway: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.networks = append(w.networks, fabric.EngineNetwork{ID: netID("f"), Name: "bridged", Pools: []netip.Prefix{subnet}})
+		// One of ours with the same subnet, but with Docker's own IPAM.
+		if err := f.CreateNetwork(ctx, fabric.NetworkSpec{ID: netID("a"), Subnets: []fabric.Subnet{{Subnet: subnet, Gateway: netip.MustParseAddr("10.77.0.1")}}}); err != nil {
+			t.Fatal(err)
+		}
+		w.networks = append(w.networks, fabric.EngineNetwork{ID: netID("a"), Name: "jobs", Ours: true})
+		held, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		past(t, f)
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: held.Addr()}); !errors.Is(err, pool.ErrTaken) {
+			t.Errorf("the bridged container's address: %v", err)
+		}
+	})
 }

@@ -7,6 +7,10 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
+// AddressSpace is what our IPAM driver calls the space of its pools; Docker
+// repeats it when it creates a network, and nothing else tells whose they are.
+const AddressSpace = "particle"
+
 // NoUplink is the Uplink of a network that nothing has needed a way out of.
 const NoUplink = -1
 
@@ -26,6 +30,7 @@ type Network struct {
 // Subnet is one address range of a network.
 type Subnet struct {
 	Subnet  netip.Prefix
+	Managed bool         // its addresses come from our IPAM
 	Gateway netip.Addr   `json:",omitzero"`
 	Aux     []netip.Addr `json:",omitempty"`
 }

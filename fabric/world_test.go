@@ -255,7 +255,7 @@ func (w *world) create(f *fabric.Fabric, id topology.NetworkID, name, subnet str
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	err = f.CreateNetwork(ctx, fabric.NetworkSpec{ID: id, Subnets: []fabric.Subnet{{Subnet: p.Subnet, Gateway: gateway.Addr()}}})
+	err = f.CreateNetwork(ctx, fabric.NetworkSpec{ID: id, Subnets: []fabric.Subnet{{Subnet: p.Subnet, Managed: true, Gateway: gateway.Addr()}}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

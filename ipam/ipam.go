@@ -22,7 +22,7 @@ const Interface = "IpamDriver"
 // Docker 27 and later does not check a pool that we chose against the host's
 // routes (libnetwork ipams/remote).
 const (
-	localSpace  = "particle"
+	localSpace  = fabric.AddressSpace
 	globalSpace = "particle-global"
 )
 

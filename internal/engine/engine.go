@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -41,13 +42,10 @@ func explain(op, on string, err error) error {
 	return &fault.Error{Op: op, On: on, Err: err, Fix: "check that the Docker daemon answers"}
 }
 
-// Networks lists Docker's networks of our drivers.
+// Networks lists all of Docker's networks. One of another driver may have its
+// addresses from our IPAM.
 func (e *Engine) Networks(ctx context.Context) ([]fabric.EngineNetwork, error) {
-	args := filters.NewArgs()
-	for _, d := range e.drivers {
-		args.Add("driver", d)
-	}
-	list, err := e.api.NetworkList(ctx, network.ListOptions{Filters: args})
+	list, err := e.api.NetworkList(ctx, network.ListOptions{})
 	if err != nil {
 		return nil, explain("list Docker's networks", "", err)
 	}
@@ -59,7 +57,15 @@ func (e *Engine) Networks(ctx context.Context) ([]fabric.EngineNetwork, error) {
 }
 
 func (e *Engine) convert(n network.Inspect) fabric.EngineNetwork {
-	return fabric.EngineNetwork{ID: topology.NetworkID(n.ID), Name: n.Name, Ours: slices.Contains(e.drivers, n.Driver)}
+	converted := fabric.EngineNetwork{ID: topology.NetworkID(n.ID), Name: n.Name, Ours: slices.Contains(e.drivers, n.Driver)}
+	if slices.Contains(e.drivers, n.IPAM.Driver) {
+		for _, c := range n.IPAM.Config {
+			if subnet, err := netip.ParsePrefix(c.Subnet); err == nil {
+				converted.Pools = append(converted.Pools, subnet.Masked())
+			}
+		}
+	}
+	return converted
 }
 
 // Network resolves a name, an id or the start of one.

@@ -57,25 +57,37 @@ func New(o Options) *Set {
 
 // Serve makes sure that a resolver answers for the network if the host needs
 // one, and returns its address, which is invalid if not.
+//
+// It listens in any case: the host's servers may change while containers that
+// were given the address run.
 func (s *Set) Serve(ctx context.Context, id topology.NetworkID) (netip.Addr, error) {
-	if len(s.loopbackServers()) == 0 {
+	needed := s.needed()
+	err := s.listen(ctx, id)
+	switch {
+	case !needed:
 		return netip.Addr{}, nil
+	case err != nil:
+		return netip.Addr{}, err
 	}
+	return Address, nil
+}
+
+func (s *Set) listen(ctx context.Context, id topology.NetworkID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running[id] != nil {
-		return Address, nil
+		return nil
 	}
 	at := netip.AddrPortFrom(Address, 53).String()
 	packets, err := s.o.Sockets.ListenPacket(ctx, id, "udp4", at)
 	if err != nil {
-		return netip.Addr{}, err
+		return err
 	}
 	listener, err := s.o.Sockets.Listen(ctx, id, "tcp4", at)
 	if err != nil {
-		return netip.Addr{}, errors.Join(err, packets.Close())
+		return errors.Join(err, packets.Close())
 	}
-	forwarder := dns.New(dns.Options{Upstreams: s.loopbackServers, Timeout: 2 * time.Second})
+	forwarder := dns.New(dns.Options{Upstreams: s.upstreams, Timeout: 2 * time.Second})
 	life, stop := context.WithCancel(context.Background())
 	s.running[id] = stop
 	s.done.Go(func() {
@@ -84,7 +96,7 @@ func (s *Set) Serve(ctx context.Context, id topology.NetworkID) (netip.Addr, err
 			s.Stop(id)
 		}
 	})
-	return Address, nil
+	return nil
 }
 
 // Stop ends the network's resolver, if there is one.
@@ -108,19 +120,26 @@ func (s *Set) Close() {
 	s.done.Wait()
 }
 
-// loopbackServers are the host's name servers, if all of them listen on its
-// loopback only. The file is read anew each time: DHCP clients rewrite it.
-func (s *Set) loopbackServers() []netip.AddrPort {
+// needed says whether containers could reach none of the host's name servers
+// themselves. The file is read anew each time: DHCP clients rewrite it.
+func (s *Set) needed() bool {
+	conf, err := s.readConf()
+	if err != nil {
+		s.o.Log.WithError(err).Debug("host's name servers not read")
+		return false
+	}
+	return len(conf.Reachable()) == 0 && len(conf.Loopback()) > 0
+}
+
+// upstreams are all of the host's name servers: it is the host that asks them.
+func (s *Set) upstreams() []netip.AddrPort {
 	conf, err := s.readConf()
 	if err != nil {
 		s.o.Log.WithError(err).Debug("host's name servers not read")
 		return nil
 	}
-	if len(conf.Reachable()) > 0 {
-		return nil
-	}
 	var all []netip.AddrPort
-	for _, a := range conf.Loopback() {
+	for _, a := range conf.Servers {
 		all = append(all, netip.AddrPortFrom(a, 53))
 	}
 	return all

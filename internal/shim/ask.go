@@ -35,6 +35,19 @@ func ask(socket string, request []byte, limit time.Duration) (runtimeapi.Reply, 
 	return reply, nil
 }
 
+// insist is ask for a container that is known to be ours: while nobody answers,
+// it asks again until the host's patience ends.
+func (h *Host) insist(request []byte, limit time.Duration) (runtimeapi.Reply, error) {
+	const pause = 50 * time.Millisecond
+	for began := time.Now(); ; {
+		reply, err := ask(h.Socket, request, limit)
+		if !errors.Is(err, runtimeapi.ErrUnreachable) || time.Since(began) > h.Patience {
+			return reply, err
+		}
+		<-time.After(pause)
+	}
+}
+
 // exchange sends a line and returns the one that comes back.
 func exchange(socket string, line []byte, deadline time.Time) ([]byte, error) {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

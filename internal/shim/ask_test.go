@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -141,5 +142,37 @@ func TestAskReadsLongReplies(t *testing.T) {
 	_, err := ask(w.path("particle.sock"), placeRequest(runtimeapi.Place{}), 5*time.Second)
 	if err == nil || len(err.Error()) != 25000 {
 		t.Errorf("%v", err)
+	}
+}
+
+// A plugin that comes back while a container of ours waits serves it.
+func TestInsistWaitsForThePlugin(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "particle.sock")
+	h := &Host{Patience: time.Minute, Settings: Settings{Socket: path}}
+	asked := make(chan error, 1)
+	go func() {
+		_, err := h.insist(releaseRequest("0123456789ab"), time.Minute)
+		asked <- err
+	}()
+	l, err := runtimeapi.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "{}\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+	h.Patience = 0
+	l.Close()
+	if _, err := h.insist(releaseRequest("0123456789ab"), time.Minute); !errors.Is(err, runtimeapi.ErrUnreachable) {
+		t.Errorf("without patience: %v", err)
 	}
 }

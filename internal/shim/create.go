@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,14 +131,16 @@ func anyUserDefined(networks []runtimeapi.NetworkRef) bool {
 func (h *Host) place(b bundle, networks []runtimeapi.NetworkRef) (runtimeapi.Placement, error) {
 	request := placeRequest(runtimeapi.Place{Container: b.ID, Name: b.Name, Networks: networks})
 	reply, err := ask(h.Socket, request, placeLimit)
-	switch {
-	case errors.Is(err, runtimeapi.ErrUnreachable):
-		for _, n := range networks {
-			if h.ownsNetwork(n) {
-				return runtimeapi.Placement{}, startError(b.Label(), "network "+n.Name+" is a particle network", err)
-			}
+	if errors.Is(err, runtimeapi.ErrUnreachable) {
+		own := slices.IndexFunc(networks, h.ownsNetwork)
+		if own < 0 {
+			return runtimeapi.Placement{}, nil
 		}
-		return runtimeapi.Placement{}, nil
+		if reply, err = h.insist(request, placeLimit); errors.Is(err, runtimeapi.ErrUnreachable) {
+			return runtimeapi.Placement{}, startError(b.Label(), "network "+networks[own].Name+" is a particle network", err)
+		}
+	}
+	switch {
 	case err != nil:
 		return runtimeapi.Placement{}, &fault.Error{Op: "start container", On: b.Label(), Err: err}
 	case reply.Place == nil:

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/hostpath"
@@ -21,6 +22,10 @@ type Host struct {
 	Docker     string // socket of the Docker API
 	ResolvConf string // the host's own
 	Proc       string // proc mount of the pid namespace the container's processes are counted in
+	// Patience is how long a container of ours waits for a plugin that is not
+	// there: Docker starts one that has crashed again within a second or two,
+	// but a container whose restart fails meanwhile it leaves dead for good.
+	Patience time.Duration
 	Settings
 }
 
@@ -41,6 +46,7 @@ func DefaultHost() *Host {
 		Docker:     hostpath.DockerSocket,
 		ResolvConf: "/etc/resolv.conf",
 		Proc:       "/proc",
+		Patience:   3 * time.Second,
 	}
 }
 

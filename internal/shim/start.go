@@ -53,7 +53,7 @@ func (h *Host) claim(c Call, s *state) error {
 	if err != nil {
 		return &fault.Error{Op: "start container", On: topology.ContainerID(c.ID).Short(), Err: err}
 	}
-	_, err = ask(h.Socket, claimRequest(claim), claimLimit)
+	_, err = h.insist(claimRequest(claim), claimLimit)
 	switch {
 	case errors.Is(err, runtimeapi.ErrUnreachable):
 		return startError(claim.Name, "its network is a particle network", err)
