@@ -82,10 +82,29 @@ func (p *Pool) clear() {
 // Config is what the pool manages: host bits cleared, Range always set.
 func (p *Pool) Config() Config { return p.cfg }
 
+// maxWaiting is how many released addresses wait while fresh ones are left. It
+// bounds what a pool remembers: a /64 would never run out of fresh ones.
+const maxWaiting = 1 << 16
+
 // Any holds the next address of the range and returns it: fresh ones in
-// ascending order, then the one released longest ago. ErrExhausted if all are
-// held.
+// ascending order, then the one released longest ago, which also goes first
+// once 65,536 wait. ErrExhausted if all are held.
 func (p *Pool) Any() (netip.Addr, error) {
+	sources := []func() (netip.Addr, bool){p.fresh, p.oldest}
+	if p.waiting >= maxWaiting {
+		slices.Reverse(sources)
+	}
+	for _, source := range sources {
+		if addr, ok := source(); ok {
+			p.hold(addr)
+			return addr, nil
+		}
+	}
+	return netip.Addr{}, refuse("allocate address", p.cfg.Range.String(), ErrExhausted)
+}
+
+// fresh gives the next address that was never used, and moves past it.
+func (p *Pool) fresh() (netip.Addr, bool) {
 	for p.mark.IsValid() {
 		addr := p.mark
 		if addr == p.last {
@@ -94,19 +113,22 @@ func (p *Pool) Any() (netip.Addr, error) {
 			p.mark = addr.Next()
 		}
 		if _, used := p.turn[addr]; !used {
-			p.hold(addr)
-			return addr, nil
+			return addr, true
 		}
 	}
+	return netip.Addr{}, false
+}
+
+// oldest gives the address released longest ago, and takes it off the queue.
+func (p *Pool) oldest() (netip.Addr, bool) {
 	for p.head < len(p.queue) {
 		t := p.queue[p.head]
 		p.head++
 		if p.turn[t.addr] == t.number { // tickets count from 1, so a held address never matches
-			p.hold(t.addr)
-			return t.addr, nil
+			return t.addr, true
 		}
 	}
-	return netip.Addr{}, refuse("allocate address", p.cfg.Range.String(), ErrExhausted)
+	return netip.Addr{}, false
 }
 
 // Take holds the given address, which may lie outside the range but not
