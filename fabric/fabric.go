@@ -46,7 +46,7 @@ type Fabric struct {
 	// Rank: before mu, after a network's work.
 	publishing sync.Mutex
 
-	// mu guards everything below. It is never held over kernel work, the Docker
+	// mu guards everything below, and o.Underlay. It is never held over kernel work, the Docker
 	// API or a flush to disk; a write to a volatile table is allowed.
 	mu        sync.Mutex
 	networks  map[topology.NetworkID]*network
@@ -188,7 +188,10 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 }
 
 func (f *Fabric) applyUplink(ctx context.Context, id topology.NetworkID, index int) (bool, error) {
-	u, err := topology.NewUplink(id, index, f.o.Underlay.MTU)
+	f.mu.Lock()
+	mtu := f.o.Underlay.MTU
+	f.mu.Unlock()
+	u, err := topology.NewUplink(id, index, mtu)
 	if err != nil {
 		return false, err
 	}
@@ -208,6 +211,22 @@ func (f *Fabric) segment(n *network) topology.Segment {
 	}
 	s.Pools = append(s.Pools, netip.PrefixFrom(f.o.ResolverAddr, f.o.ResolverAddr.BitLen()))
 	return s
+}
+
+// SetUnderlay follows a change of what VXLAN packets travel over: a host's
+// address may come after the plugin's start, and change. Reconcile and the next
+// container of each network bring the kernel in line.
+func (f *Fabric) SetUnderlay(u topology.Underlay) (changed bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.o.Underlay == u {
+		return false
+	}
+	f.o.Underlay = u
+	for _, n := range f.networks {
+		n.applied = false
+	}
+	return true
 }
 
 // snapshot lists the networks without holding mu over what is done with them.

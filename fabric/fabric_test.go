@@ -372,3 +372,24 @@ func TestPlacementAsksDockerWhichOfTwo(t *testing.T) {
 		}
 	}
 }
+
+// A host's address may come after the plugin's start, and change.
+func TestUnderlayIsFollowed(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	w.create(f, netID("a"), "jobs", "10.77.0.0/16")
+	u := f.View().Underlay
+	if f.SetUnderlay(u) {
+		t.Error("the same underlay counts as a change")
+	}
+	u.VTEP = netip.MustParseAddr("192.0.2.77")
+	if !f.SetUnderlay(u) {
+		t.Error("the change was not seen")
+	}
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.segments[netID("a")].VTEP; got != u.VTEP {
+		t.Errorf("a container was placed while its network still uses %s", got)
+	}
+}

@@ -101,13 +101,16 @@ func (f *Fabric) admit(spec NetworkSpec) (n *network, repeated bool, err error) 
 }
 
 func (f *Fabric) mtu(want int) (int, error) {
-	most := f.o.Underlay.MTU - f.o.Underlay.Overhead()
+	f.mu.Lock()
+	underlay := f.o.Underlay
+	f.mu.Unlock()
+	most := underlay.MTU - underlay.Overhead()
 	switch {
 	case want == 0:
 		return most, nil
 	case want < minMTU || want > most:
 		return 0, fault.New("use mtu", fmt.Sprint(want), fmt.Sprintf("it is not from %d to %d, which is what the underlay's MTU of %d leaves",
-			minMTU, most, f.o.Underlay.MTU), "pass -o mtu=N in that range or omit it")
+			minMTU, most, underlay.MTU), "pass -o mtu=N in that range or omit it")
 	}
 	return want, nil
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/particle-net/particle/ipam"
 	"github.com/particle-net/particle/ipam/pool"
 	"github.com/particle-net/particle/overlay"
+	"github.com/particle-net/particle/topology"
 )
 
 const (
@@ -59,6 +60,7 @@ type plugin struct {
 	engine    *engine.Engine
 	resolvers *resolver.Set
 	fabric    *fabric.Fabric
+	vtep      netip.Addr // as set; invalid to find one
 	closers   []func() error // in order of opening
 }
 
@@ -81,9 +83,13 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (p *plugin, err er
 		return nil, err
 	}
 	p.closers = append(p.closers, p.plane.Close)
+	p.vtep = s.vtep
 	underlay, err := p.plane.Underlay(ctx, s.vtep)
 	if err != nil {
-		return nil, err
+		// Ending here would be for good: Docker starts no plugin twice that does
+		// not get up. The address may come later; reconcile looks for it.
+		log.WithError(err).Error("no tunnel address; networks are local to this host until there is one")
+		underlay = topology.Underlay{MTU: 1500, Port: s.port}
 	}
 	p.engine, err = engine.New(onHost(s.docker), []string{hostpath.DriverName, hostpath.PluginName}, log)
 	if err != nil {
@@ -215,6 +221,9 @@ func (p *plugin) reconcile(ctx context.Context) {
 			return
 		}
 		bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
+		if u, err := p.plane.Underlay(bounded, p.vtep); err == nil && p.fabric.SetUnderlay(u) {
+			p.log.WithFields(logrus.Fields{"vtep": u.VTEP.String(), "mtu": u.MTU}).Warn("underlay changed")
+		}
 		if err := p.fabric.Reconcile(bounded); err != nil && ctx.Err() == nil {
 			p.log.WithError(err).Warn("reconcile")
 		}
