@@ -60,7 +60,7 @@ type plugin struct {
 	engine    *engine.Engine
 	resolvers *resolver.Set
 	fabric    *fabric.Fabric
-	vtep      netip.Addr // as set; invalid to find one
+	vtep      netip.Addr     // as set; invalid to find one
 	closers   []func() error // in order of opening
 }
 
