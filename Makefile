@@ -9,6 +9,7 @@ N       ?= 100
 C       ?= 8
 ROUNDS  ?= 5
 JSON    ?= bench-start-$(ENGINE).json
+GOTESTFLAGS ?=
 
 PROGRAMS = particle particle-docker-plugin particle-runtime
 
@@ -76,15 +77,15 @@ UNPRIVILEGED = ./topology ./fabric ./driver ./ipam/... ./dns ./seccomp/... ./int
 
 .PHONY: test-go
 test-go: ## pure and wire tests, with the race detector
-	PARTICLE_REQUIRE=1 $(GO) test -race -shuffle=on -count=1 $(UNPRIVILEGED)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 $(UNPRIVILEGED)
 
 .PHONY: test-kernel
 test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
-	PARTICLE_REQUIRE=1 $(GO) test -race -shuffle=on -count=1 -p 1 -timeout 20m ./overlay ./bench/... ./internal/lab ./internal/shim ./internal/install
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 1 -timeout 30m ./overlay ./bench/... ./internal/lab ./internal/shim ./internal/install
 
 .PHONY: test-integration
 test-integration: ## the product on both engines (root)
-	PARTICLE_REQUIRE=1 $(GO) test -count=1 -timeout 40m -parallel 2 ./integration
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -timeout 60m -parallel 2 ./integration ./integration/probe
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for a while (FUZZTIME=30s)
