@@ -265,13 +265,13 @@ func (f *Fabric) ensureUplink(ctx context.Context, n *network) error {
 	if !ready && n.Uplink == NoUplink {
 		n.Uplink = f.freeUplink()
 	}
-	record := n.Network
+	record, label := n.Network, n.label()
 	f.mu.Unlock()
 	if ready {
 		return nil
 	}
 	if record.Uplink == NoUplink {
-		return fault.New("make uplink of network", n.label(), fmt.Sprintf("all %d uplinks of this host are taken", topology.MaxUplinks),
+		return fault.New("make uplink of network", label, fmt.Sprintf("all %d uplinks of this host are taken", topology.MaxUplinks),
 			"remove networks or create this one with --internal")
 	}
 	if err := f.o.Networks.Put(string(n.ID), record); err != nil {
