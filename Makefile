@@ -56,7 +56,7 @@ bench-network: ## the network's part alone, beside the paper's baseline and toda
 
 .PHONY: bench-calls
 bench-calls: ## plugin calls of one container's start, with 0 and 10,000 endpoints
-	TMPDIR=/dev/shm $(GO) test ./fabric -run '^$$' -bench Connect -benchtime 10000x
+	GOGC=400 TMPDIR=/dev/shm $(GO) test ./fabric -run '^$$' -bench Connect -benchtime 10000x
 	$(GO) test ./integration -run '^$$' -bench PluginCalls -benchtime 1x
 
 # --- test --------------------------------------------------------------------
