@@ -217,11 +217,8 @@ func (f *Fabric) dropEndpoint(n *network, e *Endpoint) error {
 }
 
 // alive says whether the process that claimed the endpoint lives. The caller
-// holds mu.
-func (f *Fabric) alive(e *Endpoint) bool { return f.aliveNow(*e) }
-
-// aliveNow is alive for a copy, and needs no lock.
-func (f *Fabric) aliveNow(e Endpoint) bool {
+// holds mu, or passes a copy of its own.
+func (f *Fabric) alive(e *Endpoint) bool {
 	if e.Pid == 0 {
 		return false
 	}

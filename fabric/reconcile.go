@@ -97,7 +97,7 @@ func (f *Fabric) suspects() map[topology.NetworkID][]Endpoint {
 	f.mu.Unlock()
 	all := map[topology.NetworkID][]Endpoint{}
 	for _, e := range endpoints { // looking at processes takes long, and mu is not held
-		if f.aliveNow(e) {
+		if f.alive(&e) {
 			f.mu.Lock()
 			delete(f.suspected, e.ID)
 			f.mu.Unlock()

@@ -181,14 +181,12 @@ func (b *bed) clean(ctx context.Context) error {
 	if n := strings.Count(string(mounts), hostpath.NamespaceDir+"/"); n != len(status.Networks) {
 		left = append(left, fmt.Sprintf("%d namespaces bound for %d networks", n, len(status.Networks)))
 	}
-	for _, dir := range []string{hostpath.ResolvDir} {
-		entries, err := os.ReadDir(b.host.Root() + dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		for _, entry := range entries {
-			left = append(left, dir+"/"+entry.Name())
-		}
+	entries, err := os.ReadDir(b.host.Root() + hostpath.ResolvDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, entry := range entries {
+		left = append(left, hostpath.ResolvDir+"/"+entry.Name())
 	}
 	if len(left) > 0 {
 		return errors.New("left behind: " + strings.Join(left, "; "))
