@@ -34,6 +34,9 @@ func hostSetupCommand() *cobra.Command {
 		&cobra.Command{Use: "survivors", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return onHost(cmd, []string{"{}"}, func(struct{}) (any, error) { return hostsetup.Survivors() })
 		}},
+		&cobra.Command{Use: "attended", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+			return onHost(cmd, args, func(id string) (any, error) { return hostsetup.Attended(id) })
+		}},
 		&cobra.Command{Use: "kernel", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(hostsetup.Kernel(cmd.Context()))
 		}},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -217,4 +218,20 @@ func Survivors() ([]string, error) {
 		}
 	}
 	return ids, nil
+}
+
+// Attended tells whether a process works for the engine's container or plugin
+// of this id: containerd's shim and runc carry it on their command lines.
+func Attended(id string) (bool, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return false, err
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err == nil && slices.Contains(split([]byte(readProc(pid, "cmdline"))), id) {
+			return true, nil
+		}
+	}
+	return false, nil
 }

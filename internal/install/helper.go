@@ -137,12 +137,21 @@ func explainHelper(op, command string, err error) error {
 	return &fault.Error{Op: op + " helper container", On: command, Err: err, Fix: "look at the log of the Docker daemon"}
 }
 
-// removeContainer removes a container even if ctx has ended.
+// removeContainer removes a container even if ctx has ended, and returns when it
+// is gone: Docker removes one that ended by itself some time after its end, and
+// refuses to be told so meanwhile.
 func removeContainer(ctx context.Context, api *client.Client, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
 	defer cancel()
-	// A container that ended is on its way out by itself.
-	_ = api.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	err := api.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	if !errdefs.IsConflict(err) {
+		return
+	}
+	gone, failed := api.ContainerWait(ctx, id, container.WaitConditionRemoved)
+	select {
+	case <-gone:
+	case <-failed: // gone before we asked; or nothing more can be done
+	}
 }
 
 // sweepHelpers removes what a command that was cut off has left.

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types"
@@ -60,7 +61,10 @@ func settingsOf(plugin *types.Plugin) map[string]string {
 // removePlugin stops and removes the plugin. Networks of its driver may be in
 // use: their containers go on, and a plugin made later under the same name
 // serves them again.
-func removePlugin(ctx context.Context, api *client.Client) error {
+func removePlugin(ctx context.Context, api *client.Client, image string) error {
+	if err := settlePlugin(ctx, api, image); err != nil {
+		return err
+	}
 	err := api.PluginDisable(ctx, hostpath.PluginName, types.PluginDisableOptions{Force: true})
 	if err != nil && !errdefs.IsNotFound(err) && !strings.Contains(err.Error(), "already disabled") {
 		return &fault.Error{Op: "disable plugin", On: hostpath.PluginName, Err: err, Fix: "look at the log of the Docker daemon"}
@@ -70,6 +74,28 @@ func removePlugin(ctx context.Context, api *client.Client) error {
 		return &fault.Error{Op: "remove plugin", On: hostpath.PluginName, Err: err, Fix: "run `docker plugin rm -f " + hostpath.PluginName + "`"}
 	}
 	return nil
+}
+
+// settlePlugin waits for the end of an enabling that is under way, perhaps for a
+// command that was killed. Docker calls the plugin disabled meanwhile, removes it
+// if asked, and starts it all the same: its process and its files would stay with
+// nobody to stop them (seen with 20.10.24).
+func settlePlugin(ctx context.Context, api *client.Client, image string) error {
+	for deadline := time.Now().Add(enableTimeout * time.Second); ; {
+		found, err := findPlugin(ctx, api)
+		if err != nil || found == nil || found.Enabled {
+			return err
+		}
+		var busy bool
+		err = helper{command: "attended", network: "none", host: true, caps: hostCaps(), request: found.ID}.run(ctx, api, image, &busy)
+		if err != nil || !busy {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fault.New("remove plugin", hostpath.PluginName, "Docker says it is disabled, but it runs",
+				"restart dockerd and try again")
+		}
+	}
 }
 
 // makePlugin makes the plugin of an image and enables it.

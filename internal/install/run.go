@@ -237,7 +237,7 @@ func (i *installation) replacePlugin(ctx context.Context) (string, error) {
 	old := maps.Clone(i.settings)
 	maps.Copy(i.settings, i.opts.Settings)
 	i.back("plugin", func(ctx context.Context) error {
-		if err := removePlugin(ctx, i.api); err != nil || i.oldPlugin == nil {
+		if err := removePlugin(ctx, i.api, i.image); err != nil || i.oldPlugin == nil {
 			return err
 		}
 		if i.oldImage == "" {
@@ -246,7 +246,7 @@ func (i *installation) replacePlugin(ctx context.Context) (string, error) {
 		}
 		return makePlugin(ctx, i.api, i.oldImage, old)
 	})
-	if err := removePlugin(ctx, i.api); err != nil {
+	if err := removePlugin(ctx, i.api, i.image); err != nil {
 		return "", err
 	}
 	if err := makePlugin(ctx, i.api, i.image, i.settings); err != nil {

@@ -234,7 +234,7 @@ func (r *removal) plugin(ctx context.Context) (string, error) {
 	if found == nil {
 		return "was not there", nil
 	}
-	return "disabled and removed", removePlugin(ctx, r.api)
+	return "disabled and removed", removePlugin(ctx, r.api, r.image)
 }
 
 func (r *removal) host(ctx context.Context) (string, error) {
