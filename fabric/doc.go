@@ -19,8 +19,9 @@
 //     point leaves either the state before the call or the state after it.
 //   - Every call may come twice, or come for something that is gone.
 //   - An address is free only when no lease holds it and no live process has
-//     claimed it. Docker's word that an endpoint is deleted is not believed
-//     while the process that claimed its address lives.
+//     claimed it, for its own container or as a guest of it (--network
+//     container:X). Docker's word that an endpoint is deleted is not believed
+//     while such a process lives.
 //   - Kernel work is done under a network's own lock, never under Fabric.mu, so
 //     that making one network does not hold up the starts on another.
 //

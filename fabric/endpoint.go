@@ -91,12 +91,16 @@ func (f *Fabric) supersede(spec EndpointSpec) error {
 	return nil
 }
 
-// holder names who has the endpoint, for people.
+// holder names who has the endpoint, for people: its container, or a guest that
+// has outlived it.
 func (e *Endpoint) holder() string {
-	if e.Name != "" {
-		return "container " + e.Name
+	switch {
+	case e.Name == "":
+		return e.State()
+	case e.Pid == 0 && len(e.Guests) > 0:
+		return "container " + e.Guests[0].Name + " as a guest of " + e.Name
 	}
-	return e.State()
+	return "container " + e.Name
 }
 
 // Join makes the endpoint's sandbox key hold the tenant namespace. Docker 28
@@ -147,10 +151,18 @@ func (f *Fabric) update(id topology.EndpointID, change func(*Endpoint)) error {
 	}
 	changed := *e
 	change(&changed)
-	if err := f.o.Endpoints.Put(string(id), changed); err != nil {
+	return f.replace(e, changed)
+}
+
+// replace writes a changed record and puts it in the place of the old one. The
+// caller holds mu.
+func (f *Fabric) replace(e *Endpoint, changed Endpoint) error {
+	if err := f.o.Endpoints.Put(string(changed.ID), changed); err != nil {
 		return err
 	}
+	f.disown(e)
 	*e = changed
+	f.own(e)
 	return nil
 }
 
@@ -158,7 +170,7 @@ func (f *Fabric) update(id topology.EndpointID, change func(*Endpoint)) error {
 func (f *Fabric) Leave(_ context.Context, id topology.EndpointID) error {
 	f.mu.Lock()
 	e := f.endpoints[id]
-	if e == nil || !e.Exposed || f.alive(e) {
+	if e == nil || !e.Exposed || f.ownerAlive(e) {
 		f.mu.Unlock()
 		return nil
 	}
@@ -172,8 +184,8 @@ func (f *Fabric) Leave(_ context.Context, id topology.EndpointID) error {
 
 // DeleteEndpoint forgets an endpoint; one that is not there is success. Docker
 // up to 27 deletes the endpoints of live containers when it cannot restore
-// their sandbox, so an endpoint whose process lives keeps its addresses until
-// Reconcile finds the process gone.
+// their sandbox, and every version those of containers whose guests live on. So
+// an endpoint keeps its addresses until the last process that uses them is gone.
 func (f *Fabric) DeleteEndpoint(_ context.Context, id topology.EndpointID) error {
 	f.mu.Lock()
 	e := f.endpoints[id]
@@ -185,7 +197,12 @@ func (f *Fabric) DeleteEndpoint(_ context.Context, id topology.EndpointID) error
 	alive := f.alive(e)
 	f.mu.Unlock()
 	if alive {
-		return f.update(id, func(e *Endpoint) { e.Deleted = true })
+		return f.update(id, func(e *Endpoint) {
+			e.Deleted = true
+			if !f.ownerAlive(e) {
+				e.Pid = 0
+			}
+		})
 	}
 	return f.removeEndpoint(gone)
 }
@@ -214,14 +231,4 @@ func (f *Fabric) dropEndpoint(n *network, e *Endpoint) error {
 	}
 	f.unindex(n, e)
 	return f.unlinkLeases(e)
-}
-
-// alive says whether the process that claimed the endpoint lives. The caller
-// holds mu, or passes a copy of its own.
-func (f *Fabric) alive(e *Endpoint) bool {
-	if e.Pid == 0 {
-		return false
-	}
-	start, ok := f.o.Processes.StartTime(e.Pid)
-	return ok && start == e.PidStart
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -52,7 +51,8 @@ type Fabric struct {
 	networks  map[topology.NetworkID]*network
 	pools     map[topology.PoolID]*addressPool
 	endpoints map[topology.EndpointID]*Endpoint
-	// containers holds the claimed endpoints by container; usually one.
+	// containers holds the endpoints by the containers that have claimed them, as
+	// their own or as guests; usually one.
 	containers map[topology.ContainerID][]*Endpoint
 	repairs    int
 	// suspected holds when Reconcile first found an endpoint without a process.
@@ -257,9 +257,7 @@ func (f *Fabric) publish() error {
 func (f *Fabric) index(n *network, e *Endpoint) {
 	f.endpoints[e.ID] = e
 	n.endpoints[e.ID] = e
-	if e.Container != "" {
-		f.containers[e.Container] = append(f.containers[e.Container], e)
-	}
+	f.own(e)
 	for _, a := range e.Addresses() {
 		n.addresses[a] = e
 	}
@@ -278,14 +276,4 @@ func (f *Fabric) unindex(n *network, e *Endpoint) {
 			delete(n.addresses, a)
 		}
 	}
-}
-
-// disown takes an endpoint out of its container's list.
-func (f *Fabric) disown(e *Endpoint) {
-	left := slices.DeleteFunc(f.containers[e.Container], func(o *Endpoint) bool { return o == e })
-	if len(left) == 0 {
-		delete(f.containers, e.Container)
-		return
-	}
-	f.containers[e.Container] = left
 }

@@ -201,7 +201,8 @@ func (f *Fabric) inhabited(n *network) bool {
 // The caller holds n.work.
 func (f *Fabric) demolish(ctx context.Context, n *network) error {
 	f.o.Resolvers.Stop(n.ID)
-	if err := f.o.Segments.Remove(ctx, n.ID); err != nil {
+	// A sandbox key holds the namespace as well as a process would.
+	if err := errors.Join(f.concealKeys(n), f.o.Segments.Remove(ctx, n.ID)); err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		n.Doomed, n.creating, n.problem = true, false, err.Error()
@@ -214,6 +215,23 @@ func (f *Fabric) demolish(ctx context.Context, n *network) error {
 		return err
 	}
 	return errors.Join(f.forget(n), f.publish())
+}
+
+// concealKeys undoes what Join did and Leave has not undone.
+func (f *Fabric) concealKeys(n *network) error {
+	f.mu.Lock()
+	var keys []string
+	for _, e := range n.endpoints {
+		if e.Exposed {
+			keys = append(keys, e.SandboxKey)
+		}
+	}
+	f.mu.Unlock()
+	var errs []error
+	for _, key := range keys {
+		errs = append(errs, f.o.Sandboxes.Conceal(key))
+	}
+	return errors.Join(errs...)
 }
 
 // forget drops the network from the maps, with its endpoints.

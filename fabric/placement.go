@@ -174,13 +174,15 @@ type ClaimSpec struct {
 	Network   topology.NetworkID
 	Pid       int
 	Cgroup    string
-	Hosts     []HostLine
+	Join      topology.ContainerID // whose address it shares; empty if it has its own
+	Hosts     []HostLine           // these two tell its own
 	Hostname  string
 }
 
 // Claim binds a container to the endpoint Docker made for it. The endpoint is
 // recognised by the container's own line in its hosts file: no call of Docker's
-// before version 29 carries a container's name or id.
+// before version 29 carries a container's name or id. A container that joined
+// another's network has no endpoint and becomes a guest of the other's.
 func (f *Fabric) Claim(_ context.Context, spec ClaimSpec) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -195,6 +197,9 @@ func (f *Fabric) Claim(_ context.Context, spec ClaimSpec) error {
 	if !ok {
 		return fail(fmt.Sprintf("its process %d is gone", spec.Pid))
 	}
+	if spec.Join != "" {
+		return f.join(n, spec, start)
+	}
 	e := f.ownEndpoint(n, spec)
 	if e == nil {
 		return fail("no address that Docker gave out on this network is in its hosts file")
@@ -202,13 +207,7 @@ func (f *Fabric) Claim(_ context.Context, spec ClaimSpec) error {
 	claimed := *e
 	claimed.Container, claimed.Name, claimed.Cgroup = spec.Container, spec.Name, spec.Cgroup
 	claimed.Pid, claimed.PidStart, claimed.Claimed = spec.Pid, start, time.Now()
-	if err := f.o.Endpoints.Put(string(claimed.ID), claimed); err != nil {
-		return err
-	}
-	f.disown(e)
-	*e = claimed
-	f.containers[e.Container] = append(f.containers[e.Container], e)
-	return nil
+	return f.replace(e, claimed)
 }
 
 // ownEndpoint finds the joined endpoint that the container's hosts file names.
@@ -243,23 +242,17 @@ func (f *Fabric) leasedTo(n *network, a netip.Addr) string {
 }
 
 // Release notes that a container's process is gone. Its address stays held
-// until Docker takes it back.
+// until Docker takes it back and no guest uses it.
 func (f *Fabric) Release(_ context.Context, id topology.ContainerID) error {
 	f.mu.Lock()
-	var gone []Endpoint
+	var claimed []topology.EndpointID
 	for _, e := range f.containers[id] {
-		if !f.alive(e) {
-			gone = append(gone, *e)
-		}
+		claimed = append(claimed, e.ID)
 	}
 	f.mu.Unlock()
 	var errs []error
-	for _, e := range gone {
-		if e.Deleted {
-			errs = append(errs, f.removeEndpoint(e))
-		} else {
-			errs = append(errs, f.update(e.ID, func(e *Endpoint) { e.Pid = 0 }))
-		}
+	for _, e := range claimed {
+		errs = append(errs, f.settle(e))
 	}
 	return errors.Join(errs...)
 }

@@ -170,14 +170,16 @@ func (f *Fabric) explainTaken(p *addressPool, a netip.Addr, err error) error {
 	if !errors.Is(err, pool.ErrTaken) || lease == nil {
 		return err
 	}
-	holder := lease.Name
+	holder := ""
 	if e := f.endpoints[lease.Endpoint]; e != nil && e.Name != "" {
-		holder = e.Name
+		holder = e.holder()
+	} else if lease.Name != "" {
+		holder = "container " + lease.Name
 	}
 	if holder == "" {
 		return err
 	}
-	return &fault.Error{Op: "reserve address", On: a.String(), Err: errors.New("container " + holder + " holds it"),
+	return &fault.Error{Op: "reserve address", On: a.String(), Err: errors.New(holder + " holds it"),
 		Fix: "remove that container or choose another --ip"}
 }
 

@@ -3,7 +3,9 @@ package fabric
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/particle-net/particle/internal/fault"
@@ -28,7 +30,7 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 	listed, err := f.o.Engine.Networks(asked)
 	cancel()
 	if err != nil {
-		return errors.Join(err, f.repairSegments(ctx))
+		return errors.Join(err, f.settleAll(), f.repairSegments(ctx))
 	}
 	known := map[topology.NetworkID]bool{}
 	used := map[netip.Prefix]bool{}
@@ -42,12 +44,25 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 		}
 	}
 	return errors.Join(
+		f.settleAll(),
 		f.sweepEndpoints(ctx, known),
 		f.sweepNetworks(ctx, known),
 		f.repairSegments(ctx),
 		f.sweepPools(ctx, used),
 		f.o.RunFiles.SweepResolv(f.resolvKept(), grace),
 	)
+}
+
+// settleAll finds the processes that ended while nobody could tell us.
+func (f *Fabric) settleAll() error {
+	f.mu.Lock()
+	ids := slices.Collect(maps.Keys(f.endpoints))
+	f.mu.Unlock()
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, f.settle(id))
+	}
+	return errors.Join(errs...)
 }
 
 // sweepEndpoints removes the endpoints that no process holds and Docker does
@@ -81,8 +96,7 @@ func (f *Fabric) sweepEndpoints(ctx context.Context, known map[topology.NetworkI
 
 // suspects are the endpoints, by network, that had no live process for the whole
 // of grace: younger ones are still being made, or Docker is taking them down.
-// A stray needs no grace, nor does an endpoint that Docker deleted before its
-// process ended.
+// A stray needs no grace.
 func (f *Fabric) suspects() map[topology.NetworkID][]Endpoint {
 	f.mu.Lock()
 	endpoints := make([]Endpoint, 0, len(f.endpoints))
@@ -103,7 +117,7 @@ func (f *Fabric) suspects() map[topology.NetworkID][]Endpoint {
 			f.mu.Unlock()
 			continue
 		}
-		if f.suspectedFor(e.ID) > grace || e.Deleted || f.strayed(e) {
+		if f.suspectedFor(e.ID) > grace || f.strayed(e) {
 			all[e.Network] = append(all[e.Network], e)
 		}
 	}

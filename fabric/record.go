@@ -82,8 +82,35 @@ type Endpoint struct {
 	Cgroup    string               `json:",omitempty"`
 	Claimed   time.Time            `json:",omitzero"`
 
-	// Deleted: Docker has forgotten the endpoint while its process lives.
+	// Guests share the addresses (--network container:X), and keep them from
+	// being given out for as long as they live.
+	Guests []Guest `json:",omitempty"`
+
+	// Deleted: Docker has forgotten the endpoint while a process lives that uses
+	// its addresses.
 	Deleted bool `json:",omitempty"`
+}
+
+// Guest is a container that uses the addresses of another one's endpoint.
+type Guest struct {
+	Container topology.ContainerID
+	Name      string
+	Pid       int
+	PidStart  uint64
+	Cgroup    string `json:",omitempty"`
+	Claimed   time.Time
+}
+
+// containers lists those that have claimed the endpoint, its own first.
+func (e *Endpoint) containers() []topology.ContainerID {
+	var all []topology.ContainerID
+	if e.Container != "" {
+		all = append(all, e.Container)
+	}
+	for _, g := range e.Guests {
+		all = append(all, g.Container)
+	}
+	return all
 }
 
 // Addresses lists the endpoint's valid addresses.

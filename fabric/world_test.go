@@ -267,15 +267,22 @@ func (w *world) create(f *fabric.Fabric, id topology.NetworkID, name, subnet str
 // start does what Docker up to 27 and our runtime do for `docker run`.
 func (w *world) start(f *fabric.Fabric, id topology.NetworkID, p fabric.Pool, c string, pid int) netip.Addr {
 	w.t.Helper()
+	return w.startAgain(f, id, p, c, c, pid)
+}
+
+// startAgain starts a container whose endpoint is another one than at its first
+// start.
+func (w *world) startAgain(f *fabric.Fabric, id topology.NetworkID, p fabric.Pool, ep, c string, pid int) netip.Addr {
+	w.t.Helper()
 	ctx := context.Background()
 	a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID(c), Network: id, IPv4: a.Addr()}); err != nil {
+	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID(ep), Network: id, IPv4: a.Addr()}); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := f.Join(ctx, id, epID(c), "/var/run/docker/netns/"+c); err != nil {
+	if err := f.Join(ctx, id, epID(ep), "/var/run/docker/netns/"+ep); err != nil {
 		w.t.Fatal(err)
 	}
 	w.processes[pid] = uint64(pid) * 10
@@ -284,7 +291,7 @@ func (w *world) start(f *fabric.Fabric, id topology.NetworkID, p fabric.Pool, c 
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.endpoints[epID(c)] = fabric.EngineContainer{ID: containerID(c), Name: "c" + c}
+	w.endpoints[epID(ep)] = fabric.EngineContainer{ID: containerID(c), Name: "c" + c}
 	return a.Addr()
 }
 

@@ -57,6 +57,7 @@ func (a API) claim(ctx context.Context, req runtimeapi.Claim) error {
 		Network:   req.Network,
 		Pid:       req.Pid,
 		Cgroup:    req.Cgroup,
+		Join:      req.Join,
 		Hostname:  req.Hostname,
 	}
 	for _, line := range req.Hosts {
@@ -106,8 +107,18 @@ func networkStatus(n fabric.NetworkView) runtimeapi.NetworkStatus {
 	for _, e := range n.Endpoints {
 		s.Endpoints = append(s.Endpoints, runtimeapi.EndpointStatus{
 			ID: e.ID, Container: e.Container, Name: e.Name, IPv4: e.IPv4, IPv6: e.IPv6,
-			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Since: e.Created,
+			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Since: e.Created, Guests: guests(e),
 		})
 	}
 	return s
+}
+
+func guests(e fabric.Endpoint) []runtimeapi.GuestStatus {
+	var all []runtimeapi.GuestStatus
+	for _, g := range e.Guests {
+		all = append(all, runtimeapi.GuestStatus{
+			Container: g.Container, Name: g.Name, Pid: g.Pid, Cgroup: g.Cgroup, Since: g.Claimed,
+		})
+	}
+	return all
 }

@@ -23,7 +23,8 @@ func TestStatus(t *testing.T) {
 				ID: "4f2a9c01d3b74f2a9c01d3b7", Name: "jobs", VNI: 4097, MTU: 1450, Uplink: "198.18.0.2",
 				Pools: []runtimeapi.PoolStatus{{ID: "p1", Subnet: netip.MustParsePrefix("10.9.0.0/24"), Used: 3, Free: "251"}},
 				Endpoints: []runtimeapi.EndpointStatus{
-					{ID: "e2", Container: "aaaaaaaaaaaaaaaaaaaa", Name: "web", IPv4: netip.MustParseAddr("10.9.0.10"), Pid: 812, State: "running", Since: now.Add(-90 * time.Second)},
+					{ID: "e2", Container: "aaaaaaaaaaaaaaaaaaaa", Name: "web", IPv4: netip.MustParseAddr("10.9.0.10"), Pid: 812, State: "running", Since: now.Add(-90 * time.Second),
+						Guests: []runtimeapi.GuestStatus{{Container: "bbbbbbbbbbbbbbbbbbbb", Name: "side", Pid: 815, Since: now.Add(-time.Minute)}}},
 					{ID: "e1", IPv4: netip.MustParseAddr("10.9.0.9"), IPv6: netip.MustParseAddr("fd00::9"), State: "created", Since: now},
 				},
 			},
@@ -45,6 +46,7 @@ jobs           10.9.0.0/24     -       3      251
 CONTAINER   ID             NETWORK   ADDRESS            PROCESS   STATE     AGE
 -           -              jobs      10.9.0.9,fd00::9   -         created   0s
 web         aaaaaaaaaaaa   jobs      10.9.0.10          812       running   90s
+side        bbbbbbbbbbbb   jobs      10.9.0.10          815       guest     60s
 
 0123456789ab: the pool's route is gone
 `

@@ -99,8 +99,11 @@ func endpointTable(networks []runtimeapi.NetworkStatus, now time.Time) table {
 			if e.Pid > 0 {
 				process = strconv.Itoa(e.Pid)
 			}
-			t.add(cmp.Or(e.Name, "-"), cmp.Or(short(string(e.Container)), "-"), name(n), addresses(e.IPv4, e.IPv6),
-				process, e.State, age(e.Since, now))
+			address := addresses(e.IPv4, e.IPv6)
+			t.add(cmp.Or(e.Name, "-"), cmp.Or(short(string(e.Container)), "-"), name(n), address, process, e.State, age(e.Since, now))
+			for _, g := range e.Guests {
+				t.add(cmp.Or(g.Name, "-"), short(string(g.Container)), name(n), address, strconv.Itoa(g.Pid), "guest", age(g.Since, now))
+			}
 		}
 	}
 	return t

@@ -9,7 +9,8 @@
 // The order in a container's life:
 //
 //	place    runc create: is this container ours, and which namespace is its?
-//	claim    runc start: this process in this cgroup now owns that address
+//	claim    runc start: this process in this cgroup now owns that address, or
+//	         shares that of another container
 //	release  runc delete: the process is gone
 //
 // Placing is asked for every container of a network that is not one of

@@ -58,8 +58,12 @@ type Claim struct {
 	Network   topology.NetworkID   `json:"network"`
 	Pid       int                  `json:"pid"`    // of the container's first process, in the host's pid namespace
 	Cgroup    string               `json:"cgroup"` // path in the cgroup v2 hierarchy, empty on a pure v1 host
+	// Join is the container whose address this one shares (--network container:X),
+	// itself perhaps one that shares; empty for a container with its own address.
+	Join topology.ContainerID `json:"join,omitempty"`
 	// Hosts are the lines of the container's hosts file, in order. Docker has
-	// written the container's own address there in every version.
+	// written the container's own address there in every version. Not needed with
+	// Join.
 	Hosts []HostLine `json:"hosts"`
 	// Hostname is the container's host name, which its own line carries.
 	Hostname string `json:"hostname"`
@@ -127,6 +131,17 @@ type EndpointStatus struct {
 	IPv6      netip.Addr           `json:"ipv6,omitzero"`
 	Pid       int                  `json:"pid,omitempty"`
 	Cgroup    string               `json:"cgroup,omitempty"`
-	State     string               `json:"state"` // created, joined, running
+	State     string               `json:"state"` // created, joined, running, stopped, leaving
+	Since     time.Time            `json:"since"`
+	Guests    []GuestStatus        `json:"guests,omitempty"`
+}
+
+// GuestStatus is a container that shares an endpoint's addresses
+// (--network container:X). It may outlive the endpoint's own container.
+type GuestStatus struct {
+	Container topology.ContainerID `json:"container"`
+	Name      string               `json:"name"`
+	Pid       int                  `json:"pid"`
+	Cgroup    string               `json:"cgroup,omitempty"`
 	Since     time.Time            `json:"since"`
 }

@@ -138,6 +138,9 @@ func claimRequest(c runtimeapi.Claim) []byte {
 	b = rawjson.Quote(append(b, `,"network":`...), string(c.Network))
 	b = strconv.AppendInt(append(b, `,"pid":`...), int64(c.Pid), 10)
 	b = rawjson.Quote(append(b, `,"cgroup":`...), c.Cgroup)
+	if c.Join != "" {
+		b = rawjson.Quote(append(b, `,"join":`...), string(c.Join))
+	}
 	b = rawjson.Quote(append(b, `,"hostname":`...), c.Hostname)
 	b = append(b, `,"hosts":[`...)
 	for i, line := range c.Hosts {

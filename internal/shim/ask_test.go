@@ -31,6 +31,7 @@ func FuzzRequests(f *testing.F) {
 		}
 		claim := runtimeapi.Claim{
 			Container: topology.ContainerID(id), Name: name, Network: topology.NetworkID(network), Pid: int(pid) + 1, Cgroup: "/" + id, Hostname: name,
+			Join:  topology.ContainerID(network),
 			Hosts: []runtimeapi.HostLine{{Addr: netip.MustParseAddr("10.0.0.1"), Names: []string{name, id}}, {Addr: netip.MustParseAddr("fe80::1%eth0"), Names: []string{}}},
 		}
 		place := runtimeapi.Place{Container: topology.ContainerID(id), Name: name, Networks: []runtimeapi.NetworkRef{{Name: network, ID: id}, {Name: name, ID: network}}}
@@ -76,8 +77,8 @@ func TestReadReply(t *testing.T) {
 	}
 }
 
-// noZero fails for a message with an empty field: a test of a hand-written
-// encoder must set them all to see all of them.
+// noZero fails for a message with an empty field, its own or of a message in it:
+// a test of a hand-written encoder must set them all to see all of them.
 func noZero(t *testing.T, message any) {
 	t.Helper()
 	raw, err := json.Marshal(message)
@@ -89,6 +90,9 @@ func noZero(t *testing.T, message any) {
 		t.Fatal(err)
 	}
 	for name, v := range fields {
+		if inner, ok := v.(map[string]any); ok {
+			noZero(t, inner)
+		}
 		if v == nil || v == "" || v == false || v == float64(0) {
 			t.Fatalf("field %s of %T is not set by the test", name, message)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/seccomp"
+	"github.com/particle-net/particle/topology"
 )
 
 // How long the plugin may take. Docker waits for a container's start without a
@@ -36,8 +37,11 @@ type bundle struct {
 // create puts the container into its tenant namespace, if it has one.
 func (h *Host) create(c Call) error {
 	b, ours, err := openBundle(c)
-	if err != nil || !ours {
+	if err != nil {
 		return err
+	}
+	if !ours {
+		return h.refuseUnknown(c, b)
 	}
 	if b.JoinsContainer() {
 		return h.createJoiner(c, b)
@@ -62,6 +66,7 @@ func (h *Host) create(c Call) error {
 		Annotations: map[string]string{
 			annotationDir:     b.Dir,
 			annotationNetwork: string(place.Network),
+			annotationJoin:    "",
 		},
 	}
 	if source := b.facts.Source(seccomp.ResolvConf); source != "" && filepath.Dir(source) == b.Dir {
@@ -172,9 +177,17 @@ func (h *Host) createJoiner(c Call, b bundle) error {
 	if err := refuse(c, b, "the network of the container it joins", false); err != nil {
 		return err
 	}
+	target, err := b.joined()
+	if err != nil {
+		return err
+	}
 	sharing := seccomp.Sharing{
-		Namespace:   path, // one spelling, so that later commands recognise it
-		Annotations: map[string]string{annotationDir: "", annotationNetwork: ""},
+		Namespace: path, // one spelling, so that later commands recognise it
+		Annotations: map[string]string{
+			annotationDir:     b.Dir,
+			annotationNetwork: filepath.Base(path),
+			annotationJoin:    string(target),
+		},
 	}
 	// Docker shows a joiner the other's resolv.conf, so the other's replacement
 	// is right for it.
@@ -184,6 +197,44 @@ func (h *Host) createJoiner(c Call, b bundle) error {
 		sharing.ResolvConf = resolv
 	}
 	return b.share(sharing)
+}
+
+// refuseUnknown keeps a container out of a tenant namespace that would come
+// into it as it is, because Docker's directory of it was not found.
+func (h *Host) refuseUnknown(c Call, b bundle) error {
+	if h.sameNamespace(b.facts.Network) == "" {
+		return nil
+	}
+	return fault.New("start container", topology.ContainerID(c.ID).Short(),
+		"it joins a container of a particle network, and nothing leads to what Docker knows of it",
+		"leave at least one of /etc/hosts, /etc/hostname and /etc/resolv.conf to Docker")
+}
+
+// joined is the container whose address a joiner shares. Docker writes the id
+// down at `docker create`, but keeps a name or the start of an id as it was
+// typed where there was no such container then (adaptSharedNamespaceContainer).
+// The files it shows to a joiner lead to one all the same: they lie in the
+// directory of the container at the end of the chain.
+func (b bundle) joined() (topology.ContainerID, error) {
+	all := filepath.Dir(b.Dir)
+	_, named, _ := strings.Cut(b.Host.NetworkMode, ":")
+	candidates := []string{named}
+	for _, file := range []string{"/etc/hosts", "/etc/hostname", seccomp.ResolvConf} {
+		if dir := filepath.Dir(b.facts.Source(file)); filepath.Dir(dir) == all {
+			candidates = append(candidates, filepath.Base(dir))
+		}
+	}
+	for _, name := range candidates {
+		id, err := topology.ParseContainerID(name)
+		if err != nil || id == b.ID {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(all, name)); err == nil {
+			return id, nil
+		}
+	}
+	return "", fault.New("start container", b.Label(), "Docker's files do not say which container "+named+" is",
+		"create it anew with --network container:ID, the whole id")
 }
 
 // sameNamespace returns the file of the tenant namespace that a path leads to,

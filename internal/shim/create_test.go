@@ -204,11 +204,56 @@ func TestCreateJoiner(t *testing.T) {
 			t.Fatal(r)
 		}
 		want := strings.NewReplacer(`"CAP_NET_RAW",`, ``, `"net.a":"1"`, ``, w.path("ns"), w.path("netns/"+network),
-			`"net.particle.directory":"/forged"`, ``, w.path("containers/"+webID+"/resolv.conf"), w.path("resolv/"+webID)).Replace(spec)
+			`"net.particle.directory":"/forged"`, strings.Join(annotations(w, webID), ","),
+			w.path("containers/"+webID+"/resolv.conf"), w.path("resolv/"+webID)).Replace(spec)
 		if diff := cmp.Diff(want, w.read("moby/"+sideID+"/config.json")); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
 		}
 	})
+	// `docker create` came before the other container did, so Docker wrote down
+	// what was typed.
+	t.Run("by name", func(t *testing.T) {
+		w := newWorld(t)
+		joiner(w, w.path("netns/"+network), "")
+		for _, typed := range []string{"web", webID[:12], "c0ffee123456"} {
+			w.write("containers/"+sideID+"/hostconfig.json", `{"NetworkMode":"container:`+typed+`"}`)
+			r := w.create(sideID)
+			if got := w.read("moby/" + sideID + "/config.json"); r.code != 0 || !strings.Contains(got, annotations(w, webID)[1]) {
+				t.Errorf("%s: %+v\n%s", typed, r, got)
+			}
+		}
+		// All that Docker would show it is the user's own.
+		w.bundle(sideID, strings.ReplaceAll(w.spec(webID, "", `{"type":"network","path":"`+w.path("netns/"+network)+`"}`),
+			w.path("containers/"+webID), "/mine"))
+		w.write("containers/"+sideID+"/hosts", "")
+		w.bundle(sideID, strings.Replace(w.read("moby/"+sideID+"/config.json"), "/mine/hosts", w.path("containers/"+sideID+"/hosts"), 1))
+		w.write("containers/"+sideID+"/hostconfig.json", `{"NetworkMode":"container:web"}`)
+		if r := w.create(sideID); r.code != 1 || !strings.Contains(w.logged(), "which container web is; create it anew with --network container:ID") {
+			t.Errorf("%+v", r)
+		}
+	})
+	t.Run("not known to Docker", func(t *testing.T) {
+		w := newWorld(t)
+		spec := strings.ReplaceAll(joiner(w, w.path("netns/"+network), ""), w.path("containers/"+webID), "/mine")
+		w.bundle(sideID, spec)
+		want := "start container bbbb456789ab: it joins a container of a particle network, and nothing leads to what Docker knows of it; leave at least one of"
+		if r := w.create(sideID); r.code != 1 || !strings.HasPrefix(w.logged(), want) {
+			t.Errorf("%+v", r)
+		}
+	})
+	for host, want := range map[string]string{
+		`"CapAdd":["NET_ADMIN"]`:         "start container web: --cap-add NET_ADMIN would let it change or listen in on the network of the container it joins",
+		`"Sysctls":{"net.ipv4.b":"1"}`:   "start container web: --sysctl net.ipv4.b would hold for all containers on the network of the container it joins",
+		`"Sysctls":{"net/core/max":"1"}`: "start container web: --sysctl net/core/max would hold",
+	} {
+		t.Run(host, func(t *testing.T) {
+			w := newWorld(t)
+			joiner(w, w.path("netns/"+network), host)
+			if r := w.create(sideID); r.code != 1 || !strings.HasPrefix(w.logged(), want) {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
 	t.Run("privileged", func(t *testing.T) {
 		w := newWorld(t)
 		joiner(w, w.path("netns/"+network), `"Privileged":true`)
@@ -224,6 +269,15 @@ func TestCreateJoiner(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
+}
+
+// annotations are those of a container that joined the named one, in order.
+func annotations(w *world, joined string) []string {
+	return []string{
+		`"net.particle.directory":"` + w.path("containers/"+sideID) + `"`,
+		`"net.particle.join":"` + joined + `"`,
+		`"net.particle.network":"` + network + `"`,
+	}
 }
 
 func TestCreateReportsThePluginsRefusal(t *testing.T) {

@@ -131,6 +131,15 @@ func (e *engine) noResolvConf(t *testing.T, id string) {
 func (e *engine) testJoiner(t *testing.T) {
 	id := e.docker(t, "run", "-d", "--init", "--network", "jobs", lab.TestImage, "sleep", "600")
 	first := e.docker(t, "run", "-d", "--init", "--network", "container:"+id, lab.TestImage, "sleep", "600")
+	second := e.docker(t, "run", "-d", "--init", "--network", "container:"+first, lab.TestImage, "sleep", "600")
+	for _, want := range []struct{ joiner, joined string }{{first, id}, {second, first}} {
+		claim := await(t, e, claimOf(want.joiner)).Claim
+		if string(claim.Join) != want.joined || string(claim.Network) != e.jobs || !strings.HasSuffix(claim.Cgroup, want.joiner) {
+			t.Errorf("claim %+v, want one that joins %s", claim, want.joined)
+		}
+	}
+	e.docker(t, "rm", "-f", second)
+	await(t, e, releaseOf(second))
 	for _, target := range []string{id, first} {
 		out := e.docker(t, "run", "--rm", "--network", "container:"+target, lab.TestImage, "sh", "-c", "readlink /proc/self/ns/net; cat /proc/self/status")
 		netns, status, _ := strings.Cut(out, "\n")
@@ -147,6 +156,13 @@ func (e *engine) testJoiner(t *testing.T) {
 	}
 	_, said := e.fails(t, "run", "--rm", "--cap-add", "NET_ADMIN", "--network", "container:"+id, lab.TestImage, "true")
 	if want := "--cap-add NET_ADMIN would let it change or listen in on the network of the container it joins"; !strings.Contains(said, want) {
+		t.Errorf("docker run said %q", said)
+	}
+	unknown := []string{"run", "--rm", "--privileged", "--network", "container:" + id}
+	for _, file := range []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"} {
+		unknown = append(unknown, "-v", file+":"+file)
+	}
+	if _, said := e.fails(t, append(unknown, lab.TestImage, "true")...); !strings.Contains(said, "nothing leads to what Docker knows of it") {
 		t.Errorf("docker run said %q", said)
 	}
 	e.docker(t, "rm", "-f", first, id)

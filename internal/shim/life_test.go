@@ -62,6 +62,41 @@ func TestStartClaims(t *testing.T) {
 	}
 }
 
+func TestStartOfAJoinerClaims(t *testing.T) {
+	w := newWorld(t)
+	p := w.plugin()
+	w.container(webID, "jobs", `"jobs":null`, "")
+	w.container(sideID, "container:"+webID, "", "")
+	w.state(sideID, 7, 1, w.joiner()...)
+	w.host.Proc = w.path("proc")
+	w.write("proc/7/cgroup", "0::/docker/"+sideID+"\n")
+	w.write("proc/self/cgroup", "0::/system.slice\n")
+	w.passed(w.run(nil, "--root", w.path("root"), "start", sideID), "--root", w.path("root"), "start", sideID)
+	want := []runtimeapi.Request{{Claim: &runtimeapi.Claim{
+		Container: sideID, Name: "web", Network: network, Pid: 7, Cgroup: "/docker/" + sideID, Hostname: "w1", Join: webID,
+		Hosts: []runtimeapi.HostLine{},
+	}}}
+	if diff := cmp.Diff(want, p.questions()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// One that earlier versions put into the namespace would run unclaimed.
+func TestStartOfAnIncompleteJoinerFails(t *testing.T) {
+	w := newWorld(t)
+	p := w.plugin()
+	pid, start, _ := process(t)
+	w.state(sideID, pid, start)
+	w.write("root/"+sideID+"/exec.fifo", "")
+	r := w.run(nil, "--root", w.path("root"), "start", sideID)
+	if want := "start container bbbb456789ab: it was created by another version of particle-runtime; start it again"; r.code != 1 || !strings.Contains(r.stderr, want) {
+		t.Errorf("%+v", r)
+	}
+	if waitingEnds(t, &state{pid: pid, start: start}, true) || len(p.questions()) != 0 {
+		t.Error("its process was left, or the plugin asked")
+	}
+}
+
 func TestStartFailsWithTheClaim(t *testing.T) {
 	w := newWorld(t)
 	w.container(webID, "jobs", `"jobs":null`, "")
@@ -119,9 +154,8 @@ func waitingEnds(t *testing.T, s *state, must bool) bool {
 func TestStartOfOthersAsksNobody(t *testing.T) {
 	w := newWorld(t)
 	p := w.plugin()
-	w.state(sideID, 1, 1) // joined another container
 	w.write("root/"+webID+"/state.json", `{"init_process_pid":1,"config":{"namespaces":[{"type":"NEWNET"}]}}`)
-	for _, id := range []string{sideID, webID, "none", "../root/" + webID} {
+	for _, id := range []string{webID, "none", "../root/" + webID} {
 		w.passed(w.run(nil, "--root", w.path("root"), "start", id), "--root", w.path("root"), "start", id)
 	}
 	if got := p.questions(); len(got) != 0 {
@@ -213,6 +247,14 @@ func TestDeleteReleasesAfterTheRuntimeWhenAlive(t *testing.T) {
 	}
 }
 
+func TestDeleteReleasesAJoiner(t *testing.T) {
+	w := newWorld(t)
+	p := w.plugin()
+	w.state(sideID, 1<<30, 1, w.joiner()...)
+	w.passed(w.run(nil, "--root", w.path("root"), "delete", sideID), "--root", w.path("root"), "delete", sideID)
+	released(t, p, sideID)
+}
+
 // The pid of a container that is gone may belong to another process by now.
 func TestDeleteIsNotFooledByAReusedPid(t *testing.T) {
 	pid, start, _ := process(t)
@@ -229,9 +271,8 @@ func TestDeleteIsNotFooledByAReusedPid(t *testing.T) {
 func TestDeleteOfOthers(t *testing.T) {
 	w := newWorld(t)
 	p := w.plugin()
-	w.state(sideID, 1<<30, 1) // a joiner: no address of its own
 	w.write("root/"+webID+"/state.json", `{"config":{"namespaces":[{"type":"NEWNET"}]}}`)
-	for _, id := range []string{sideID, webID, "none"} {
+	for _, id := range []string{webID, "none"} {
 		w.passed(w.run(nil, "--root", w.path("root"), "delete", id), "--root", w.path("root"), "delete", id)
 	}
 	if got := p.questions(); len(got) != 0 {

@@ -47,9 +47,7 @@ func (h *Host) remove(c Call, env []string) (done bool, code int, err error) {
 		done = true
 	}
 	h.removeResolvConf(c.ID)
-	if s.owner() {
-		h.release(c.ID)
-	}
+	h.release(c.ID)
 	return done, 0, nil
 }
 

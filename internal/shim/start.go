@@ -15,7 +15,8 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// start claims the container's address for its process. It is the first moment
+// start claims the container's address for its process, its own or that of the
+// container whose network it joined. It is the first moment
 // at which all Docker versions have written the address into the hosts file,
 // and the last at which nothing of the container has run: its process waits for
 // the runtime's start.
@@ -23,9 +24,6 @@ func (h *Host) start(c Call) error {
 	s, err := h.member(c)
 	if s == nil || err != nil {
 		return err
-	}
-	if !s.owner() {
-		return nil // it shares the address of the container it joined
 	}
 	if err := h.claim(c, s); err != nil {
 		h.abandon(c, s)
@@ -49,6 +47,10 @@ func (h *Host) abandon(c Call, s *state) {
 }
 
 func (h *Host) claim(c Call, s *state) error {
+	if !s.complete() {
+		return fault.New("start container", topology.ContainerID(c.ID).Short(), "it was created by another version of particle-runtime",
+			"start it again")
+	}
 	claim, err := h.newClaim(c, s)
 	if err != nil {
 		return &fault.Error{Op: "start container", On: topology.ContainerID(c.ID).Short(), Err: err}
@@ -72,9 +74,11 @@ func (h *Host) newClaim(c Call, s *state) (claim runtimeapi.Claim, err error) {
 	if err != nil {
 		return claim, err
 	}
-	hosts, err := dockerdir.ReadHosts(container.HostsFile())
-	if err != nil {
-		return claim, err
+	var hosts []runtimeapi.HostLine
+	if s.join == "" {
+		if hosts, err = dockerdir.ReadHosts(container.HostsFile()); err != nil {
+			return claim, err
+		}
 	}
 	cgroup, err := h.cgroup(s.pid)
 	if err != nil {
@@ -86,6 +90,7 @@ func (h *Host) newClaim(c Call, s *state) (claim runtimeapi.Claim, err error) {
 		Network:   s.network,
 		Pid:       s.pid,
 		Cgroup:    cgroup,
+		Join:      s.join,
 		Hosts:     hosts,
 		Hostname:  container.Hostname,
 	}, nil

@@ -12,14 +12,15 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// Annotations that `create` leaves in the specification of a container which
-// owns an address. runc keeps a specification's annotations in its state, so
+// Annotations that `create` leaves in the specification of a container in a
+// tenant namespace. runc keeps a specification's annotations in its state, so
 // the later commands find there what only `create` could know. Users may set
 // annotations too (docker run --annotation), so `create` removes these names
 // wherever it does not set them.
 const (
 	annotationDir     = "net.particle.directory" // the container's directory
 	annotationNetwork = "net.particle.network"   // the network's id
+	annotationJoin    = "net.particle.join"      // the container whose address it shares; none has its own
 )
 
 // state is what runc's state.json says of a container in a tenant namespace.
@@ -30,6 +31,7 @@ type state struct {
 	tenant  bool   // its network namespace is one of ours
 	dir     string // annotationDir
 	network topology.NetworkID
+	join    topology.ContainerID // annotationJoin
 }
 
 // member reads the state of a container if it is in a tenant namespace, and
@@ -97,6 +99,9 @@ func (s *state) readLabels(doc []byte, labels rawjson.Span) error {
 		if v, found := strings.CutPrefix(label, annotationNetwork+"="); found {
 			s.network = topology.NetworkID(v)
 		}
+		if v, found := strings.CutPrefix(label, annotationJoin+"="); found {
+			s.join = topology.ContainerID(v)
+		}
 	}
 	return err
 }
@@ -117,9 +122,9 @@ func (s *state) readNamespace(doc []byte, entry rawjson.Span, tenants string) er
 	return err
 }
 
-// owner is false for a container that joined another's namespace
-// (--network container:X) and has no address of its own.
-func (s *state) owner() bool { return s.dir != "" && s.network != "" }
+// complete is false for a container that `create` of an earlier version put
+// into the namespace: it left nothing of one that shares another's address.
+func (s *state) complete() bool { return s.dir != "" && s.network != "" }
 
 // gone is true when no process of the container can be left: its first process
 // has ended and it had a pid namespace of its own, whose end takes all others.

@@ -154,6 +154,10 @@ func (w *world) owner() []string {
 	return []string{annotationDir + "=" + w.path("containers/"+webID), annotationNetwork + "=" + network}
 }
 
+func (w *world) joiner() []string {
+	return []string{annotationDir + "=" + w.path("containers/"+sideID), annotationNetwork + "=" + network, annotationJoin + "=" + webID}
+}
+
 type result struct {
 	code           int
 	stdout, stderr string

@@ -1,0 +1,117 @@
+package fabric
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// join makes a container a guest of the endpoint whose address it shares. That
+// of a container which is a guest itself is its host's. The caller holds mu.
+func (f *Fabric) join(n *network, spec ClaimSpec, start uint64) error {
+	e := f.addressOf(n, spec.Join)
+	if e == nil {
+		return &fault.Error{Op: "share the address of container", On: spec.Join.Short(), Err: fmt.Errorf("%w for it", ErrNoEndpoint),
+			Fix: fmt.Sprintf("start that container, then container %s", spec.Name)}
+	}
+	changed := *e
+	changed.Guests = append(f.otherGuests(e, spec.Container), Guest{
+		Container: spec.Container, Name: spec.Name, Pid: spec.Pid, PidStart: start, Cgroup: spec.Cgroup, Claimed: time.Now(),
+	})
+	return f.replace(e, changed)
+}
+
+// addressOf finds the endpoint that a container uses now, as its own or as a
+// guest: an earlier one of its own may still be there for its guests. The caller
+// holds mu.
+func (f *Fabric) addressOf(n *network, id topology.ContainerID) *Endpoint {
+	for _, e := range f.containers[id] {
+		own := e.Container == id && f.ownerAlive(e)
+		guest := func(g Guest) bool { return g.Container == id && f.guestAlive(g) }
+		if e.Network == n.ID && (own || slices.ContainsFunc(e.Guests, guest)) {
+			return e
+		}
+	}
+	return nil
+}
+
+// otherGuests are the guests that live, less the container named. The list is a
+// new one: copies of the endpoint share the old one. The caller holds mu, or
+// passes a copy of its own.
+func (f *Fabric) otherGuests(e *Endpoint, but topology.ContainerID) []Guest {
+	var left []Guest
+	for _, g := range e.Guests {
+		if g.Container != but && f.guestAlive(g) {
+			left = append(left, g)
+		}
+	}
+	return left
+}
+
+// settle notes which processes of the endpoint's containers are gone. An
+// endpoint that Docker has deleted goes with the last of them.
+func (f *Fabric) settle(id topology.EndpointID) error {
+	f.mu.Lock()
+	e := f.endpoints[id]
+	if e == nil {
+		f.mu.Unlock()
+		return nil
+	}
+	was := *e
+	f.mu.Unlock()
+	owned, guests := f.ownerAlive(&was), f.otherGuests(&was, "") // looking at processes takes long
+	switch {
+	case was.Deleted && !owned && len(guests) == 0:
+		return f.removeEndpoint(was)
+	case (owned || was.Pid == 0) && len(guests) == len(was.Guests):
+		return nil
+	}
+	return f.update(id, func(e *Endpoint) {
+		if !f.ownerAlive(e) {
+			e.Pid = 0
+		}
+		e.Guests = f.otherGuests(e, "")
+	})
+}
+
+// own enters an endpoint into the lists of its containers. The caller holds mu,
+// or is alone.
+func (f *Fabric) own(e *Endpoint) {
+	for _, id := range e.containers() {
+		f.containers[id] = append(f.containers[id], e)
+	}
+}
+
+// disown is the reverse of own.
+func (f *Fabric) disown(e *Endpoint) {
+	for _, id := range e.containers() {
+		left := slices.DeleteFunc(f.containers[id], func(o *Endpoint) bool { return o == e })
+		if len(left) == 0 {
+			delete(f.containers, id)
+		} else {
+			f.containers[id] = left
+		}
+	}
+}
+
+// alive says whether a process lives that has claimed the endpoint's addresses
+// or shares them. The caller holds mu, or passes a copy of its own.
+func (f *Fabric) alive(e *Endpoint) bool {
+	return f.ownerAlive(e) || slices.ContainsFunc(e.Guests, f.guestAlive)
+}
+
+// ownerAlive leaves the guests out.
+func (f *Fabric) ownerAlive(e *Endpoint) bool { return f.processAlive(e.Pid, e.PidStart) }
+
+func (f *Fabric) guestAlive(g Guest) bool { return f.processAlive(g.Pid, g.PidStart) }
+
+func (f *Fabric) processAlive(pid int, since uint64) bool {
+	if pid == 0 {
+		return false
+	}
+	start, ok := f.o.Processes.StartTime(pid)
+	return ok && start == since
+}

@@ -1,0 +1,167 @@
+package fabric_test
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/ipam/pool"
+)
+
+// join does what our runtime does for `docker run --network container:X`.
+func (w *world) join(f *fabric.Fabric, c, host string, pid int) error {
+	w.t.Helper()
+	w.processes[pid] = uint64(pid) * 10
+	return f.Claim(ctx, fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: netID("a"), Pid: pid,
+		Cgroup: "/docker/" + c, Join: containerID(host)})
+}
+
+// holders tells who uses the addresses of network a: "10.77.0.2: c1 c2".
+func holders(f *fabric.Fabric) []string {
+	var lines []string
+	for _, e := range f.View().Networks[0].Endpoints {
+		line := e.IPv4.String() + ":"
+		if e.Pid != 0 {
+			line += " " + e.Name
+		}
+		for _, g := range e.Guests {
+			line += " " + g.Name
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func expectHolders(t *testing.T, f *fabric.Fabric, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, holders(f)); diff != "" {
+		t.Fatalf("holders: -want +got\n%s", diff)
+	}
+}
+
+func mustBeTaken(t *testing.T, f *fabric.Fabric, p fabric.Pool, a netip.Addr) {
+	t.Helper()
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: a}); err == nil {
+		t.Fatalf("%s was given out while it is used", a)
+	}
+}
+
+func mustBeFree(t *testing.T, f *fabric.Fabric, p fabric.Pool, a netip.Addr) {
+	t.Helper()
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: a}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ReleaseAddress(ctx, p.ID, a); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGuestsKeepTheAddress(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+	a := w.start(f, netID("a"), p, "1", 101)
+	for _, err := range []error{
+		w.join(f, "2", "1", 102),
+		w.join(f, "3", "2", 103), // a guest of a guest is the same host's
+		w.join(f, "2", "1", 102), // the claim comes twice
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	expectHolders(t, f, "10.77.0.2: c1 c3 c2")
+	f = w.reopen()
+	w.stop(f, p, "1", 101, a)
+	expectHolders(t, f, "10.77.0.2: c3 c2")
+	if len(w.sandboxes) != 0 {
+		t.Errorf("the key of a container that is gone is still bound: %v", w.sandboxes)
+	}
+	_, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: a})
+	if err == nil || !strings.Contains(err.Error(), "container c3 as a guest of c1 holds it; remove that container") {
+		t.Errorf("the address was given out, or: %v", err)
+	}
+	// The host comes again, with another address; the guests keep the old one.
+	if b := w.startAgain(f, netID("a"), p, "f", "1", 111); b == a {
+		t.Fatal("the guests' address was given out")
+	}
+	if err := w.join(f, "4", "1", 104); err != nil {
+		t.Fatal(err)
+	}
+	expectHolders(t, f, "10.77.0.2: c3 c2", "10.77.0.3: c1 c4")
+	delete(w.processes, 103)
+	if err := f.Release(ctx, containerID("3")); err != nil {
+		t.Fatal(err)
+	}
+	expectHolders(t, f, "10.77.0.2: c2", "10.77.0.3: c1 c4")
+	mustBeTaken(t, f, p, a)
+	delete(w.processes, 102)
+	if err := f.Release(ctx, containerID("2")); err != nil {
+		t.Fatal(err)
+	}
+	expectHolders(t, f, "10.77.0.3: c1 c4")
+	mustBeFree(t, f, p, a)
+}
+
+// The runtime's word that a guest is gone may be lost, as may Docker's calls.
+func TestGuestsThatEndUnseen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		f := w.open()
+		p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+		a, b := w.start(f, netID("a"), p, "1", 101), w.start(f, netID("a"), p, "2", 102)
+		for _, err := range []error{w.join(f, "3", "1", 103), w.join(f, "4", "2", 104)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.stop(f, p, "1", 101, a) // a guest survives, with Docker's knowledge
+		delete(w.processes, 102)  // one survives, and Docker has told nothing
+		delete(w.endpoints, epID("2"))
+		past(t, f)
+		expectHolders(t, f, "10.77.0.2: c3", "10.77.0.3: c4")
+		mustBeTaken(t, f, p, a)
+		mustBeTaken(t, f, p, b)
+		if err := f.DeleteNetwork(ctx, netID("a")); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.segments) != 1 {
+			t.Fatal("the namespace went while guests live in it")
+		}
+		f = w.reopen()
+		delete(w.processes, 103)
+		delete(w.processes, 104)
+		w.networks = nil
+		past(t, f)
+		if len(w.segments) != 0 || len(f.View().Networks) != 0 || len(w.sandboxes) != 0 {
+			t.Errorf("left behind: %v %v %v", w.segments, f.View().Networks, w.sandboxes)
+		}
+	})
+}
+
+func TestGuestOfNobodyIsRefused(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+	a := w.start(f, netID("a"), p, "1", 101)
+	if err := w.join(f, "2", "1", 102); err != nil {
+		t.Fatal(err)
+	}
+	w.stop(f, p, "1", 101, a)
+	for host, why := range map[string]string{"1": "it has ended", "9": "it was never there"} {
+		err := w.join(f, "3", host, 103)
+		want := "share the address of container " + containerID(host).Short() + ": this network has no such endpoint for it; start that container, then container c3"
+		if !errors.Is(err, fabric.ErrNoEndpoint) || err.Error() != want {
+			t.Errorf("%s: %v, want %s", why, err, want)
+		}
+	}
+	expectHolders(t, f, "10.77.0.2: c2")
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: a}); err == nil || errors.Is(err, pool.ErrTaken) {
+		t.Errorf("the holder is not named: %v", err)
+	}
+}
