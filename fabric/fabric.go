@@ -134,8 +134,12 @@ func (f *Fabric) load() error {
 			continue
 		}
 		f.index(n, &e)
+	}
+	// All are known by now: one may tell whose a pool is, and with it the leases
+	// of others.
+	for id, e := range f.endpoints {
 		for _, a := range e.Addresses() {
-			f.linkLease(n, a, e.ID)
+			f.linkLease(f.networks[e.Network], a, id)
 		}
 	}
 	return nil

@@ -87,7 +87,7 @@ func TestGuestsKeepTheAddress(t *testing.T) {
 		t.Errorf("the address was given out, or: %v", err)
 	}
 	// The host comes again, with another address; the guests keep the old one.
-	if b := w.startAgain(f, netID("a"), p, "f", "1", 111); b == a {
+	if b := w.startAs(f, netID("a"), fabric.AddressSpec{Pool: p.ID}, "f", "1", 111); b == a {
 		t.Fatal("the guests' address was given out")
 	}
 	if err := w.join(f, "4", "1", 104); err != nil {

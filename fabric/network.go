@@ -56,8 +56,11 @@ func (f *Fabric) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 	}
 	f.mu.Lock()
 	n.creating = false
-	bound := f.bindPools(n)
+	bound, err := f.bindPools(n)
 	f.mu.Unlock()
+	if err != nil {
+		return errors.Join(err, f.demolish(ctx, n))
+	}
 	for _, p := range bound {
 		if err := f.o.Pools.Put(string(p.ID), p); err != nil {
 			return errors.Join(err, f.demolish(ctx, n))

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/ipam/pool"
 	"github.com/particle-net/particle/topology"
 )
@@ -118,175 +117,19 @@ func (f *Fabric) ReleasePool(_ context.Context, id topology.PoolID) error {
 	return nil
 }
 
-// AddressSpec is an address as Docker asks for it.
-type AddressSpec struct {
-	Pool    topology.PoolID
-	Addr    netip.Addr // invalid: choose one
-	Gateway bool       // for the network's gateway
-	Name    string     // of the container, where Docker sends it
-}
-
-// RequestAddress hands out an address, as a prefix with the pool's length. An
-// address for the network itself (its gateway, its auxiliary addresses) is kept
-// as long as the pool; one for a container until the next boot at most.
-func (f *Fabric) RequestAddress(_ context.Context, spec AddressSpec) (netip.Prefix, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	p := f.pools[spec.Pool]
-	if p == nil {
-		return netip.Prefix{}, &fault.Error{Op: "request address from pool", On: string(spec.Pool), Err: ErrNoPool,
-			Fix: "remove the network with `docker network rm` and create it anew"}
-	}
-	a, err := p.take(spec.Addr)
-	if err != nil {
-		return netip.Prefix{}, f.explainTaken(p, spec.Addr, err)
-	}
-	// Auxiliary addresses come before the network is created, and by name.
-	if spec.Gateway || (p.Network == "" && spec.Addr.IsValid()) {
-		err = f.reserve(p, a)
-	} else {
-		lease := &Lease{Pool: p.ID, Addr: a, Name: spec.Name, Since: time.Now()}
-		if err = f.o.Leases.Put(lease.key(), *lease); err == nil {
-			p.leases[a] = lease
-		}
-	}
-	if err != nil {
-		p.alloc.Release(a)
-		return netip.Prefix{}, err
-	}
-	return netip.PrefixFrom(a, p.Subnet.Bits()), nil
-}
-
-func (p *addressPool) take(want netip.Addr) (netip.Addr, error) {
-	if !want.IsValid() {
-		return p.alloc.Any()
-	}
-	return want, p.alloc.Take(want)
-}
-
-// explainTaken adds who holds the address. The caller holds mu.
-func (f *Fabric) explainTaken(p *addressPool, a netip.Addr, err error) error {
-	lease := p.leases[a]
-	if !errors.Is(err, pool.ErrTaken) || lease == nil {
-		return err
-	}
-	holder := ""
-	if e := f.endpoints[lease.Endpoint]; e != nil && e.Name != "" {
-		holder = e.holder()
-	} else if lease.Name != "" {
-		holder = "container " + lease.Name
-	}
-	if holder == "" {
-		return err
-	}
-	return &fault.Error{Op: "reserve address", On: a.String(), Err: errors.New(holder + " holds it"),
-		Fix: "remove that container or choose another --ip"}
-}
-
-// reserve keeps an address with the pool's record. Called with mu held, which
-// it gives up while the record is flushed.
-func (f *Fabric) reserve(p *addressPool, a netip.Addr) error {
-	p.Reserved = append(p.Reserved, a)
-	record := p.Pool
-	record.Reserved = slices.Clone(record.Reserved)
-	f.mu.Unlock()
-	err := f.o.Pools.Put(string(record.ID), record)
-	f.mu.Lock()
-	if err != nil {
-		p.Reserved = slices.DeleteFunc(p.Reserved, func(r netip.Addr) bool { return r == a })
-	}
-	return err
-}
-
-// ReleaseAddress takes an address back; one that is not held is success. An
-// address whose process lives stays held until Reconcile finds it gone.
-func (f *Fabric) ReleaseAddress(_ context.Context, id topology.PoolID, a netip.Addr) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	p := f.pools[id]
-	if p == nil {
+// awaiting lists the networks that may still turn out to be the pool's: they
+// have its subnet, and no pool for it yet. The caller holds mu.
+func (f *Fabric) awaiting(p *addressPool) []*network {
+	var all []*network
+	if p.Network != "" {
 		return nil
 	}
-	if i := slices.Index(p.Reserved, a); i >= 0 {
-		p.Reserved = slices.Delete(slices.Clone(p.Reserved), i, i+1)
-		p.alloc.Release(a)
-		record := p.Pool
-		f.mu.Unlock()
-		err := f.o.Pools.Put(string(id), record)
-		f.mu.Lock()
-		return err
-	}
-	lease := p.leases[a]
-	if lease == nil {
-		return nil
-	}
-	if e := f.endpoints[lease.Endpoint]; e != nil {
-		if f.alive(e) {
-			return nil
-		}
-		// Docker takes an address back without deleting its endpoint only when
-		// it never learned that the endpoint was made.
-		if e.Joined.IsZero() {
-			if err := f.dropEndpoint(f.networks[e.Network], e); err != nil {
-				return err
-			}
+	for _, n := range f.networks {
+		if n.hasSubnet(p.Subnet) && f.boundPool(n, p.Subnet) == nil {
+			all = append(all, n)
 		}
 	}
-	return f.freeLease(p, lease)
-}
-
-// freeLease returns the address to its pool. The caller holds mu.
-func (f *Fabric) freeLease(p *addressPool, lease *Lease) error {
-	gone := *lease
-	gone.Released, gone.Endpoint, gone.Name = time.Now(), "", ""
-	if err := f.o.Leases.Put(gone.key(), gone); err != nil {
-		return err
-	}
-	delete(p.leases, lease.Addr)
-	p.alloc.Release(lease.Addr)
-	return nil
-}
-
-// linkLease notes which endpoint a lease was for. It writes nothing: the
-// endpoint's own record tells it again after a restart. A network whose
-// addresses Docker's own IPAM hands out has no leases. The caller holds mu.
-func (f *Fabric) linkLease(n *network, a netip.Addr, id topology.EndpointID) {
-	if lease := f.findLease(n, a); lease != nil {
-		lease.Endpoint = id
-	}
-}
-
-// findLease finds the unlinked lease of an address on a network. A pool that
-// could not be told from another one with the same subnet when the network was
-// made is told now, if it alone has handed the address out. The caller holds mu.
-func (f *Fabric) findLease(n *network, a netip.Addr) *Lease {
-	var found *addressPool
-	for _, p := range f.pools {
-		lease := p.leases[a]
-		if lease == nil || lease.Endpoint != "" || !p.Subnet.Contains(a) {
-			continue
-		}
-		if p.Network == n.ID {
-			return lease
-		}
-		if p.Network == "" && n.hasSubnet(p.Subnet) {
-			if found != nil {
-				return nil
-			}
-			found = p
-		}
-	}
-	if found == nil || f.boundPool(n, found.Subnet) != nil {
-		return nil
-	}
-	lease := found.leases[a]
-	found.Network = n.ID
-	// Once in the life of such a network, so flushing it under mu does no harm.
-	// A failure leaves it for the next endpoint to tell.
-	if err := f.o.Pools.Put(string(found.ID), found.Pool); err != nil {
-		found.Network = ""
-	}
-	return lease
+	return all
 }
 
 func (f *Fabric) boundPool(n *network, subnet netip.Prefix) *addressPool {
@@ -306,55 +149,69 @@ func (n *network) hasSubnet(s netip.Prefix) bool {
 // bindPools finds the pool of each of a new network's subnets: the one unbound
 // pool with that subnet, gateway and auxiliary addresses. Where two networks of
 // the same subnet are made at once it may be either; then it stays open until an
-// endpoint tells. It returns the records to write. The caller holds mu.
-func (f *Fabric) bindPools(n *network) []Pool {
+// endpoint tells (see tellPool). It returns the records to write. The caller
+// holds mu.
+func (f *Fabric) bindPools(n *network) ([]Pool, error) {
 	var bound []Pool
+	var errs []error
 	for _, s := range n.Subnets {
 		var candidates []*addressPool
 		for _, p := range f.pools {
-			if s.Managed && p.Network == "" && p.Subnet == s.Subnet && p.reserves(s) {
+			if s.Managed && p.Network == "" && p.Subnet == s.Subnet && p.holds(s.reserved()) {
 				candidates = append(candidates, p)
 			}
 		}
 		if len(candidates) == 1 {
-			candidates[0].Network = n.ID
+			errs = append(errs, f.bind(candidates[0], n, s))
 			bound = append(bound, candidates[0].Pool)
 		}
 	}
-	return bound
+	return bound, errors.Join(errs...)
 }
 
-func (p *addressPool) reserves(s Subnet) bool {
-	wanted := slices.Clone(s.Aux)
-	if s.Gateway.IsValid() {
-		wanted = append(wanted, s.Gateway)
+// bind makes the pool the network's, in memory, and tells its leases apart: some
+// are the network's own auxiliary addresses, some those of its endpoints. The
+// caller holds mu.
+func (f *Fabric) bind(p *addressPool, n *network, s Subnet) error {
+	p.Network = n.ID
+	var errs []error
+	for _, a := range s.reserved() {
+		lease := p.leases[a]
+		if slices.Contains(p.Reserved, a) || (lease != nil && n.addresses[a] != nil) {
+			continue
+		}
+		if lease != nil {
+			delete(p.leases, a)
+			errs = append(errs, f.o.Leases.Delete(lease.key()))
+		} else if p.alloc.Take(a) != nil {
+			continue // outside the pool, where Docker lets it be
+		}
+		p.Reserved = append(slices.Clone(p.Reserved), a)
 	}
-	for _, a := range wanted {
-		if !slices.Contains(p.Reserved, a) {
+	for a, lease := range p.leases {
+		if e := n.addresses[a]; e != nil {
+			lease.Endpoint = e.ID
+		} else if lease.Returned {
+			errs = append(errs, f.freeLease(p, lease))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// reserved are the subnet's addresses that no container gets.
+func (s Subnet) reserved() []netip.Addr {
+	all := slices.Clone(s.Aux)
+	if s.Gateway.IsValid() {
+		all = append(all, s.Gateway)
+	}
+	return all
+}
+
+func (p *addressPool) holds(all []netip.Addr) bool {
+	for _, a := range all {
+		if !slices.Contains(p.Reserved, a) && p.leases[a] == nil {
 			return false
 		}
 	}
 	return true
-}
-
-// unlinkLeases follows the end of an endpoint: its leases wait for Docker's
-// ReleaseAddress, which may come after the next container has started, or are
-// free at once if Docker has sent it already. The caller holds mu.
-func (f *Fabric) unlinkLeases(e *Endpoint) error {
-	var errs []error
-	for _, p := range f.pools {
-		for _, a := range e.Addresses() {
-			lease := p.leases[a]
-			if lease == nil || lease.Endpoint != e.ID {
-				continue
-			}
-			if e.Deleted {
-				errs = append(errs, f.freeLease(p, lease))
-				continue
-			}
-			lease.Endpoint, lease.Since = "", time.Now()
-			errs = append(errs, f.o.Leases.Put(lease.key(), *lease))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -178,8 +178,8 @@ func (f *Fabric) retire(e Endpoint) error {
 	f.repairs++
 	f.o.Log.WithFields(map[string]any{"net": e.Network.Short(), "ep": e.ID.Short()}).
 		Warn("endpoint without container removed")
-	current.Deleted = true // Docker knows it no more, so its leases wait for no release
-	return f.dropEndpoint(f.networks[e.Network], current)
+	// Docker knows it no more, so its leases wait for no release.
+	return errors.Join(f.giveBack(current), f.dropEndpoint(f.networks[e.Network], current))
 }
 
 // sweepNetworks removes the networks that Docker does not list, and namespaces
@@ -238,9 +238,10 @@ func (f *Fabric) sweepPools(ctx context.Context, used map[netip.Prefix]bool) err
 	for id, p := range f.pools {
 		if p.Network == "" {
 			// A network of another driver may have its addresses from us.
-			if time.Since(p.Created) > grace && !used[p.Subnet] && !f.awaited(p) {
+			if time.Since(p.Created) > grace && !used[p.Subnet] && len(f.awaiting(p)) == 0 {
 				orphans = append(orphans, id)
 			}
+			errs = append(errs, f.sweepReturned(p))
 			continue
 		}
 		for _, lease := range p.leases {
@@ -257,15 +258,16 @@ func (f *Fabric) sweepPools(ctx context.Context, used map[netip.Prefix]bool) err
 	return errors.Join(errs...)
 }
 
-// awaited says whether a network may still turn out to be the pool's. The
-// caller holds mu.
-func (f *Fabric) awaited(p *addressPool) bool {
-	for _, n := range f.networks {
-		if n.hasSubnet(p.Subnet) && f.boundPool(n, p.Subnet) == nil {
-			return true
+// sweepReturned frees what was in use when Docker took it back, in a pool of
+// which it is open whose it is. The caller holds mu.
+func (f *Fabric) sweepReturned(p *addressPool) error {
+	var errs []error
+	for _, lease := range p.leases {
+		if lease.Returned && !f.inUse(p, lease) {
+			errs = append(errs, f.freeLease(p, lease))
 		}
 	}
-	return false
+	return errors.Join(errs...)
 }
 
 // resolvKept says of which containers the resolv.conf is still needed.

@@ -37,7 +37,7 @@ type Subnet struct {
 
 // Pool is what is kept of an address pool that our IPAM manages. Docker names
 // the network neither when it requests a pool nor the pool when it creates a
-// network, so Network is found out by comparing (see bindPools).
+// network, so Network is found out by comparing (see bindPools and tellPool).
 type Pool struct {
 	ID       topology.PoolID
 	Subnet   netip.Prefix
@@ -55,6 +55,7 @@ type Lease struct {
 	Name     string              `json:",omitempty"` // of the container; Docker 29 and later send it
 	Endpoint topology.EndpointID `json:"-"`          // empty until CreateEndpoint names it
 	Since    time.Time
+	Returned bool      `json:",omitempty"` // Docker has taken it back, but a process uses it
 	Released time.Time `json:",omitzero"`
 }
 

@@ -267,32 +267,44 @@ func (w *world) create(f *fabric.Fabric, id topology.NetworkID, name, subnet str
 // start does what Docker up to 27 and our runtime do for `docker run`.
 func (w *world) start(f *fabric.Fabric, id topology.NetworkID, p fabric.Pool, c string, pid int) netip.Addr {
 	w.t.Helper()
-	return w.startAgain(f, id, p, c, c, pid)
+	return w.startAs(f, id, fabric.AddressSpec{Pool: p.ID}, c, c, pid)
 }
 
-// startAgain starts a container whose endpoint is another one than at its first
-// start.
-func (w *world) startAgain(f *fabric.Fabric, id topology.NetworkID, p fabric.Pool, ep, c string, pid int) netip.Addr {
+// startAs starts a container with an address by wish, or with another endpoint
+// than at its first start.
+func (w *world) startAs(f *fabric.Fabric, id topology.NetworkID, wish fabric.AddressSpec, ep, c string, pid int) netip.Addr {
 	w.t.Helper()
 	ctx := context.Background()
-	a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+	a, err := f.RequestAddress(ctx, wish)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID(ep), Network: id, IPv4: a.Addr()}); err != nil {
+	w.connectAs(f, id, ep, c, a.Addr(), pid)
+	return a.Addr()
+}
+
+// connect does the part of start after the address was handed out.
+func (w *world) connect(f *fabric.Fabric, id topology.NetworkID, c string, a netip.Addr, pid int) {
+	w.t.Helper()
+	w.connectAs(f, id, c, c, a, pid)
+}
+
+func (w *world) connectAs(f *fabric.Fabric, id topology.NetworkID, ep, c string, a netip.Addr, pid int) {
+	w.t.Helper()
+	ctx := context.Background()
+	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID(ep), Network: id, IPv4: a}); err != nil {
 		w.t.Fatal(err)
 	}
 	if err := f.Join(ctx, id, epID(ep), "/var/run/docker/netns/"+ep); err != nil {
 		w.t.Fatal(err)
 	}
 	w.processes[pid] = uint64(pid) * 10
-	err = f.Claim(ctx, fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: id, Pid: pid, Hostname: "h" + c,
-		Hosts: []fabric.HostLine{{Addr: a.Addr(), Names: []string{"h" + c}}}})
+	err := f.Claim(ctx, fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: id, Pid: pid, Hostname: "h" + c,
+		Hosts: []fabric.HostLine{{Addr: a, Names: []string{"h" + c}}}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.endpoints[epID(ep)] = fabric.EngineContainer{ID: containerID(c), Name: "c" + c}
-	return a.Addr()
 }
 
 // stop does what the runtime and Docker do when a container's process has ended.
