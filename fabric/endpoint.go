@@ -53,12 +53,15 @@ func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
 		if _, inside := n.subnetOf(a); !inside {
 			return fail(fmt.Errorf("address %s is in none of its subnets", a), "")
 		}
-		if holder := n.addresses[a]; holder != nil {
+		if holder := n.addresses[a]; holder != nil && !f.succeed(e, holder) {
 			return fail(fmt.Errorf("%w: %s is held by endpoint %s (%s)", ErrAddressTaken, a, holder.ID.Short(), holder.holder()),
 				"remove that container or choose another --ip")
 		}
 	}
 	if err := f.o.Endpoints.Put(string(e.ID), *e); err != nil {
+		return err
+	}
+	if err := f.takeOver(n, e); err != nil {
 		return err
 	}
 	f.index(n, e)

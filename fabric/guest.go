@@ -1,7 +1,9 @@
 package fabric
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -49,6 +51,55 @@ func (f *Fabric) otherGuests(e *Endpoint, but topology.ContainerID) []Guest {
 		}
 	}
 	return left
+}
+
+// lent says whether only guests use the endpoint's addresses: its container has
+// ended, and Docker has forgotten the endpoint. The caller holds mu.
+func (f *Fabric) lent(e *Endpoint) bool {
+	return e.Deleted && !e.Exposed && !f.ownerAlive(e) && f.alive(e)
+}
+
+// succeed makes a new endpoint the next one of the container whose guests still
+// use the old one's addresses, so that nobody else can claim it. It returns false
+// if others use them. The caller holds mu.
+func (f *Fabric) succeed(e, old *Endpoint) bool {
+	if !f.lent(old) || (e.Container != "" && e.Container != old.Container) {
+		return false
+	}
+	e.Container, e.Name = old.Container, old.Name
+	for _, g := range old.Guests {
+		e.Guests = append(f.otherGuests(e, g.Container), g)
+	}
+	return true
+}
+
+// takeOver takes the addresses of a new endpoint from the ones it succeeds. One
+// that has others left, in a network of both IP versions, keeps those, and its
+// guests as well. The caller holds mu.
+func (f *Fabric) takeOver(n *network, e *Endpoint) error {
+	var errs []error
+	for _, a := range e.Addresses() {
+		old := n.addresses[a]
+		if old == nil {
+			continue
+		}
+		delete(n.addresses, a)
+		f.unlinkLease(old, a)
+		rest := *old
+		switch a {
+		case rest.IPv4:
+			rest.IPv4 = netip.Addr{}
+		case rest.IPv6:
+			rest.IPv6 = netip.Addr{}
+		}
+		if len(rest.Addresses()) > 0 {
+			errs = append(errs, f.replace(old, rest))
+			continue
+		}
+		errs = append(errs, f.o.Endpoints.Delete(string(old.ID)))
+		f.unindex(n, old)
+	}
+	return errors.Join(errs...)
 }
 
 // settle notes which processes of the endpoint's containers are gone. An

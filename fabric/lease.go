@@ -37,6 +37,10 @@ func (f *Fabric) RequestAddress(_ context.Context, spec AddressSpec) (netip.Pref
 			Fix: "remove the network with `docker network rm` and create it anew"}
 	}
 	a, err := p.take(spec.Addr)
+	if lease := p.leases[spec.Addr]; err != nil && f.mayReturn(lease, spec.Name) {
+		lease.Returned = false
+		return netip.PrefixFrom(lease.Addr, p.Subnet.Bits()), f.o.Leases.Put(lease.key(), *lease)
+	}
 	if err != nil {
 		return netip.Prefix{}, f.explainTaken(p, spec.Addr, err)
 	}
@@ -54,6 +58,18 @@ func (f *Fabric) RequestAddress(_ context.Context, spec AddressSpec) (netip.Pref
 		return netip.Prefix{}, err
 	}
 	return netip.PrefixFrom(a, p.Subnet.Bits()), nil
+}
+
+// mayReturn says whether only guests use an address that Docker has given back.
+// Their host may have it again when it starts with --ip; for whom Docker asks it
+// does not say before version 29, so Claim turns another container away. The
+// caller holds mu.
+func (f *Fabric) mayReturn(lease *Lease, name string) bool {
+	if lease == nil || !lease.Returned {
+		return false
+	}
+	e := f.endpoints[lease.Endpoint]
+	return e != nil && f.lent(e) && (name == "" || name == e.Name)
 }
 
 func (p *addressPool) take(want netip.Addr) (netip.Addr, error) {
@@ -215,6 +231,16 @@ func (f *Fabric) giveBack(e *Endpoint) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unlinkLease lets another endpoint of the network have a lease. The caller
+// holds mu.
+func (f *Fabric) unlinkLease(e *Endpoint, a netip.Addr) {
+	for _, p := range f.pools {
+		if lease := p.leases[a]; lease != nil && lease.Endpoint == e.ID {
+			lease.Endpoint = ""
+		}
+	}
 }
 
 // unlinkLeases follows the end of an endpoint: its leases wait for Docker's

@@ -201,6 +201,10 @@ func (f *Fabric) Claim(_ context.Context, spec ClaimSpec) error {
 		return f.join(n, spec, start)
 	}
 	e := f.ownEndpoint(n, spec)
+	if rival := f.rival(n, spec); e == nil && rival != nil {
+		return &fault.Error{Op: "claim the address of container", On: spec.Name, Err: fmt.Errorf("%w: %s holds it", ErrAddressTaken, rival.holder()),
+			Fix: "remove that container or choose another --ip"}
+	}
 	if e == nil {
 		return fail("no address that Docker gave out on this network is in its hosts file")
 	}
@@ -216,16 +220,32 @@ func (f *Fabric) Claim(_ context.Context, spec ClaimSpec) error {
 func (f *Fabric) ownEndpoint(n *network, spec ClaimSpec) *Endpoint {
 	for _, line := range slices.Backward(spec.Hosts) {
 		e := n.addresses[line.Addr]
-		if e == nil || e.Joined.IsZero() || !slices.Contains(line.Names, spec.Hostname) {
-			continue
-		}
-		if e.Container != "" && e.Container != spec.Container && f.alive(e) {
+		if e == nil || e.Joined.IsZero() || !slices.Contains(line.Names, spec.Hostname) || f.anothers(e, spec.Container) {
 			continue
 		}
 		if name := f.leasedTo(n, line.Addr); name != "" && name != spec.Name {
 			continue
 		}
 		return e
+	}
+	return nil
+}
+
+// anothers says whether another container has claimed the endpoint, or has
+// guests there. The caller holds mu.
+func (f *Fabric) anothers(e *Endpoint, id topology.ContainerID) bool {
+	return e.Container != "" && e.Container != id && f.alive(e)
+}
+
+// rival is the endpoint that a container may not have although its hosts file
+// names it: it is the address of a container which is gone, and whose guests
+// still use it. The caller holds mu.
+func (f *Fabric) rival(n *network, spec ClaimSpec) *Endpoint {
+	for _, line := range slices.Backward(spec.Hosts) {
+		e := n.addresses[line.Addr]
+		if e != nil && len(e.Guests) > 0 && slices.Contains(line.Names, spec.Hostname) && f.anothers(e, spec.Container) {
+			return e
+		}
 	}
 	return nil
 }

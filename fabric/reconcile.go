@@ -94,8 +94,9 @@ func (f *Fabric) sweepEndpoints(ctx context.Context, known map[topology.NetworkI
 	return errors.Join(errs...)
 }
 
-// suspects are the endpoints, by network, that had no live process for the whole
-// of grace: younger ones are still being made, or Docker is taking them down.
+// suspects are the endpoints, by network, whose own container had no live process
+// for the whole of grace: younger ones are still being made, or Docker is taking
+// them down. One that Docker has deleted is left to its guests.
 // A stray needs no grace.
 func (f *Fabric) suspects() map[topology.NetworkID][]Endpoint {
 	f.mu.Lock()
@@ -111,7 +112,7 @@ func (f *Fabric) suspects() map[topology.NetworkID][]Endpoint {
 	f.mu.Unlock()
 	all := map[topology.NetworkID][]Endpoint{}
 	for _, e := range endpoints { // looking at processes takes long, and mu is not held
-		if f.alive(&e) {
+		if f.ownerAlive(&e) || (e.Deleted && f.alive(&e)) {
 			f.mu.Lock()
 			delete(f.suspected, e.ID)
 			f.mu.Unlock()
@@ -161,8 +162,9 @@ func (f *Fabric) evict(ctx context.Context, e Endpoint, holder EngineContainer) 
 	return f.o.Engine.Kill(ctx, holder.ID)
 }
 
-// retire removes an endpoint that nobody holds, with its own leases. Docker may
-// have removed it meanwhile and given its addresses to another.
+// retire removes an endpoint that nobody holds, with its own leases, or leaves it
+// to its guests. Docker may have removed it meanwhile and given its addresses to
+// another.
 func (f *Fabric) retire(e Endpoint) error {
 	if e.Exposed {
 		if err := f.o.Sandboxes.Conceal(e.SandboxKey); err != nil {
@@ -172,14 +174,19 @@ func (f *Fabric) retire(e Endpoint) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	current := f.endpoints[e.ID]
-	if current == nil || f.alive(current) {
+	if current == nil || f.ownerAlive(current) {
 		return nil
 	}
 	f.repairs++
 	f.o.Log.WithFields(map[string]any{"net": e.Network.Short(), "ep": e.ID.Short()}).
 		Warn("endpoint without container removed")
 	// Docker knows it no more, so its leases wait for no release.
-	return errors.Join(f.giveBack(current), f.dropEndpoint(f.networks[e.Network], current))
+	if err := f.giveBack(current); err != nil || !f.alive(current) {
+		return errors.Join(err, f.dropEndpoint(f.networks[e.Network], current))
+	}
+	kept := *current
+	kept.Deleted, kept.Exposed, kept.Pid = true, false, 0
+	return f.replace(current, kept)
 }
 
 // sweepNetworks removes the networks that Docker does not list, and namespaces
