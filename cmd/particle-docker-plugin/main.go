@@ -10,8 +10,11 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/internal/hostview"
 )
 
 func main() {
@@ -19,6 +22,7 @@ func main() {
 	// often than Go would takes a third off the slowest calls, for some 50 MB.
 	debug.SetGCPercent(400)
 	log := logrus.NewEntry(logrus.New())
+	log.Logger.AddHook(hostview.Log{})
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	err := run(ctx, log)
 	stop()
@@ -29,16 +33,35 @@ func main() {
 }
 
 func run(ctx context.Context, log *logrus.Entry) error {
-	settings, err := readSettings(os.Getenv)
+	p, err := start(ctx, log)
 	if err != nil {
-		return err
-	}
-	log.Logger.SetLevel(settings.level)
-	log.Logger.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true}) // dockerd adds the time
-	p, err := open(ctx, settings, log)
-	if err != nil {
+		log.WithError(err).Error("particle plugin cannot start")
+		linger(ctx)
 		return err
 	}
 	defer p.close()
 	return p.serve(ctx)
+}
+
+// linger waits until Docker has given the plugin up, which it tells by SIGTERM.
+// It starts one that ends earlier again while it still waits for its socket, and
+// then takes it for enabled although it is not, or the other way round (seen
+// with 20.10.24).
+func linger(ctx context.Context) {
+	limit := time.NewTimer(time.Minute)
+	defer limit.Stop()
+	select {
+	case <-ctx.Done():
+	case <-limit.C:
+	}
+}
+
+func start(ctx context.Context, log *logrus.Entry) (*plugin, error) {
+	settings, err := readSettings(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	log.Logger.SetLevel(settings.level)
+	log.Logger.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true}) // dockerd adds the time
+	return open(ctx, settings, log)
 }

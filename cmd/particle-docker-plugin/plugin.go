@@ -66,8 +66,8 @@ type plugin struct {
 
 func onHost(path string) string { return filepath.Join(hostpath.PluginRoot, path) }
 
-func open(ctx context.Context, s settings, log *logrus.Entry) (p *plugin, err error) {
-	p = &plugin{log: log}
+func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err error) {
+	p := &plugin{log: log}
 	defer func() {
 		if err != nil {
 			p.close()

@@ -7,14 +7,20 @@ import (
 
 	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/hostview"
 	"github.com/particle-net/particle/internal/runtimeapi"
 )
 
 // API implements runtimeapi.Handler.
 type API struct{ Fabric *fabric.Fabric }
 
-// Handle answers one request.
+// Handle answers one request, in the host's terms.
 func (a API) Handle(ctx context.Context, req runtimeapi.Request) (runtimeapi.Reply, error) {
+	reply, err := a.handle(ctx, req)
+	return reply, hostview.Error(err)
+}
+
+func (a API) handle(ctx context.Context, req runtimeapi.Request) (runtimeapi.Reply, error) {
 	switch {
 	case req.Place != nil:
 		p, err := a.place(ctx, *req.Place)
@@ -90,7 +96,7 @@ func networkStatus(n fabric.NetworkView) runtimeapi.NetworkStatus {
 		VNI:       n.VNI,
 		MTU:       n.MTU,
 		Internal:  n.Internal,
-		Problem:   n.Problem,
+		Problem:   hostview.Text(n.Problem),
 		Pools:     []runtimeapi.PoolStatus{},
 		Endpoints: []runtimeapi.EndpointStatus{},
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -41,6 +42,9 @@ func open(t *testing.T, path string) *shop {
 	}
 	s := &shop{server: server, began: make(chan string, 10), proceed: make(chan struct{}), served: make(chan error, 1)}
 	pluginhttp.Handle(server, "Shop.Order", pluginhttp.Often, func(_ context.Context, o order) (order, error) {
+		if o.Item == "" {
+			return order{}, &fs.PathError{Op: "open", Path: "/host/run/particle/live.db", Err: fs.ErrPermission}
+		}
 		s.began <- o.Item
 		<-s.proceed
 		return order{"one " + o.Item}, nil
@@ -151,6 +155,21 @@ func TestDrain(t *testing.T) {
 		t.Errorf("an order of a %s was begun", item)
 	default:
 	}
+}
+
+// Docker shows the text to a person on the host.
+func TestErrorsNameTheHostsFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "plugin.sock")
+	s := open(t, path)
+	c := dial(t, path)
+	if err := c.send(""); err != nil {
+		t.Fatal(err)
+	}
+	const text = `"open /run/particle/live.db: permission denied"`
+	if got, err := c.receive(); err != nil || got != `{"Err":`+text+`,"Error":`+text+`}` {
+		t.Errorf("got %s, %v", got, err)
+	}
+	s.end(t)
 }
 
 // Whatever the moment, a call that is begun gets its answer.

@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/hostview"
 )
 
 // maxBody bounds a request, in bytes. The largest real ones carry a few
@@ -183,7 +184,8 @@ func Handle[Req, Resp any](s *Server, method string, level logrus.Level, fn func
 		}
 		if err != nil {
 			line.WithError(err).Warn("call failed")
-			sdk.EncodeResponse(w, errorReply{Err: err.Error(), Error: err.Error()}, true)
+			text := hostview.Text(err.Error())
+			sdk.EncodeResponse(w, errorReply{Err: text, Error: text}, true)
 			return
 		}
 		line.Log(level, "call")
