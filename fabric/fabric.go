@@ -165,13 +165,13 @@ func (f *Fabric) rebuild(ctx context.Context, n *network) {
 // apply makes the kernel match the network's record. The caller holds n.work.
 func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 	f.mu.Lock()
-	segment, uplink := f.segment(n), n.Uplink
+	segment, record := f.segment(n), n.Network
 	f.mu.Unlock()
 	changed, err := f.o.Segments.Apply(ctx, segment)
 	up := false
-	if err == nil && uplink != NoUplink {
+	if err == nil && record.Uplink != NoUplink {
 		var more bool
-		more, err = f.applyUplink(ctx, n.ID, uplink)
+		more, err = f.applyUplink(ctx, record)
 		changed, up = changed || more, err == nil
 	}
 	if err != nil && ctx.Err() != nil {
@@ -191,13 +191,16 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 	return changed, err
 }
 
-func (f *Fabric) applyUplink(ctx context.Context, id topology.NetworkID, index int) (bool, error) {
+func (f *Fabric) applyUplink(ctx context.Context, n Network) (bool, error) {
 	f.mu.Lock()
 	mtu := f.o.Underlay.MTU
 	f.mu.Unlock()
-	u, err := topology.NewUplink(id, index, mtu)
+	u, err := topology.NewUplink(n.ID, n.Uplink, mtu)
 	if err != nil {
 		return false, err
+	}
+	if slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Subnet.Addr().Is6() }) {
+		u = u.WithIPv6()
 	}
 	return f.o.Segments.ApplyUplink(ctx, u)
 }

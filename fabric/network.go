@@ -51,7 +51,7 @@ func (f *Fabric) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 	if err := f.o.Networks.Put(string(n.ID), n.Network); err != nil {
 		return errors.Join(err, f.forget(n))
 	}
-	if _, err := f.apply(ctx, n); err != nil {
+	if err := f.establish(ctx, n, spec.VNI == 0); err != nil {
 		return errors.Join(err, f.demolish(ctx, n))
 	}
 	f.mu.Lock()
@@ -70,6 +70,31 @@ func (f *Fabric) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 		return errors.Join(err, f.demolish(ctx, n))
 	}
 	return nil
+}
+
+// establish makes a new network in the kernel. A VNI that was chosen for it may
+// be a foreign device's: then the next is tried, until one is free or the
+// caller's time is over. The caller holds n.work.
+func (f *Fabric) establish(ctx context.Context, n *network, chosen bool) error {
+	for {
+		_, err := f.apply(ctx, n)
+		if err == nil || !chosen || ctx.Err() != nil || !errors.Is(err, topology.ErrVNIInUse) {
+			return err
+		}
+		f.mu.Lock()
+		vni, full := f.freeVNI(n.VNI + 1)
+		if full == nil {
+			n.VNI = vni
+		}
+		record := n.Network
+		f.mu.Unlock()
+		if full != nil {
+			return errors.Join(full, err)
+		}
+		if err := f.o.Networks.Put(string(n.ID), record); err != nil {
+			return err
+		}
+	}
 }
 
 // admit checks the wish and enters the network into the maps.
@@ -123,9 +148,11 @@ func checkSubnets(subnets []Subnet) error {
 		return fault.New("read", "subnets", "the network has no address range", "omit --ipam-driver null")
 	}
 	for i, s := range subnets {
-		if s.Subnet.Overlaps(topology.UplinkRange) {
-			return fault.New("use subnet", s.Subnet.String(), "it overlaps "+topology.UplinkRange.String()+
-				", which carries the networks' uplinks", "choose another --subnet")
+		for _, reserved := range []netip.Prefix{topology.UplinkRange, topology.UplinkRange6} {
+			if s.Subnet.Overlaps(reserved) {
+				return fault.New("use subnet", s.Subnet.String(), "it overlaps "+reserved.String()+
+					", which carries the networks' uplinks", "choose another --subnet")
+			}
 		}
 		for _, other := range subnets[:i] {
 			if s.Subnet.Overlaps(other.Subnet) {
@@ -139,24 +166,32 @@ func checkSubnets(subnets []Subnet) error {
 
 // chooseVNI is called with mu held.
 func (f *Fabric) chooseVNI(want topology.VNI) (topology.VNI, error) {
-	taken := map[topology.VNI]*network{}
-	for _, n := range f.networks {
-		taken[n.VNI] = n
+	if want == 0 {
+		return f.freeVNI(firstVNI)
 	}
-	if want != 0 {
-		if holder := taken[want]; holder != nil {
+	for _, n := range f.networks {
+		if n.VNI == want {
 			return 0, &fault.Error{Op: "use VNI", On: fmt.Sprint(want),
-				Err: fmt.Errorf("%w by network %s", ErrVNITaken, holder.label()),
+				Err: fmt.Errorf("%w by network %s", ErrVNITaken, n.label()),
 				Fix: "pass another -o particle.vni=N, omit it, or remove that network"}
 		}
-		return want, nil
 	}
-	for v := firstVNI; v <= topology.MaxVNI; v++ {
-		if taken[v] == nil {
+	return want, nil
+}
+
+// freeVNI is the first from least that no network on record has. It is called
+// with mu held.
+func (f *Fabric) freeVNI(least topology.VNI) (topology.VNI, error) {
+	taken := map[topology.VNI]bool{}
+	for _, n := range f.networks {
+		taken[n.VNI] = true
+	}
+	for v := least; v <= topology.MaxVNI; v++ {
+		if !taken[v] {
 			return v, nil
 		}
 	}
-	return 0, fault.New("choose VNI", "", "all are taken", "remove networks")
+	return 0, fault.New("choose VNI", "", fmt.Sprintf("all from %d are taken", firstVNI), "remove networks")
 }
 
 // label names the network for people.
@@ -298,7 +333,7 @@ func (f *Fabric) ensureUplink(ctx context.Context, n *network) error {
 	if err := f.o.Networks.Put(string(n.ID), record); err != nil {
 		return err
 	}
-	if _, err := f.applyUplink(ctx, n.ID, record.Uplink); err != nil {
+	if _, err := f.applyUplink(ctx, record); err != nil {
 		return err
 	}
 	f.mu.Lock()

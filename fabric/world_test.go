@@ -3,6 +3,7 @@ package fabric_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"path/filepath"
@@ -32,6 +33,8 @@ type world struct {
 	uplinks    map[topology.NetworkID]topology.Uplink
 	applies    int
 	applyErr   error
+	foreign    map[topology.VNI]bool // held by devices that are not ours
+	applied    func(n int)           // called by the nth Apply
 	sandboxes  map[string]fabric.SandboxState
 	engineErr  error
 	networks   []fabric.EngineNetwork
@@ -123,8 +126,14 @@ func (w *world) Apply(_ context.Context, s topology.Segment) (bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.applies++
+	if w.applied != nil {
+		w.applied(w.applies)
+	}
 	if w.applyErr != nil {
 		return false, w.applyErr
+	}
+	if w.foreign[s.VNI] {
+		return false, fmt.Errorf("VNI %d: %w by device foreign", s.VNI, topology.ErrVNIInUse)
 	}
 	_, known := w.segments[s.Network]
 	w.segments[s.Network] = s

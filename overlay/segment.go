@@ -14,9 +14,6 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// ErrVNIInUse is the cause when another VXLAN device of the host has the VNI.
-var ErrVNIInUse = errors.New("in use")
-
 // ErrNoNetwork is the cause when a network has no namespace on this host.
 var ErrNoNetwork = errors.New("no such network on this host")
 
@@ -24,7 +21,7 @@ var ErrNoNetwork = errors.New("no such network on this host")
 // anything. A namespace that does not exist is created, and removed again if
 // Apply fails. Networks already there are repaired in place.
 //
-// Causes: ErrVNIInUse, syscall.EADDRINUSE is told as a port that is taken.
+// Causes: topology.ErrVNIInUse, syscall.EADDRINUSE is told as a port that is taken.
 func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, err error) {
 	if err := check(seg); err != nil {
 		return false, &fault.Error{Op: "apply network", On: seg.Network.Short(), Err: err, Fix: "create the network again"}

@@ -160,12 +160,12 @@ func TestVNIInUse(t *testing.T) {
 	m := newMachine(t, "192.0.2.1/24")
 	m.apply(segment(1, 42, "192.0.2.1", "10.9.0.0/24"), true)
 	_, err := m.Apply(t.Context(), segment(2, 42, "192.0.2.1", "10.8.0.0/24"))
-	if !errors.Is(err, overlay.ErrVNIInUse) || !strings.Contains(err.Error(), "network "+network(1).Short()) {
+	if !errors.Is(err, topology.ErrVNIInUse) || !strings.Contains(err.Error(), "network "+network(1).Short()) {
 		t.Errorf("a VNI held by another network: %v", err)
 	}
 	m.Run("ip", "link", "add", "vxlan7", "type", "vxlan", "id", "7", "dstport", "4789")
 	_, err = m.Apply(t.Context(), segment(3, 7, "192.0.2.1", "10.8.0.0/24"))
-	if !errors.Is(err, overlay.ErrVNIInUse) || !strings.Contains(err.Error(), "vxlan7") {
+	if !errors.Is(err, topology.ErrVNIInUse) || !strings.Contains(err.Error(), "vxlan7") {
 		t.Errorf("a VNI held by a device of the host: %v", err)
 	}
 	ids, err := m.Networks(t.Context())

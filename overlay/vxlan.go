@@ -180,8 +180,8 @@ func mtuError(seg topology.Segment, err error) error {
 // namespace the devices are in.
 func (h *Host) clash(ctx context.Context, seg topology.Segment) error {
 	return &fault.Error{Op: "create network", On: seg.Network.Short(),
-		Err: fmt.Errorf("VNI %d: %w by %s", seg.VNI, ErrVNIInUse, h.holder(ctx, seg)),
-		Fix: "choose another VNI, or remove what holds it"}
+		Err: fmt.Errorf("VNI %d: %w by %s", seg.VNI, topology.ErrVNIInUse, h.holder(ctx, seg)),
+		Fix: "pass another -o particle.vni=N, or remove what holds it"}
 }
 
 // holder names what has the segment's VNI on this host.

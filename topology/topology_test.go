@@ -49,17 +49,24 @@ func TestUplinksAreDisjoint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, a := range []netip.Addr{u.Host.Addr(), u.Tenant.Addr()} {
-			if !topology.UplinkRange.Contains(a) {
-				t.Fatalf("uplink %d: %s is outside %s", i, a, topology.UplinkRange)
+		if u.Host6.IsValid() || u.Tenant6.IsValid() {
+			t.Fatalf("uplink %d has IPv6 unasked: %v", i, u)
+		}
+		u = u.WithIPv6()
+		for a, within := range map[netip.Addr]netip.Prefix{
+			u.Host.Addr(): topology.UplinkRange, u.Tenant.Addr(): topology.UplinkRange,
+			u.Host6.Addr(): topology.UplinkRange6, u.Tenant6.Addr(): topology.UplinkRange6,
+		} {
+			if !within.Contains(a) {
+				t.Fatalf("uplink %d: %s is outside %s", i, a, within)
 			}
 			if j, dup := seen[a]; dup {
 				t.Fatalf("uplinks %d and %d share %s", j, i, a)
 			}
 			seen[a] = i
 		}
-		if u.Host.Masked() != u.Tenant.Masked() {
-			t.Fatalf("uplink %d: %s and %s are not one link", i, u.Host, u.Tenant)
+		if u.Host.Masked() != u.Tenant.Masked() || u.Host6.Masked() != u.Tenant6.Masked() {
+			t.Fatalf("uplink %d: its ends are not on one link: %v", i, u)
 		}
 	}
 	for _, i := range []int{-1, topology.MaxUplinks} {

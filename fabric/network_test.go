@@ -1,0 +1,90 @@
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/topology"
+)
+
+// Other programs of the host make VXLAN devices too.
+func TestForeignVNIsAreSteppedOver(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	w.create(f, netID("a"), "first", "10.1.0.0/16")
+	least := w.segments[netID("a")].VNI
+	w.foreign = map[topology.VNI]bool{least + 1: true, least + 2: true}
+	for c, subnet := range map[string]string{"b": "10.2.0.0/16", "c": "10.3.0.0/16"} {
+		spec := fabric.NetworkSpec{ID: netID(c), Subnets: []fabric.Subnet{{Subnet: netip.MustParsePrefix(subnet)}}}
+		if err := f.CreateNetwork(ctx, spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, c := w.segments[netID("b")].VNI, w.segments[netID("c")].VNI
+	if min(b, c) != least+3 || max(b, c) != least+4 {
+		t.Errorf("the networks have VNIs %d and %d, want the first two free ones, %d and %d", b, c, least+3, least+4)
+	}
+	w.segments = map[topology.NetworkID]topology.Segment{}
+	w.reopen()
+	if w.segments[netID("b")].VNI != b || w.segments[netID("c")].VNI != c {
+		t.Errorf("after a restart the networks have VNIs %d and %d, want %d and %d",
+			w.segments[netID("b")].VNI, w.segments[netID("c")].VNI, b, c)
+	}
+}
+
+func TestForeignVNIThatWasAskedFor(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	w.foreign = map[topology.VNI]bool{7: true}
+	spec := fabric.NetworkSpec{ID: netID("a"), VNI: 7, Subnets: []fabric.Subnet{{Subnet: netip.MustParsePrefix("10.9.0.0/24")}}}
+	if err := f.CreateNetwork(ctx, spec); !errors.Is(err, topology.ErrVNIInUse) || !strings.Contains(err.Error(), "VNI 7") {
+		t.Errorf("got %v", err)
+	}
+	if n := f.View().Networks; len(n) != 0 || len(w.segments) != 0 {
+		t.Errorf("left behind: %v, %v", n, w.segments)
+	}
+}
+
+// The search ends with the caller's patience, and leaves nothing.
+func TestNoVNIIsFree(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	w.applyErr = topology.ErrVNIInUse
+	bounded, cancel := context.WithCancel(ctx)
+	w.applied = func(n int) {
+		if n == 5 {
+			cancel()
+		}
+	}
+	spec := fabric.NetworkSpec{ID: netID("a"), Subnets: []fabric.Subnet{{Subnet: netip.MustParsePrefix("10.9.0.0/24")}}}
+	if err := f.CreateNetwork(bounded, spec); !errors.Is(err, topology.ErrVNIInUse) {
+		t.Errorf("got %v", err)
+	}
+	if n := f.View().Networks; len(n) != 0 || w.applies != 5 {
+		t.Errorf("after %d attempts left behind: %v", w.applies, n)
+	}
+}
+
+func TestUplinkHasTheFamiliesOfTheSubnets(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	for c, subnets := range map[string][]fabric.Subnet{
+		"a": {{Subnet: netip.MustParsePrefix("10.1.0.0/16")}},
+		"b": {{Subnet: netip.MustParsePrefix("10.2.0.0/16")}, {Subnet: netip.MustParsePrefix("fd00:2::/64")}},
+	} {
+		if err := f.CreateNetwork(ctx, fabric.NetworkSpec{ID: netID(c), Subnets: subnets}); err != nil {
+			t.Fatal(err)
+		}
+		f.NetworkSeen(netID(c), c)
+		if _, _, err := f.Place(ctx, []fabric.Ref{{Name: c}}); err != nil {
+			t.Fatal(err)
+		}
+		if u, want := w.uplinks[netID(c)], len(subnets) == 2; u.Host6.IsValid() != want || u.Tenant6.IsValid() != want {
+			t.Errorf("network with %v has uplink %+v", subnets, u)
+		}
+	}
+}
