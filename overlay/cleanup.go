@@ -15,7 +15,8 @@ import (
 
 // RemoveHostRules deletes what uplinks share in the host's namespace: our
 // nftables table and the accept rules given to iptables. Call it when no uplink
-// is left. IPv4 forwarding stays as it is, for others may rely on it.
+// is left. Forwarding stays as it is, for others may rely on it, and so does what
+// came with it.
 func (h *Host) RemoveHostRules(ctx context.Context) error {
 	release, err := h.write(ctx)
 	if err != nil {
@@ -24,7 +25,7 @@ func (h *Host) RemoveHostRules(ctx context.Context) error {
 	defer release()
 	err = errors.Join(h.root.removeRules(), h.withdrawAccepted(ctx))
 	if err != nil {
-		return &fault.Error{Op: "remove host rules", Err: err, Fix: "run `nft delete table inet " + tableName + "` and see `iptables -S`"}
+		return &fault.Error{Op: "remove host rules", Err: err, Fix: "run `nft delete table inet " + tableName + "` and see `iptables -S` and `ip6tables -S`"}
 	}
 	return nil
 }

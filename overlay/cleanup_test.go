@@ -16,7 +16,9 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	m, _ := routed(t)
 	dockerFirewall(m)
 	inventory := func() string {
-		return m.Run("ip", "-br", "link") + m.Run("ip", "route") + m.Run("iptables", "-S") + m.Run("nft", "list", "tables")
+		return m.Run("ip", "-br", "link") + m.Run("ip", "route") +
+			m.Run("iptables", "-S") + m.Run("ip6tables", "-S") +
+			m.Run("ip", "-6", "route") + m.Run("ip", "-6", "neighbour", "show", "nud", "permanent") + m.Run("nft", "list", "tables")
 	}
 	before := inventory()
 	dir := m.opts.NamespaceDir + "/made"

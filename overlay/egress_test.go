@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,38 +17,91 @@ import (
 
 const outside = "203.0.113.80" // a server beyond the host's router
 
+// addressing is what one IP version calls everything in the world that routed
+// makes.
+type addressing struct {
+	family    string // for ip(8)
+	host      string // the machine
+	router    string // its default gateway
+	outside   string // the server beyond it
+	any       string
+	pool      string // of every tenant
+	container string // in it
+	neighbour string // in it, too
+	uplinks   netip.Prefix
+	iptables  string
+}
+
+func versions() map[string]addressing {
+	return map[string]addressing{
+		"IPv4": {"-4", "192.0.2.1", "192.0.2.2", outside, "0.0.0.0", "10.9.0.0/24", "10.9.0.5", "10.9.0.7",
+			topology.UplinkRange, "iptables"},
+		"IPv6": {"-6", "2001:db8:2::1", "2001:db8:2::2", "2001:db8:80::80", "::", "fd00:9::/64", "fd00:9::5", "fd00:9::7",
+			topology.UplinkRange6, "ip6tables"},
+	}
+}
+
+// ends are the addresses of an uplink.
+func (a addressing) ends(up topology.Uplink) (host, tenant string) {
+	if a.family == "-6" {
+		return up.Host6.Addr().String(), up.Tenant6.Addr().String()
+	}
+	return up.Host.Addr().String(), up.Tenant.Addr().String()
+}
+
+// eachVersion runs a test for each IP version, in worlds of their own.
+func eachVersion(t *testing.T, run func(t *testing.T, a addressing)) {
+	t.Parallel()
+	for name, a := range versions() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, a)
+		})
+	}
+}
+
+// at is an address with a port, as package net writes it.
+func at(addr string, port int) string { return net.JoinHostPort(addr, strconv.Itoa(port)) }
+
 // routed is a machine with a router behind which everything else is. The router
-// knows the way back to the machine's own address alone.
+// knows the way back to the machine's own addresses alone.
 func routed(t *testing.T) (m *machine, internet *netnstest.Namespace) {
 	t.Helper()
-	netnstest.RequireTool(t, "nft")
-	netnstest.RequireTool(t, "iptables")
+	for _, tool := range []string{"nft", "iptables", "ip6tables"} {
+		netnstest.RequireTool(t, tool)
+	}
 	m = newMachine(t, "")
 	internet = netnstest.New(t)
 	netnstest.Connect(m.Namespace, "eth0", "192.0.2.1/24", internet, "eth0", "192.0.2.2/24")
-	internet.Run("ip", "address", "add", outside+"/32", "dev", "lo")
-	m.Run("ip", "route", "add", "default", "via", "192.0.2.2")
+	six := versions()["IPv6"]
+	m.Run("ip", "address", "add", six.host+"/64", "dev", "eth0", "nodad")
+	internet.Run("ip", "address", "add", six.router+"/64", "dev", "eth0", "nodad")
+	for _, a := range versions() {
+		internet.Run("ip", "address", "add", a.outside, "dev", "lo", "nodad")
+		m.Run("ip", a.family, "route", "add", "default", "via", a.router)
+	}
 	// Without the kernel's own filter of sources, our rules are all there is.
 	m.Run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter")
 	return m, internet
 }
 
-// tenantWithUplink makes network n, local to the host, with the same subnet as
+// tenantWithUplink makes network n, local to the host, with the same subnets as
 // all others.
 func (m *machine) tenantWithUplink(n int) *netnstest.Namespace {
 	m.t.Helper()
-	m.apply(segment(n, 0, "", "10.9.0.0/24"), true)
+	m.apply(segment(n, 0, "", "10.9.0.0/24", "fd00:9::/64"), true)
 	m.applyUplink(n, true)
 	return m.tenant(network(n))
 }
 
+// uplink is network n's, with both IP versions.
 func uplink(t testing.TB, n int) topology.Uplink {
 	t.Helper()
 	up, err := topology.NewUplink(network(n), n, 1500)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return up
+	return up.WithIPv6()
 }
 
 func (m *machine) applyUplink(n int, wantChange bool) {
@@ -70,7 +125,11 @@ func bindUDP(t *testing.T, ns *netnstest.Namespace, addr string) socket {
 	t.Helper()
 	var conn net.PacketConn
 	var err error
-	ns.Do(func() { conn, err = net.ListenPacket("udp4", addr) })
+	version := "udp4"
+	if strings.HasPrefix(addr, "[") {
+		version = "udp6"
+	}
+	ns.Do(func() { conn, err = net.ListenPacket(version, addr) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"github.com/google/nftables"
-	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/topology"
 )
@@ -10,32 +9,42 @@ import (
 // anyUplink matches the host's ends of all uplinks.
 const anyUplink = uplinkPrefix + "*"
 
-// hostRules keep tenants apart from each other and from Docker's own networks,
-// and let them out under the host's address. They do not grow with networks.
-func hostRules(port uint16) ruleset {
+// hostRules keep tenants apart from each other and from what else runs on the
+// host behind bridges, Docker's networks above all, and let them out under the
+// host's address. They do not grow with networks. The bridges named are those
+// that lead to other machines.
+func hostRules(port uint16, outward []string) ruleset {
+	forward := []rule{
+		// The host would send it on from its own tunnel address, and a VXLAN
+		// device believes every sender.
+		newRule("forged VXLAN", from(anyUplink), udpTo(port), drop()),
+	}
+	for _, bridge := range outward {
+		forward = append(forward, newRule("a bridge to other machines", from(anyUplink), to(bridge), accept()))
+	}
+	forward = append(forward,
+		// Docker's own forward rules, which come after DOCKER-USER, would have
+		// stopped these. A bridge that is new is taken for one of Docker's.
+		newRule("bridges of containers and virtual machines", from(anyUplink), toKind(bridgeKind), notPublished(), drop()),
+		newRule("answers to tenants", to(anyUplink), answers(), accept()),
+		newRule("nothing else reaches a tenant, from another least of all", to(anyUplink), drop()),
+	)
 	return ruleset{
 		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
-			newRule("uplinks carry IPv4 alone", from(anyUplink), family(unix.NFPROTO_IPV6), drop()),
+			newRule("uplinks need no discovery", from(anyUplink), discovery(), drop()),
+			// An address of no scope, or of the link's, is not looked for below.
+			newRule("a source that is no tenant's", from(anyUplink), notInRange(source, topology.UplinkRange6), drop()),
 			newRule("a source that is not behind this uplink", from(anyUplink), strayed(), drop()),
 		}},
 		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, []rule{
 			newRule("forged VXLAN", from(anyUplink), udpTo(port), drop()),
-			newRule("the uplink of another tenant", from(anyUplink), within4(destination4, topology.UplinkRange), notOwn(), drop()),
+			newRule("the uplink of another tenant", from(anyUplink), inRange(destination, topology.UplinkRange), notOwn(), drop()),
+			newRule("the uplink of another tenant", from(anyUplink), inRange(destination, topology.UplinkRange6), notOwn(), drop()),
 		}},
-		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, []rule{
-			// The host would send it on from its own tunnel address, and a VXLAN
-			// device believes every sender.
-			newRule("forged VXLAN", from(anyUplink), udpTo(port), drop()),
-			// Docker's own forward rules, which come after DOCKER-USER, would
-			// have stopped these.
-			newRule("Docker's default bridge", from(anyUplink), to("docker0"), notPublished(), drop()),
-			newRule("Docker's gateway bridge", from(anyUplink), to("docker_gwbridge"), notPublished(), drop()),
-			newRule("Docker's bridge networks", from(anyUplink), to("br-*"), nameLength15(), notPublished(), drop()),
-			newRule("answers to tenants", to(anyUplink), answers(), accept()),
-			newRule("nothing else reaches a tenant, from another least of all", to(anyUplink), drop()),
-		}},
+		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, forward},
 		{"postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, []rule{
-			newRule("tenants leave as the host", within4(source4, topology.UplinkRange), notTo(anyUplink), masquerade()),
+			newRule("tenants leave as the host", inRange(source, topology.UplinkRange), notTo(anyUplink), masquerade()),
+			newRule("tenants leave as the host", inRange(source, topology.UplinkRange6), notTo(anyUplink), masquerade()),
 		}},
 	}
 }

@@ -26,9 +26,10 @@ type Options struct {
 	// Ready is how many empty namespaces to keep at hand for new networks, from
 	// Open on; 0 keeps none. Each takes about 0.2 MB of the kernel's memory.
 	Ready int
-	// AcceptEvery is how long the rules in the host's own firewall are taken for
-	// granted once they were seen; 0 looks at each ApplyUplink. A look runs the
-	// host's iptables three times.
+	// AcceptEvery is how long the rules in the host's own firewall, and what its
+	// bridges are for, are taken for granted once they were seen; 0 looks at each
+	// ApplyUplink. A look runs the host's iptables three times for each IP
+	// version, and lists its links.
 	AcceptEvery time.Duration
 	// Port is the UDP destination port of VXLAN that Underlay reports; 0 means
 	// 4789 (RFC 7348).
@@ -52,7 +53,10 @@ type Host struct {
 	// first: nothing else is held while waiting for it.
 	rtnl chan struct{}
 
-	accepted time.Time // when ensureAccepted last looked; guarded by rtnl
+	// Guarded by rtnl:
+	accepted map[string]time.Time // when ensureAccepted last looked, by program
+	outward  []string             // what ensureHostRules knows of bridges,
+	surveyed time.Time            // and since when; zero if it does not
 
 	stock *stock
 	stop  context.CancelFunc
@@ -75,7 +79,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		return nil, &fault.Error{Op: "open data plane", Err: err, Fix: "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN"}
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
-	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), stock: newStock(opts.Ready), stop: stop}
+	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), accepted: map[string]time.Time{}, stock: newStock(opts.Ready), stop: stop}
 	if err := h.refill(ctx); err != nil {
 		return nil, errors.Join(&fault.Error{Op: "open data plane", Err: err,
 			Fix: "see /proc/sys/user/max_net_namespaces and the memory left"}, h.Close())

@@ -21,6 +21,12 @@ import (
 // asked to let uplinks pass: only it knows whether the host uses the nf_tables
 // or the legacy variant. Our table's rules still hold; see hostRules.
 
+// The programs, one for each IP version.
+const (
+	iptables  = "iptables"
+	ip6tables = "ip6tables"
+)
+
 // userChain is Docker's chain for rules of others; Docker passes through it
 // first and never clears it.
 const userChain = "DOCKER-USER"
@@ -37,21 +43,21 @@ func passes() [][]string {
 	}
 }
 
-// errNoIptables says that the host has no iptables, hence no policy set by it.
+// errNoIptables says that the host lacks the program, hence a policy set by it.
 var errNoIptables = errors.New("no iptables on this host")
 
-// ensureAccepted inserts the accept rules where they are missing.
-func (h *Host) ensureAccepted(ctx context.Context) (changed bool, err error) {
-	if !h.accepted.IsZero() && time.Since(h.accepted) < h.opts.AcceptEvery {
+// ensureAccepted inserts the accept rules of one program where they are missing.
+func (h *Host) ensureAccepted(ctx context.Context, program string) (changed bool, err error) {
+	if last, seen := h.accepted[program]; seen && time.Since(last) < h.opts.AcceptEvery {
 		return false, nil
 	}
 	defer func() {
 		if err == nil {
-			h.accepted = time.Now()
+			h.accepted[program] = time.Now()
 		}
 	}()
 	target := userChain
-	_, err = h.iptables(ctx, "-S", userChain)
+	_, err = h.iptables(ctx, program, "-S", userChain)
 	switch {
 	case errors.Is(err, errNoIptables):
 		return false, nil
@@ -59,12 +65,12 @@ func (h *Host) ensureAccepted(ctx context.Context) (changed bool, err error) {
 		target = forwardChain
 	}
 	for _, pass := range passes() {
-		if _, err := h.iptables(ctx, append([]string{"-C", target}, pass...)...); err == nil {
+		if _, err := h.iptables(ctx, program, append([]string{"-C", target}, pass...)...); err == nil {
 			continue
 		}
-		if _, err := h.iptables(ctx, append([]string{"-I", target}, pass...)...); err != nil {
+		if _, err := h.iptables(ctx, program, append([]string{"-I", target}, pass...)...); err != nil {
 			return changed, &fault.Error{Op: "accept forwarding from uplinks", On: target, Err: err,
-				Fix: "run `iptables -S` on the host and mend what it reports"}
+				Fix: "run `" + program + " -S` on the host and mend what it reports"}
 		}
 		changed = true
 	}
@@ -73,26 +79,32 @@ func (h *Host) ensureAccepted(ctx context.Context) (changed bool, err error) {
 
 // withdrawAccepted deletes the accept rules, however often they are there.
 func (h *Host) withdrawAccepted(ctx context.Context) error {
+	clear(h.accepted)
 	var errs []error
-	for _, target := range []string{userChain, forwardChain} {
-		for _, pass := range passes() {
-			for {
-				if _, err := h.iptables(ctx, append([]string{"-C", target}, pass...)...); err != nil {
-					break // not there, nor is perhaps the chain, or iptables
-				}
-				if _, err := h.iptables(ctx, append([]string{"-D", target}, pass...)...); err != nil {
-					errs = append(errs, err)
-					break
-				}
+	for _, program := range []string{iptables, ip6tables} {
+		for _, target := range []string{userChain, forwardChain} {
+			for _, pass := range passes() {
+				errs = append(errs, h.withdraw(ctx, program, target, pass))
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// iptables runs the host's binary in the host's root and network namespace.
-func (h *Host) iptables(ctx context.Context, args ...string) (string, error) {
-	binary, err := h.findIptables()
+func (h *Host) withdraw(ctx context.Context, program, target string, pass []string) error {
+	for {
+		if _, err := h.iptables(ctx, program, append([]string{"-C", target}, pass...)...); err != nil {
+			return nil // not there, nor is perhaps the chain, or the program
+		}
+		if _, err := h.iptables(ctx, program, append([]string{"-D", target}, pass...)...); err != nil {
+			return err
+		}
+	}
+}
+
+// iptables runs the host's program in the host's root and network namespace.
+func (h *Host) iptables(ctx context.Context, program string, args ...string) (string, error) {
+	binary, err := h.findIptables(program)
 	if err != nil {
 		return "", err
 	}
@@ -111,16 +123,16 @@ func (h *Host) iptables(ctx context.Context, args ...string) (string, error) {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		return "", fmt.Errorf("iptables %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
+		return "", fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
 	}
 	return out.String(), nil
 }
 
-// findIptables gives the binary's path as seen from the host's root. Links are
+// findIptables gives the program's path as seen from the host's root. Links are
 // not followed here, for absolute ones would be followed in our own root.
-func (h *Host) findIptables() (string, error) {
+func (h *Host) findIptables(program string) (string, error) {
 	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"} {
-		path := dir + "/iptables"
+		path := dir + "/" + program
 		_, err := os.Lstat(filepath.Join(h.opts.HostRoot, path))
 		if err == nil {
 			return path, nil

@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -170,15 +169,16 @@ func from(name string) []expr.Any  { return link(expr.MetaKeyIIFNAME, expr.CmpOp
 func to(name string) []expr.Any    { return link(expr.MetaKeyOIFNAME, expr.CmpOpEq, name) }
 func notTo(name string) []expr.Any { return link(expr.MetaKeyOIFNAME, expr.CmpOpNeq, name) }
 
-// nameLength15 matches, after a match of a link's name, one that is as long as
-// a name can be: its 15th byte is not zero.
-func nameLength15() []expr.Any {
-	return []expr.Any{
-		&expr.Bitwise{SourceRegister: unix.NFT_REG32_03, DestRegister: unix.NFT_REG32_03, Len: 4,
-			Mask: []byte{0, 0, 0xff, 0}, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_03, Data: make([]byte, 4)},
-	}
-}
+// bridgeKind is the kind of bridges, as `ip link show type bridge` has it.
+const bridgeKind = "bridge"
+
+// metaOIFKind is NFT_META_OIFKIND of linux/netfilter/nf_tables.h (Linux 5.1),
+// which the library has no name for.
+const metaOIFKind expr.MetaKey = 27
+
+// toKind matches a packet that goes out by a link of a kind. A link without one,
+// such as a network card, matches none.
+func toKind(kind string) []expr.Any { return link(metaOIFKind, expr.CmpOpEq, kind) }
 
 // conntrack matches any of the bits of a key of the packet's connection.
 func conntrack(key expr.CtKey, op expr.CmpOp, bits uint32) []expr.Any {
@@ -208,21 +208,46 @@ func family(proto byte) []expr.Any {
 	}
 }
 
-// Offsets in the IPv4 header (RFC 791).
-const (
-	source4      = 12
-	destination4 = 16
+// field is an address in an IP header.
+type field struct {
+	in4, in6 uint32 // its offset (RFC 791, RFC 8200)
+}
+
+var (
+	source      = field{in4: 12, in6: 8}
+	destination = field{in4: 16, in6: 24}
 )
 
-// within4 matches an IPv4 address field that lies in a range.
-func within4(offset uint32, p netip.Prefix) []expr.Any {
-	mask := make([]byte, 4)
-	binary.BigEndian.PutUint32(mask, ^uint32(0)<<(32-p.Bits()))
-	return append(family(unix.NFPROTO_IPV4),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
+// inRange matches packets of the range's IP version whose address lies in it.
+func inRange(f field, p netip.Prefix) []expr.Any { return compare(f, expr.CmpOpEq, p) }
+
+// notInRange matches packets of the range's IP version whose address does not.
+func notInRange(f field, p netip.Prefix) []expr.Any { return compare(f, expr.CmpOpNeq, p) }
+
+func compare(f field, op expr.CmpOp, p netip.Prefix) []expr.Any {
+	proto, offset := byte(unix.NFPROTO_IPV4), f.in4
+	if p.Addr().Is6() {
+		proto, offset = unix.NFPROTO_IPV6, f.in6
+	}
+	mask := []byte(ipNet(p).Mask)
+	size := uint32(len(mask))
+	return append(family(proto),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)},
+		&expr.Cmp{Op: op, Register: 1, Data: p.Masked().Addr().AsSlice()},
 	)
+}
+
+// discovery matches the messages of IPv6 by which routers and neighbours make
+// themselves known, and redirects (RFC 4861 section 4: types 133 to 137).
+func discovery() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMPV6}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{133}},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{137}},
+	}
 }
 
 // udpTo matches a UDP destination port.

@@ -31,9 +31,13 @@ func (m *machine) introduce(n int, block, vtep string) {
 	m.t.Helper()
 	ns := m.tenant(network(n))
 	mac := overlay.HardwareAddr(netip.MustParseAddr(vtep)).String()
-	ns.Run("ip", "neighbour", "add", "169.254.1.1", "lladdr", mac, "dev", "vx0", "nud", "permanent")
+	gateway := "169.254.1.1"
+	if netip.MustParsePrefix(block).Addr().Is6() {
+		gateway = "fe80::1"
+	}
+	ns.Run("ip", "neighbour", "add", gateway, "lladdr", mac, "dev", "vx0", "nud", "permanent")
 	ns.Run("bridge", "fdb", "append", mac, "dev", "vx0", "dst", vtep, "self", "permanent")
-	ns.Run("ip", "route", "add", block, "via", "169.254.1.1", "dev", "vx0", "onlink")
+	ns.Run("ip", "route", "add", block, "via", gateway, "dev", "vx0", "onlink")
 }
 
 func TestTrafficBetweenHosts(t *testing.T) {

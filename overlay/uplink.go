@@ -29,8 +29,9 @@ func hostEnd(id topology.NetworkID) string { return uplinkPrefix + id.Short() }
 // had to change anything. The network must have been applied. Rules come before
 // the link, so that nothing passes unguarded.
 //
-// It turns the host's IPv4 forwarding on if it is off, as dockerd does. Cause:
-// ErrNoNetwork.
+// It turns the host's forwarding on if it is off, as dockerd does: of IPv4
+// always, of IPv6 (see ensureForwarding6) when an uplink needs it. IPv6 is left
+// out while it is switched off on the host. Cause: ErrNoNetwork.
 func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed bool, err error) {
 	release, err := h.write(ctx)
 	if err != nil {
@@ -43,14 +44,17 @@ func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed boo
 	}
 	defer ns.close()
 	steps := []func() (bool, error){
-		func() (bool, error) { return h.root.ensureRules(hostRules(h.opts.Port)) },
+		h.ensureHostRules,
 		func() (bool, error) { return ns.ensureRules(tenantRules()) },
 		func() (bool, error) { return h.ensurePair(ns, up) },
 		func() (bool, error) { return h.root.ensureEnd(hostEnd(up.Network), up.Host, up.MTU) },
 		func() (bool, error) { return ns.ensureEnd(uplinkName, up.Tenant, up.MTU) },
 		func() (bool, error) { return ns.ensureDefault(up.Host.Addr()) },
 		func() (bool, error) { return h.ensureForwarding(up.Network) },
-		func() (bool, error) { return h.ensureAccepted(ctx) },
+		func() (bool, error) { return h.ensureAccepted(ctx, iptables) },
+	}
+	if up.Host6.IsValid() && h.hasIPv6() {
+		steps = append(steps, h.steps6(ctx, ns, up)...)
 	}
 	for _, step := range steps {
 		did, err := step()
@@ -95,7 +99,11 @@ func (h *Host) ensurePair(ns *namespace, up topology.Uplink) (changed bool, err 
 	attrs.Name = hostEnd(up.Network)
 	attrs.MTU = up.MTU
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1 // more cost an RCU wait each time the pair is made
+	// udev gives a link whose address the kernel drew another one (systemd.link(5),
+	// MACAddressPolicy=persistent), after the other end has learned the first.
+	attrs.HardwareAddr = HardwareAddr(up.Host.Addr())
 	pair := netlink.NewVeth(attrs)
+	pair.PeerHardwareAddr = HardwareAddr(up.Tenant.Addr())
 	pair.PeerName = uplinkName
 	pair.PeerNamespace = netlink.NsFd(ns.fd())
 	if err := h.root.route.LinkAdd(pair); err != nil {
@@ -113,10 +121,7 @@ func paired(outer, inner netlink.Link) bool {
 
 // ensureEnd gives one end its MTU and its address, and brings it up.
 func (n *namespace) ensureEnd(name string, addr netip.Prefix, mtu int) (changed bool, err error) {
-	end, err := n.find(name)
-	if err == nil && end == nil {
-		err = fmt.Errorf("find %s: %w", name, unix.ENODEV)
-	}
+	end, err := n.mustFind(name)
 	if err != nil {
 		return false, err
 	}
@@ -144,9 +149,15 @@ func (n *namespace) ensureEnd(name string, addr netip.Prefix, mtu int) (changed 
 	return true, nil
 }
 
-// ensureAddress makes addr the link's only IPv4 address.
+// ensureAddress makes addr the link's only address of its family. IPv6
+// link-local ones do not count: network managers give links such, and nothing
+// is routed to them.
 func (n *namespace) ensureAddress(on netlink.Link, addr netip.Prefix) (changed bool, err error) {
-	have, err := listed(func() ([]netlink.Addr, error) { return n.route.AddrList(on, netlink.FAMILY_V4) })
+	family, flags := netlink.FAMILY_V4, 0
+	if addr.Addr().Is6() {
+		family, flags = netlink.FAMILY_V6, unix.IFA_F_NODAD // nobody else can have it
+	}
+	have, err := listed(func() ([]netlink.Addr, error) { return n.route.AddrList(on, family) })
 	if err != nil {
 		return false, fmt.Errorf("list addresses of %s: %w", on.Attrs().Name, err)
 	}
@@ -154,6 +165,9 @@ func (n *namespace) ensureAddress(on netlink.Link, addr netip.Prefix) (changed b
 	for _, a := range have {
 		if prefix(a.IPNet) == addr {
 			present = true
+			continue
+		}
+		if ip := address(a.IP); ip.Is6() && ip.IsLinkLocalUnicast() {
 			continue
 		}
 		if err := n.route.AddrDel(on, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
@@ -164,19 +178,24 @@ func (n *namespace) ensureAddress(on netlink.Link, addr netip.Prefix) (changed b
 	if present {
 		return changed, nil
 	}
-	if err := n.route.AddrReplace(on, &netlink.Addr{IPNet: ipNet(addr)}); err != nil {
+	if err := n.route.AddrReplace(on, &netlink.Addr{IPNet: ipNet(addr), Flags: flags}); err != nil {
 		return changed, fmt.Errorf("add %s to %s: %w", addr, on.Attrs().Name, err)
 	}
 	return true, nil
 }
 
-// ensureDefault makes the host's end the tenant's gateway.
+// ensureDefault makes the host's end the tenant's gateway for the address's
+// family.
 func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) {
-	up, err := n.find(uplinkName)
-	if err != nil || up == nil {
+	up, err := n.mustFind(uplinkName)
+	if err != nil {
 		return false, err
 	}
-	have, err := listed(func() ([]netlink.Route, error) { return n.route.RouteList(up, netlink.FAMILY_V4) })
+	family, everything := netlink.FAMILY_V4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if gateway.Is6() {
+		family, everything = netlink.FAMILY_V6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	have, err := listed(func() ([]netlink.Route, error) { return n.route.RouteList(up, family) })
 	if err != nil {
 		return false, fmt.Errorf("list routes: %w", err)
 	}
@@ -185,7 +204,6 @@ func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) 
 	}) {
 		return false, nil
 	}
-	everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	err = n.route.RouteReplace(&netlink.Route{
 		LinkIndex: up.Attrs().Index, Dst: ipNet(everything), Gw: gateway.AsSlice(), Protocol: routeProtocol,
 	})
@@ -193,18 +211,6 @@ func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) 
 		return false, fmt.Errorf("set default route via %s: %w", gateway, err)
 	}
 	return true, nil
-}
-
-// ensureForwarding lets the host forward for the uplink.
-func (h *Host) ensureForwarding(id topology.NetworkID) (changed bool, err error) {
-	err = enter(h.root.file, func() (err error) {
-		changed, err = settle([]sysctl{
-			{"net/ipv4/ip_forward", "1"},
-			{"net/ipv4/conf/" + hostEnd(id) + "/forwarding", "1"},
-		})
-		return err
-	})
-	return changed, err
 }
 
 // RemoveUplink takes the network's way out; gone is success.

@@ -13,34 +13,37 @@ import (
 )
 
 func TestUplinkLetsTenantsOut(t *testing.T) {
-	t.Parallel()
-	m, internet := routed(t)
-	server := listenTCP(t, internet, outside+":80")
-	serve(t, server, "internet")
-	host := listenTCP(t, m.Namespace, "192.0.2.1:8080")
-	serve(t, host, "host")
-	for n := 1; n <= 2; n++ {
-		ns := m.tenantWithUplink(n)
-		// The same address and port in both, bound as the address guard does.
-		got, err := ask(ns, "10.9.0.5", outside+":80")
-		if want := "internet sees 192.0.2.1"; err != nil || got != want {
-			t.Errorf("tenant %d got %q, %v; want %q", n, got, err, want)
+	eachVersion(t, func(t *testing.T, a addressing) {
+		m, internet := routed(t)
+		serve(t, listenTCP(t, internet, at(a.outside, 80)), "internet")
+		serve(t, listenTCP(t, m.Namespace, at(a.host, 8080)), "host")
+		for n := 1; n <= 2; n++ {
+			ns := m.tenantWithUplink(n)
+			// The same address and port in both, bound as the address guard does.
+			got, err := ask(ns, a.container, at(a.outside, 80))
+			if want := "internet sees " + a.host; err != nil || got != want {
+				t.Errorf("tenant %d got %q, %v; want %q", n, got, err, want)
+			}
+			_, tenant := a.ends(uplink(t, n))
+			got, err = ask(ns, a.container, at(a.host, 8080))
+			if want := "host sees " + tenant; err != nil || got != want {
+				t.Errorf("tenant %d got %q, %v; want %q", n, got, err, want)
+			}
+			if got, err := ask(ns, "", at(a.outside, 80)); err != nil {
+				t.Errorf("tenant %d without a source of its own: %q, %v", n, got, err)
+			}
 		}
-		got, err = ask(ns, "10.9.0.5", "192.0.2.1:8080")
-		if want := "host sees " + uplink(t, n).Tenant.Addr().String(); err != nil || got != want {
-			t.Errorf("tenant %d got %q, %v; want %q", n, got, err, want)
-		}
-	}
-	a, b := bindUDP(t, m.tenant(network(1)), "10.9.0.5:33333"), bindUDP(t, m.tenant(network(2)), "10.9.0.5:33333")
-	echo := bindUDP(t, internet, outside+":53")
-	a.send(outside+":53", "from a")
-	sourceA := echo.want("from a")
-	b.send(outside+":53", "from b")
-	sourceB := echo.want("from b")
-	echo.send(sourceA, "to a")
-	echo.send(sourceB, "to b")
-	a.want("to a")
-	b.want("to b")
+		one, two := bindUDP(t, m.tenant(network(1)), at(a.container, 33333)), bindUDP(t, m.tenant(network(2)), at(a.container, 33333))
+		echo := bindUDP(t, internet, at(a.outside, 53))
+		one.send(at(a.outside, 53), "from one")
+		sourceOne := echo.want("from one")
+		two.send(at(a.outside, 53), "from two")
+		sourceTwo := echo.want("from two")
+		echo.send(sourceOne, "to one")
+		echo.send(sourceTwo, "to two")
+		one.want("to one")
+		two.want("to two")
+	})
 }
 
 // picture is everything that belongs to an uplink, with the handles of rules,
@@ -55,6 +58,9 @@ func (m *machine) picture(n int) string {
 	b.WriteString(m.Run("ip", "-br", "address", "show", "type", "veth"))
 	b.WriteString(m.Run("ip", "-o", "link", "show", "type", "veth"))
 	b.WriteString(m.tenant(network(n)).Run("ip", "route"))
+	b.WriteString(m.tenant(network(n)).Run("ip", "-6", "route"))
+	b.WriteString(m.tenant(network(n)).Run("ip", "-6", "neighbour"))
+	b.WriteString(m.Run("ip", "-6", "neighbour"))
 	b.WriteString(dump(m.tenant(network(n))))
 	return b.String()
 }
@@ -62,9 +68,12 @@ func (m *machine) picture(n int) string {
 func TestUplinkIsRepaired(t *testing.T) {
 	t.Parallel()
 	m, internet := routed(t)
-	serve(t, listenTCP(t, internet, outside+":80"), "internet")
+	for _, a := range versions() {
+		serve(t, listenTCP(t, internet, at(a.outside, 80)), "internet")
+	}
 	ns := m.tenantWithUplink(1)
 	pu := "pu" + network(1).Short()
+	host6, tenant6 := versions()["IPv6"].ends(uplink(t, 1))
 	before := m.picture(1)
 	m.applyUplink(1, false)
 	if diff := cmp.Diff(before, m.picture(1)); diff != "" {
@@ -82,11 +91,25 @@ func TestUplinkIsRepaired(t *testing.T) {
 		{m.Namespace, []string{"ip", "link", "set", pu, "mtu", "1400"}},
 		{m.Namespace, []string{"ip", "address", "flush", "dev", pu}},
 		{m.Namespace, []string{"ip", "address", "add", "169.254.192.40/31", "dev", pu}},
+		{m.Namespace, []string{"ip", "-6", "address", "flush", "dev", pu}},
+		{m.Namespace, []string{"ip", "-6", "address", "add", "fdf0:cf12:e344::40/127", "dev", pu}},
+		{m.Namespace, []string{"ip", "-6", "neighbour", "flush", "dev", pu, "nud", "all"}},
+		{m.Namespace, []string{"ip", "neighbour", "replace", tenant6, "lladdr", "02:00:00:00:00:01", "dev", pu, "nud", "permanent"}},
+		{m.Namespace, []string{"ip", "neighbour", "change", tenant6, "dev", pu, "nud", "reachable"}},
 		{m.Namespace, []string{"nft", "flush", "chain", "inet", "particle", "forward"}},
 		{m.Namespace, []string{"nft", "delete", "table", "inet", "particle"}},
 		{m.Namespace, []string{"nft", "insert", "rule", "inet", "particle", "forward", "accept"}},
 		{m.Namespace, []string{"sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"}},
 		{m.Namespace, []string{"sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/" + pu + "/forwarding"}},
+		{m.Namespace, []string{"sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding"}},
+		{m.Namespace, []string{"sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/" + pu + "/disable_ipv6"}},
+		{m.Namespace, []string{"sh", "-c", "echo 2 > /proc/sys/net/ipv6/conf/" + pu + "/accept_ra"}},
+		{m.Namespace, []string{"sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/" + pu + "/accept_redirects"}},
+		{ns, []string{"sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/up0/disable_ipv6"}},
+		{ns, []string{"ip", "-6", "address", "flush", "dev", "up0"}},
+		{ns, []string{"ip", "-6", "neighbour", "flush", "dev", "up0", "nud", "all"}},
+		{ns, []string{"ip", "-6", "neighbour", "replace", host6, "lladdr", "02:00:00:00:00:01", "dev", "up0", "nud", "permanent"}},
+		{ns, []string{"ip", "-6", "route", "delete", "default"}},
 		{ns, []string{"ip", "link", "delete", "up0"}},
 		{ns, []string{"sh", "-c", "ip link set up0 down; ip link set up0 name other"}},
 		{ns, []string{"ip", "link", "set", "up0", "down"}},
@@ -101,8 +124,10 @@ func TestUplinkIsRepaired(t *testing.T) {
 		// A second default route with a worse metric is none of our concern.
 		m.applyUplink(1, !slices.Contains(drift.args, "metric"))
 		m.applyUplink(1, false)
-		if got, err := ask(ns, "10.9.0.5", outside+":80"); err != nil {
-			t.Errorf("after %v: got %q, %v", drift.args, got, err)
+		for name, a := range versions() {
+			if got, err := ask(ns, a.container, at(a.outside, 80)); err != nil {
+				t.Errorf("after %v, over %s: got %q, %v", drift.args, name, got, err)
+			}
 		}
 	}
 }

@@ -64,6 +64,15 @@ func (n *namespace) find(name string) (netlink.Link, error) {
 	return link, nil
 }
 
+// mustFind is find for a link that has been made: it is an error if it is gone.
+func (n *namespace) mustFind(name string) (netlink.Link, error) {
+	link, err := n.find(name)
+	if err == nil && link == nil {
+		err = fmt.Errorf("find %s: %w", name, unix.ENODEV)
+	}
+	return link, err
+}
+
 // remove deletes the link of that name; gone is success.
 func (n *namespace) remove(name string) (changed bool, err error) {
 	link, err := n.find(name)
@@ -135,10 +144,7 @@ func (h *Host) createVXLAN(ctx context.Context, ns *namespace, seg topology.Segm
 	if err != nil {
 		return fmt.Errorf("create %s: %w", vxlanName, err)
 	}
-	link, err := ns.find(vxlanName)
-	if err == nil && link == nil {
-		err = fmt.Errorf("find %s: %w", vxlanName, unix.ENODEV)
-	}
+	link, err := ns.mustFind(vxlanName)
 	if err != nil {
 		return err
 	}
