@@ -88,3 +88,13 @@ func TestUplinkHasTheFamiliesOfTheSubnets(t *testing.T) {
 		}
 	}
 }
+
+func TestSubnetsOfUplinksAreRefused(t *testing.T) {
+	f := newWorld(t).open()
+	for _, subnet := range []string{"169.254.200.0/24", "fdf0:cf12:e344::/80", "fdf0:cf12::/32"} {
+		spec := fabric.NetworkSpec{ID: netID("a"), Subnets: []fabric.Subnet{{Subnet: netip.MustParsePrefix(subnet)}}}
+		if err := f.CreateNetwork(ctx, spec); err == nil || !strings.Contains(err.Error(), "carries the networks' uplinks") {
+			t.Errorf("%s: %v", subnet, err)
+		}
+	}
+}

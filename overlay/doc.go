@@ -28,6 +28,12 @@
 //   - No link carries a container's address with its pool's prefix length:
 //     Docker 28 and later would take that link for the container's own after a
 //     live-restore and move it away when the container stops.
+//   - An uplink carries IPv6 only for a network that has it, and each of its ends
+//     knows the other's address for good: neither asks, and the host listens to
+//     nothing that a tenant says of addresses, neighbours and routes.
+//   - By their uplinks tenants reach the host and other machines, not what else
+//     runs on the host behind a bridge. Docker gives bridges any name, so they
+//     are told apart by what they connect, and a new one is taken for Docker's.
 //   - 127.0.0.11 cannot be bound in a tenant namespace. Docker's embedded resolver
 //     tries at every container start; if it succeeded it would rewrite the
 //     namespace's NAT rules for all containers at once.
