@@ -26,10 +26,10 @@ type Options struct {
 	// Ready is how many empty namespaces to keep at hand for new networks, from
 	// Open on; 0 keeps none. Each takes about 0.2 MB of the kernel's memory.
 	Ready int
-	// AcceptEvery is how long the rules in the host's own firewall, and what its
-	// bridges are for, are taken for granted once they were seen; 0 looks at each
+	// AcceptEvery is how long the rules in the host's own firewall, and where its
+	// links lead, are taken for granted once they were seen; 0 looks at each
 	// ApplyUplink. A look runs the host's iptables three times for each IP
-	// version, and lists its links.
+	// version, and lists links and routes.
 	AcceptEvery time.Duration
 	// Port is the UDP destination port of VXLAN that Underlay reports; 0 means
 	// 4789 (RFC 7348).
@@ -55,8 +55,7 @@ type Host struct {
 
 	// Guarded by rtnl:
 	accepted map[string]time.Time // when ensureAccepted last looked, by program
-	outward  []string             // what ensureHostRules knows of bridges,
-	surveyed time.Time            // and since when; zero if it does not
+	surveyed survey               // what ensureHostRules saw of the host
 
 	stock *stock
 	stop  context.CancelFunc

@@ -30,8 +30,8 @@ func hostEnd(id topology.NetworkID) string { return uplinkPrefix + id.Short() }
 // the link, so that nothing passes unguarded.
 //
 // It turns the host's forwarding on if it is off, as dockerd does: of IPv4
-// always, of IPv6 (see ensureForwarding6) when an uplink needs it. IPv6 is left
-// out while it is switched off on the host. Cause: ErrNoNetwork.
+// always, of IPv6 (see ensureForwarding6) when an uplink needs it. Until the host
+// has IPv6 itself, its uplinks get none. Cause: ErrNoNetwork.
 func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed bool, err error) {
 	release, err := h.write(ctx)
 	if err != nil {
@@ -53,14 +53,22 @@ func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed boo
 		func() (bool, error) { return h.ensureForwarding(up.Network) },
 		func() (bool, error) { return h.ensureAccepted(ctx, iptables) },
 	}
-	if up.Host6.IsValid() && h.hasIPv6() {
-		steps = append(steps, h.steps6(ctx, ns, up)...)
+	changed, err = inTurn(steps)
+	if err == nil && up.Host6.IsValid() && h.surveyed.ipv6 {
+		var more bool
+		more, err = inTurn(h.steps6(ctx, ns, up))
+		changed = changed || more
 	}
+	return changed, uplinkError("apply uplink", up.Network, err)
+}
+
+// inTurn takes steps until one fails.
+func inTurn(steps []func() (bool, error)) (changed bool, err error) {
 	for _, step := range steps {
 		did, err := step()
 		changed = changed || did
 		if err != nil {
-			return changed, uplinkError("apply uplink", up.Network, err)
+			return changed, err
 		}
 	}
 	return changed, nil

@@ -2,33 +2,25 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/topology"
 )
-
-// hasIPv6 says whether IPv6 is on on the host, as far as that can be known
-// without looking at each link.
-func (h *Host) hasIPv6() bool {
-	var off string
-	err := enter(h.root.file, func() (err error) {
-		off, err = readSysctl("net/ipv6/conf/all/disable_ipv6")
-		return err
-	})
-	return err == nil && off == "0"
-}
 
 // steps6 are what an uplink with IPv6 takes beyond one without. The link's ends
 // are up by then: a link loses its IPv6 addresses when it goes down.
 func (h *Host) steps6(ctx context.Context, ns *namespace, up topology.Uplink) []func() (bool, error) {
 	host := hostEnd(up.Network)
 	return []func() (bool, error){
-		func() (bool, error) { return h.root.ensureEnd6(host, up.Host6) },
-		func() (bool, error) { return ns.ensureEnd6(uplinkName, up.Tenant6) },
+		func() (bool, error) { return h.root.ensureEnd6(ctx, host, up.Host6) },
+		func() (bool, error) { return ns.ensureEnd6(ctx, uplinkName, up.Tenant6) },
 		func() (bool, error) { return h.ensureNeighbours(ns, up) },
 		func() (bool, error) { return ns.ensureDefault(up.Host6.Addr()) },
 		func() (bool, error) { return h.ensureForwarding6(ctx) },
@@ -39,7 +31,7 @@ func (h *Host) steps6(ctx context.Context, ns *namespace, up topology.Uplink) []
 // ensureEnd6 gives one end its IPv6 address. Hosts may switch IPv6 off for new
 // links, and Docker up to 25 does for all of a namespace. What the other end
 // advertises is nothing to believe.
-func (n *namespace) ensureEnd6(name string, addr netip.Prefix) (changed bool, err error) {
+func (n *namespace) ensureEnd6(ctx context.Context, name string, addr netip.Prefix) (changed bool, err error) {
 	err = enter(n.file, func() (err error) {
 		changed, err = settle([]sysctl{
 			{"net/ipv6/conf/" + name + "/disable_ipv6", "0"},
@@ -56,7 +48,32 @@ func (n *namespace) ensureEnd6(name string, addr netip.Prefix) (changed bool, er
 		return changed, err
 	}
 	did, err := n.ensureAddress(end, addr)
+	if err == nil && did {
+		err = n.awaitDelivery(ctx, addr.Addr())
+	}
 	return changed || did, err
+}
+
+// awaitDelivery waits until packets to a new address of the namespace arrive. The
+// kernel makes the route for them later, in a work queue (net/ipv6/addrconf.c,
+// addrconf_dad_work), although there is nothing to detect; answers to a packet
+// sent meanwhile would be lost.
+func (n *namespace) awaitDelivery(ctx context.Context, addr netip.Addr) error {
+	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		routes, err := n.route.RouteGet(addr.AsSlice())
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the route to %s: %w", addr, errors.Join(err, context.Cause(ctx)))
+		}
+	}
 }
 
 // ensureNeighbours tells each end the other's hardware address for good.

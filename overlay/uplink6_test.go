@@ -85,32 +85,56 @@ func TestUplinkKnowsItsHardwareAddresses(t *testing.T) {
 	}
 }
 
-// A host may have IPv6 switched off, for all links or for those to come.
+// Hosts without IPv6 get it when they have it themselves, and stay as they are
+// until then.
 func TestUplinkOnHostWithoutIPv6(t *testing.T) {
 	t.Parallel()
-	m, internet := routed(t)
-	for _, a := range versions() {
-		serve(t, listenTCP(t, internet, at(a.outside, 80)), "internet")
-	}
 	six := versions()["IPv6"]
-	m.Run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
-	ns := m.tenantWithUplink(1)
-	m.applyUplink(1, false)
-	if _, err := ask(ns, "10.9.0.5", outside+":80"); err != nil {
-		t.Error(err)
-	}
-	if _, err := ask(ns, six.container, at(six.outside, 80)); err == nil || !strings.Contains(err.Error(), "unreachable") {
-		t.Errorf("IPv6 without a way out: %v", err)
-	}
-	m.Run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
-	m.Run("ip", "address", "add", six.host+"/64", "dev", "eth0", "nodad")
-	m.Run("ip", "-6", "route", "add", "default", "via", six.router)
-	m.applyUplink(1, true)
-	ns2 := m.tenantWithUplink(2)
-	for _, ns := range []*netnstest.Namespace{ns, ns2} {
-		if _, err := ask(ns, six.container, at(six.outside, 80)); err != nil {
-			t.Error(err)
-		}
+	for name, off := range map[string]struct{ lose, find []string }{
+		"no address": {
+			lose: []string{"ip -6 address flush dev eth0 scope global", "ip -6 route flush default"},
+		},
+		"switched off": {
+			lose: []string{"echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"},
+			find: []string{"echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"},
+		},
+		"that of a bridge of containers": {
+			lose: []string{"ip -6 address flush dev eth0 scope global", "ip -6 route flush default",
+				"ip link add mine type bridge", "ip address add fd00:17::1/64 dev mine nodad", "ip link set mine up"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, internet := routed(t)
+			for _, a := range versions() {
+				serve(t, listenTCP(t, internet, at(a.outside, 80)), "internet")
+			}
+			for _, command := range off.lose {
+				m.Run("sh", "-c", command)
+			}
+			ns := m.tenantWithUplink(1)
+			m.applyUplink(1, false)
+			if _, err := ask(ns, "10.9.0.5", outside+":80"); err != nil {
+				t.Error(err)
+			}
+			if _, err := ask(ns, six.container, at(six.outside, 80)); err == nil || !strings.Contains(err.Error(), "unreachable") {
+				t.Errorf("IPv6 without a way out: %v", err)
+			}
+			if on := sysctl(m.Namespace, "net/ipv6/conf/all/forwarding"); on != "0" {
+				t.Error("the host forwards IPv6 for nobody")
+			}
+			for _, command := range off.find {
+				m.Run("sh", "-c", command)
+			}
+			m.Run("ip", "address", "add", six.host+"/64", "dev", "eth0", "nodad")
+			m.Run("ip", "-6", "route", "add", "default", "via", six.router)
+			m.applyUplink(1, true)
+			for _, ns := range []*netnstest.Namespace{ns, m.tenantWithUplink(2)} {
+				if _, err := ask(ns, six.container, at(six.outside, 80)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 
