@@ -138,6 +138,20 @@ func TestUplinkOnHostWithoutIPv6(t *testing.T) {
 	}
 }
 
+// A host that has lost its IPv6 still has the routes to uplinks made before.
+func TestUplinksAreNoWayOutThemselves(t *testing.T) {
+	t.Parallel()
+	m, _ := routed(t)
+	m.tenantWithUplink(1)
+	m.Run("ip", "-6", "address", "flush", "dev", "eth0", "scope", "global")
+	m.Run("ip", "-6", "route", "flush", "default")
+	m.applyUplink(1, false)
+	m.tenantWithUplink(2)
+	if have := m.Run("ip", "-6", "address", "show", "dev", "pu"+network(2).Short()); have != "" {
+		t.Errorf("the uplink has %s", have)
+	}
+}
+
 // await repeats a look until it shows what is wanted.
 func await(t *testing.T, what string, look func() bool) {
 	t.Helper()
