@@ -58,6 +58,11 @@ func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
 				"remove that container or choose another --ip")
 		}
 	}
+	slot, err := n.takeSlot()
+	if err != nil {
+		return err
+	}
+	e.Slot = slot
 	if err := f.o.Endpoints.Put(string(e.ID), *e); err != nil {
 		return err
 	}
@@ -164,6 +169,7 @@ func (f *Fabric) replace(e *Endpoint, changed Endpoint) error {
 		return err
 	}
 	f.disown(e)
+	f.expelMissing(*e, changed)
 	*e = changed
 	f.own(e)
 	return nil
@@ -203,7 +209,7 @@ func (f *Fabric) DeleteEndpoint(_ context.Context, id topology.EndpointID) error
 		return f.update(id, func(e *Endpoint) {
 			e.Deleted = true
 			if !f.ownerAlive(e) {
-				e.Pid = 0
+				e.Pid, e.Guarded = 0, 0
 			}
 		})
 	}
@@ -233,5 +239,6 @@ func (f *Fabric) dropEndpoint(n *network, e *Endpoint) error {
 		return err
 	}
 	f.unindex(n, e)
+	f.expelMissing(*e, Endpoint{ID: e.ID})
 	return f.unlinkLeases(e)
 }

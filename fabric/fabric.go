@@ -23,6 +23,7 @@ type Options struct {
 	Processes Processes
 	RunFiles  RunFiles
 	Resolvers Resolvers
+	Guard     Guard
 
 	Networks  Table[Network]  // durable
 	Pools     Table[Pool]     // durable
@@ -31,8 +32,8 @@ type Options struct {
 
 	Defaults     *pool.Defaults // used under Fabric's lock
 	Underlay     topology.Underlay
-	ResolverAddr netip.Addr // local in every tenant namespace, for Resolvers
-	NamespaceDir string     // where tenant namespaces are bound, as the host sees it
+	Local        []netip.Prefix // local in every tenant namespace, beside the pools
+	NamespaceDir string         // where tenant namespaces are bound, as the host sees it
 	Version      string
 	Log          *logrus.Entry
 }
@@ -45,6 +46,10 @@ type Fabric struct {
 	// publishing keeps an older list of networks from replacing a newer one.
 	// Rank: before mu, after a network's work.
 	publishing sync.Mutex
+
+	// admission is held for reading from a cgroup's admission until it is on
+	// record. Rank: before mu.
+	admission sync.RWMutex
 
 	// mu guards everything below, and o.Underlay. It is never held over kernel work, the Docker
 	// API or a flush to disk; a write to a volatile table is allowed.
@@ -72,6 +77,8 @@ type network struct {
 	problem   string
 	endpoints map[topology.EndpointID]*Endpoint
 	addresses map[netip.Addr]*Endpoint
+	slots     map[topology.Slot]bool // taken
+	lastSlot  topology.Slot          // the one given out last
 }
 
 // rebuildLimit stays under the 12.5 s after which Docker gives a starting plugin
@@ -143,6 +150,25 @@ func (f *Fabric) load() error {
 			f.linkLease(f.networks[e.Network], a, id)
 		}
 	}
+	return f.giveSlots()
+}
+
+// giveSlots completes the endpoints of a version that knew no slots.
+func (f *Fabric) giveSlots() error {
+	for _, e := range f.endpoints {
+		if e.Slot != 0 {
+			continue
+		}
+		slot, err := f.networks[e.Network].takeSlot()
+		if err != nil {
+			return err
+		}
+		f.networks[e.Network].slots[slot] = true
+		e.Slot = slot
+		if err := f.o.Endpoints.Put(string(e.ID), *e); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -151,6 +177,7 @@ func newNetwork(record Network) *network {
 		Network:   record,
 		endpoints: map[topology.EndpointID]*Endpoint{},
 		addresses: map[netip.Addr]*Endpoint{},
+		slots:     map[topology.Slot]bool{},
 	}
 }
 
@@ -174,6 +201,11 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 		var more bool
 		more, err = f.applyUplink(ctx, record)
 		changed, up = changed || more, err == nil
+	}
+	if err == nil {
+		var more bool
+		more, err = f.o.Guard.Protect(ctx, n.ID)
+		changed = changed || more
 	}
 	if err != nil && ctx.Err() != nil {
 		return changed, err // that our time is over says nothing about the network
@@ -217,7 +249,7 @@ func (f *Fabric) segment(n *network) topology.Segment {
 	for _, p := range n.Subnets {
 		s.Pools = append(s.Pools, p.Subnet)
 	}
-	s.Pools = append(s.Pools, netip.PrefixFrom(f.o.ResolverAddr, f.o.ResolverAddr.BitLen()))
+	s.Pools = append(s.Pools, f.o.Local...)
 	return s
 }
 
@@ -265,6 +297,8 @@ func (f *Fabric) publish() error {
 func (f *Fabric) index(n *network, e *Endpoint) {
 	f.endpoints[e.ID] = e
 	n.endpoints[e.ID] = e
+	n.slots[e.Slot] = true
+	n.lastSlot = max(n.lastSlot, e.Slot)
 	f.own(e)
 	for _, a := range e.Addresses() {
 		n.addresses[a] = e
@@ -279,6 +313,7 @@ func (f *Fabric) unindex(n *network, e *Endpoint) {
 		return
 	}
 	delete(n.endpoints, e.ID)
+	delete(n.slots, e.Slot)
 	for _, a := range e.Addresses() {
 		if n.addresses[a] == e {
 			delete(n.addresses, a)

@@ -5,25 +5,19 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
 )
 
-// join makes a container a guest of the endpoint whose address it shares. That
-// of a container which is a guest itself is its host's. The caller holds mu.
-func (f *Fabric) join(n *network, spec ClaimSpec, start uint64) error {
-	e := f.addressOf(n, spec.Join)
-	if e == nil {
-		return &fault.Error{Op: "share the address of container", On: spec.Join.Short(), Err: fmt.Errorf("%w for it", ErrNoEndpoint),
-			Fix: fmt.Sprintf("start that container, then container %s", spec.Name)}
+// joined finds the endpoint whose address a container shares. That of a
+// container which is a guest itself is its host's. The caller holds mu.
+func (f *Fabric) joined(n *network, spec ClaimSpec) (*Endpoint, error) {
+	if e := f.addressOf(n, spec.Join); e != nil {
+		return e, nil
 	}
-	changed := *e
-	changed.Guests = append(f.otherGuests(e, spec.Container), Guest{
-		Container: spec.Container, Name: spec.Name, Pid: spec.Pid, PidStart: start, Cgroup: spec.Cgroup, Claimed: time.Now(),
-	})
-	return f.replace(e, changed)
+	return nil, &fault.Error{Op: "share the address of container", On: spec.Join.Short(), Err: fmt.Errorf("%w for it", ErrNoEndpoint),
+		Fix: fmt.Sprintf("start that container, then container %s", spec.Name)}
 }
 
 // addressOf finds the endpoint that a container uses now, as its own or as a
@@ -122,7 +116,7 @@ func (f *Fabric) settle(id topology.EndpointID) error {
 	}
 	return f.update(id, func(e *Endpoint) {
 		if !f.ownerAlive(e) {
-			e.Pid = 0
+			e.Pid, e.Guarded = 0, 0
 		}
 		e.Guests = f.otherGuests(e, "")
 	})

@@ -240,7 +240,7 @@ func (f *Fabric) inhabited(n *network) bool {
 func (f *Fabric) demolish(ctx context.Context, n *network) error {
 	f.o.Resolvers.Stop(n.ID)
 	// A sandbox key holds the namespace as well as a process would.
-	if err := errors.Join(f.concealKeys(n), f.o.Segments.Remove(ctx, n.ID)); err != nil {
+	if err := errors.Join(f.o.Guard.Unprotect(ctx, n.ID), f.concealKeys(n), f.o.Segments.Remove(ctx, n.ID)); err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		n.Doomed, n.creating, n.problem = true, false, err.Error()
@@ -334,6 +334,9 @@ func (f *Fabric) ensureUplink(ctx context.Context, n *network) error {
 		return err
 	}
 	if _, err := f.applyUplink(ctx, record); err != nil {
+		return err
+	}
+	if _, err := f.o.Guard.Protect(ctx, n.ID); err != nil { // the uplink is a new link
 		return err
 	}
 	f.mu.Lock()

@@ -183,35 +183,79 @@ type ClaimSpec struct {
 // recognised by the container's own line in its hosts file: no call of Docker's
 // before version 29 carries a container's name or id. A container that joined
 // another's network has no endpoint and becomes a guest of the other's.
-func (f *Fabric) Claim(_ context.Context, spec ClaimSpec) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	fail := func(cause string) error {
-		return fault.New("claim the address of container", spec.Name, cause, "start the container again")
-	}
-	n := f.networks[spec.Network]
-	if n == nil {
-		return fail("its network " + spec.Network.Short() + " does not exist any more")
-	}
+//
+// The guard admits the container first: one that is on record without it would
+// be mended later, but runs as soon as Claim returns.
+func (f *Fabric) Claim(ctx context.Context, spec ClaimSpec) error {
+	f.admission.RLock()
+	defer f.admission.RUnlock()
 	start, ok := f.o.Processes.StartTime(spec.Pid)
 	if !ok {
-		return fail(fmt.Sprintf("its process %d is gone", spec.Pid))
+		return claimError(spec, fmt.Sprintf("its process %d is gone", spec.Pid))
+	}
+	f.mu.Lock()
+	e, err := f.claimed(spec)
+	if err != nil {
+		f.mu.Unlock()
+		return err
+	}
+	id, identity := e.ID, e.identity()
+	f.mu.Unlock()
+	guarded, err := f.o.Guard.Admit(ctx, spec.Cgroup, identity)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, err = f.claimed(spec)
+	if err == nil && e.ID != id {
+		err = claimError(spec, "another endpoint took the place of its own meanwhile")
+	}
+	if err == nil {
+		err = f.replace(e, f.withClaim(*e, spec, start, guarded))
+	}
+	if err != nil {
+		return errors.Join(err, f.o.Guard.Expel(guarded))
+	}
+	return nil
+}
+
+// claimed finds the endpoint that a claim is about. The caller holds mu.
+func (f *Fabric) claimed(spec ClaimSpec) (*Endpoint, error) {
+	n := f.networks[spec.Network]
+	if n == nil {
+		return nil, claimError(spec, "its network "+spec.Network.Short()+" does not exist any more")
 	}
 	if spec.Join != "" {
-		return f.join(n, spec, start)
+		return f.joined(n, spec)
 	}
 	e := f.ownEndpoint(n, spec)
-	if rival := f.rival(n, spec); e == nil && rival != nil {
-		return &fault.Error{Op: "claim the address of container", On: spec.Name, Err: fmt.Errorf("%w: %s holds it", ErrAddressTaken, rival.holder()),
+	if e != nil {
+		return e, nil
+	}
+	if rival := f.rival(n, spec); rival != nil {
+		return nil, &fault.Error{Op: "claim the address of container", On: spec.Name, Err: fmt.Errorf("%w: %s holds it", ErrAddressTaken, rival.holder()),
 			Fix: "remove that container or choose another --ip"}
 	}
-	if e == nil {
-		return fail("no address that Docker gave out on this network is in its hosts file")
+	return nil, claimError(spec, "no address that Docker gave out on this network is in its hosts file")
+}
+
+func claimError(spec ClaimSpec, cause string) error {
+	return fault.New("claim the address of container", spec.Name, cause, "start the container again")
+}
+
+// withClaim is the endpoint with the claim in it. The caller holds mu.
+func (f *Fabric) withClaim(e Endpoint, spec ClaimSpec, start uint64, guarded topology.CgroupID) Endpoint {
+	if spec.Join != "" {
+		e.Guests = append(f.otherGuests(&e, spec.Container), Guest{
+			Container: spec.Container, Name: spec.Name, Pid: spec.Pid, PidStart: start,
+			Cgroup: spec.Cgroup, Guarded: guarded, Claimed: time.Now(),
+		})
+		return e
 	}
-	claimed := *e
-	claimed.Container, claimed.Name, claimed.Cgroup = spec.Container, spec.Name, spec.Cgroup
-	claimed.Pid, claimed.PidStart, claimed.Claimed = spec.Pid, start, time.Now()
-	return f.replace(e, claimed)
+	e.Container, e.Name, e.Cgroup, e.Guarded = spec.Container, spec.Name, spec.Cgroup, guarded
+	e.Pid, e.PidStart, e.Claimed = spec.Pid, start, time.Now()
+	return e
 }
 
 // ownEndpoint finds the joined endpoint that the container's hosts file names.

@@ -41,6 +41,23 @@ const (
 	SandboxForeign                     // another namespace
 )
 
+// Guard keeps each container of a network to its own addresses, in the kernel:
+// what it was told holds on without the plugin. Every method may be repeated.
+type Guard interface {
+	// Protect lets no process use the network's namespace that was not admitted,
+	// and says whether anything had to change. Call it again when a link is new.
+	Protect(context.Context, topology.NetworkID) (changed bool, err error)
+	// Unprotect forgets a network whose namespace is about to go.
+	Unprotect(context.Context, topology.NetworkID) error
+	// Admit lets the processes of a cgroup, named by its path in the version 2
+	// hierarchy, use the identity's addresses from now on.
+	Admit(ctx context.Context, cgroup string, id topology.Identity) (topology.CgroupID, error)
+	// Expel undoes Admit; gone already is success. It waits for nothing.
+	Expel(topology.CgroupID) error
+	// Admitted lists who is admitted.
+	Admitted() (map[topology.CgroupID]topology.Identity, error)
+}
+
 // Table keeps records of one kind; a record is safe when Put returns.
 type Table[T any] interface {
 	Put(key string, v T) error

@@ -30,7 +30,7 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 	listed, err := f.o.Engine.Networks(asked)
 	cancel()
 	if err != nil {
-		return errors.Join(err, f.settleAll(), f.repairSegments(ctx))
+		return errors.Join(err, f.settleAll(), f.repairSegments(ctx), f.sweepGuard(ctx))
 	}
 	known := map[topology.NetworkID]bool{}
 	used := map[netip.Prefix]bool{}
@@ -48,6 +48,7 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 		f.sweepEndpoints(ctx, known),
 		f.sweepNetworks(ctx, known),
 		f.repairSegments(ctx),
+		f.sweepGuard(ctx),
 		f.sweepPools(ctx, used),
 		f.o.RunFiles.SweepResolv(f.resolvKept(), grace),
 	)

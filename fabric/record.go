@@ -69,6 +69,7 @@ type Endpoint struct {
 	Network topology.NetworkID
 	IPv4    netip.Addr `json:",omitzero"`
 	IPv6    netip.Addr `json:",omitzero"`
+	Slot    topology.Slot
 	Created time.Time
 
 	SandboxKey string    `json:",omitempty"`
@@ -81,6 +82,7 @@ type Endpoint struct {
 	Pid       int                  `json:",omitempty"`
 	PidStart  uint64               `json:",omitempty"`
 	Cgroup    string               `json:",omitempty"`
+	Guarded   topology.CgroupID    `json:",omitempty"` // as the guard knows Cgroup; 0 without a guard
 	Claimed   time.Time            `json:",omitzero"`
 
 	// Guests share the addresses (--network container:X), and keep them from
@@ -98,7 +100,8 @@ type Guest struct {
 	Name      string
 	Pid       int
 	PidStart  uint64
-	Cgroup    string `json:",omitempty"`
+	Cgroup    string            `json:",omitempty"`
+	Guarded   topology.CgroupID `json:",omitempty"`
 	Claimed   time.Time
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -45,6 +46,9 @@ type world struct {
 	stores     []*store.DB
 	lookups    int
 	resolvConf map[topology.ContainerID]bool
+	protected  map[topology.NetworkID]bool
+	admitted   map[topology.CgroupID]topology.Identity
+	guardErr   error
 }
 
 func newWorld(t testing.TB) *world {
@@ -56,6 +60,8 @@ func newWorld(t testing.TB) *world {
 		endpoints:  map[topology.EndpointID]fabric.EngineContainer{},
 		processes:  map[int]uint64{},
 		resolvConf: map[topology.ContainerID]bool{},
+		protected:  map[topology.NetworkID]bool{},
+		admitted:   map[topology.CgroupID]topology.Identity{},
 	}
 	t.Cleanup(w.crash)
 	return w
@@ -106,7 +112,8 @@ func (w *world) open() *fabric.Fabric {
 		Leases: table[fabric.Lease](w, live, "leases"), Endpoints: table[fabric.Endpoint](w, live, "endpoints"),
 		Defaults:     defaults,
 		Underlay:     topology.Underlay{VTEP: netip.MustParseAddr("192.0.2.1"), MTU: 1500, Port: 4789},
-		ResolverAddr: netip.MustParseAddr("169.254.0.53"),
+		Local:        []netip.Prefix{netip.MustParsePrefix("169.254.0.53/32")},
+		Guard:        guard{w},
 		NamespaceDir: "/run/particle/netns",
 		Log:          logrus.NewEntry(log),
 	})
@@ -246,6 +253,54 @@ func (resolvers) Serve(context.Context, topology.NetworkID) (netip.Addr, error) 
 }
 func (resolvers) Stop(topology.NetworkID) {}
 
+// guard names a cgroup by the sum of its path's bytes.
+type guard struct{ w *world }
+
+func cgroupID(path string) (id topology.CgroupID) {
+	for _, b := range []byte(path) {
+		id = id*31 + topology.CgroupID(b)
+	}
+	return id
+}
+
+func (g guard) Protect(_ context.Context, id topology.NetworkID) (bool, error) {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	known := g.w.protected[id]
+	g.w.protected[id] = true
+	return !known, nil
+}
+
+func (g guard) Unprotect(_ context.Context, id topology.NetworkID) error {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	delete(g.w.protected, id)
+	return nil
+}
+
+func (g guard) Admit(_ context.Context, cgroup string, id topology.Identity) (topology.CgroupID, error) {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	if g.w.guardErr != nil {
+		return 0, g.w.guardErr
+	}
+	g.w.admitted[cgroupID(cgroup)] = id
+	return cgroupID(cgroup), nil
+}
+
+func (g guard) Expel(id topology.CgroupID) error {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	delete(g.w.admitted, id)
+	return nil
+}
+
+func (g guard) Admitted() (map[topology.CgroupID]topology.Identity, error) {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	return maps.Clone(g.w.admitted), nil
+}
+
 var errKernel = errors.New("the kernel says no")
 
 func netID(c string) topology.NetworkID         { return topology.NetworkID(strings.Repeat(c, 64)) }
@@ -308,13 +363,16 @@ func (w *world) connectAs(f *fabric.Fabric, id topology.NetworkID, ep, c string,
 		w.t.Fatal(err)
 	}
 	w.processes[pid] = uint64(pid) * 10
-	err := f.Claim(ctx, fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: id, Pid: pid, Hostname: "h" + c,
+	err := f.Claim(ctx, fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: id, Pid: pid, Cgroup: cgroupOf(c, pid), Hostname: "h" + c,
 		Hosts: []fabric.HostLine{{Addr: a, Names: []string{"h" + c}}}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.endpoints[epID(ep)] = fabric.EngineContainer{ID: containerID(c), Name: "c" + c}
 }
+
+// cgroupOf is where a container's processes are: another one each time.
+func cgroupOf(c string, pid int) string { return fmt.Sprintf("/docker/%s-%d", c, pid) }
 
 // stop does what the runtime and Docker do when a container's process has ended.
 func (w *world) stop(f *fabric.Fabric, p fabric.Pool, c string, pid int, a netip.Addr) {
