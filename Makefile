@@ -44,6 +44,10 @@ lab-down: build ## take them down and leave nothing (NAME=lab)
 build: ## the programs, in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/ $(PROGRAMS:%=./cmd/%) ./cmd/particle-lab
 
+.PHONY: generate
+generate: packages ## the eBPF objects from their C, after it was changed
+	$(GO) generate ./addrguard
+
 # --- measure -----------------------------------------------------------------
 
 .PHONY: bench-start
@@ -73,7 +77,7 @@ check: ## formatting, vet, lint, tidy
 
 # Packages whose tests boot hosts or change a kernel; all others need no rights
 # beyond a user's, and a new one is among them without being named.
-KERNEL = overlay bench/network bench/start internal/lab internal/shim internal/install
+KERNEL = overlay addrguard bench/network bench/start internal/lab internal/shim internal/install
 PRODUCT = integration integration/probe
 OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/),$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
 

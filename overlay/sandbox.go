@@ -142,6 +142,24 @@ func (h *Host) listen(id topology.NetworkID, address string, open func() error) 
 	return nil
 }
 
+// Within runs fn on a thread inside the tenant namespace and gives its error as it
+// is. Goroutines that fn starts are outside. Cause: ErrNoNetwork.
+func (h *Host) Within(id topology.NetworkID, fn func() error) error {
+	path, err := h.path(id)
+	if err != nil {
+		return err
+	}
+	bound, err := isBound(path)
+	if err == nil && !bound {
+		err = ErrNoNetwork
+	}
+	if err != nil {
+		return &fault.Error{Op: "enter namespace", On: id.Short(), Err: err,
+			Fix: "create the network, or restart the plugin if Docker lists it"}
+	}
+	return within(path, fn)
+}
+
 func within(path string, fn func() error) error {
 	file, err := os.Open(path)
 	if err != nil {

@@ -146,3 +146,28 @@ func BenchmarkApplyUnchanged(b *testing.B) {
 		m.apply(seg, false)
 	}
 }
+
+func TestWithin(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "192.0.2.1/24")
+	m.apply(segment(1, 1, "192.0.2.1", "10.9.0.0/24"), true)
+	inode := func(path string) (ino uint64) {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Error(err)
+		}
+		return st.Ino
+	}
+	var inside uint64
+	failure := errors.New("its own")
+	err := m.Within(network(1), func() error {
+		inside = inode("/proc/thread-self/ns/net")
+		return failure
+	})
+	if want := inode(filepath.Join(m.opts.NamespaceDir, string(network(1)))); inside != want || err != failure { //nolint:errorlint // as it is
+		t.Errorf("ran in namespace %d, want %d; error %v", inside, want, err)
+	}
+	if err := m.Within(network(2), func() error { t.Error("ran"); return nil }); !errors.Is(err, overlay.ErrNoNetwork) {
+		t.Errorf("an unknown network: %v", err)
+	}
+}

@@ -14,6 +14,9 @@ needed() {
 	/usr/bin/gcc gcc
 	/usr/bin/pkg-config pkg-config
 	/usr/bin/pgrep procps
+	/usr/bin/clang-14 clang-14
+	/usr/bin/llvm-strip-14 llvm-14
+	/usr/include/bpf/bpf_helpers.h libbpf-dev
 	EOF
 }
 

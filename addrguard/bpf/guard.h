@@ -1,0 +1,226 @@
+/* The model of the guard: maps, and the question whose a socket is. */
+#ifndef GUARD_H
+#define GUARD_H
+
+#include "kernel.h"
+
+enum verdict {
+	BIND_REWRITTEN,
+	BIND_DENIED,
+	CONNECT_DENIED,
+	SOURCE_DENIED,
+	SOCKET_DENIED,
+	STRANGER_DENIED,
+	EGRESS_DROPPED,
+	INGRESS_DROPPED,
+	UNIX_DENIED,
+	STEERED,
+	PING_REWRITTEN,
+	VERDICTS,
+};
+
+enum { EXEMPT = 1, RAW_ALLOWED = 2, HAS_IPV4 = 4, HAS_IPV6 = 8 };
+
+/* An IPv6 address in network byte order. */
+struct in6 {
+	__u32 word[4];
+};
+
+/* The addresses a container has, as the namespace knows them. Without an IPv4
+ * (IPv6) address of its own a container's ip4 (ip6) is its private loopback. */
+struct face {
+	struct in6 ip6;
+	struct in6 lo6; /* what it calls ::1 */
+	__be32 ip4;
+	__be32 lo4; /* what it calls 127.0.0.0/24: the /24's first address */
+	__u32 flags;
+	__u32 slot;
+};
+
+struct container {
+	__u64 netns; /* cookie; 0 for any protected one */
+	struct face face;
+	__u64 counts[VERDICTS];
+};
+
+/* A protected namespace. */
+struct network {
+	__u8 id[64];
+	__u32 uplink;	 /* ifindex behind which sources are rewritten; or 0 */
+	__u32 mended[3]; /* ifindexes on which sources of echo requests are */
+};
+
+enum { WILDCARD = 1, WILDCARD_MAPPED = 2 };
+
+/* Whose a socket is, from its making on. */
+struct owner {
+	__u64 cgroup; /* key of its container; 0 if none */
+	__u64 netns;
+	struct face face;
+	__u32 bound; /* by the program's will to a wildcard */
+	__u32 pad;
+};
+
+/* What a v6 address leads to where nothing listens on it. */
+struct steer_key {
+	__u64 netns;
+	struct in6 ip6;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u64); /* namespace cookie */
+	__type(value, struct network);
+} networks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u64); /* cgroup id */
+	__type(value, struct container);
+} containers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct steer_key);
+	__type(value, __be32);
+} steers SEC(".maps");
+
+/* BPF_F_CLONE: a connection is owned as its listener is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, int);
+	__type(value, struct owner);
+} sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, VERDICTS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, enum verdict);
+	__type(value, __u64);
+} totals SEC(".maps");
+
+/* Set before loading. */
+const volatile struct in6 loopback6; /* network of all lo6; the slot is its last word */
+
+#define MAX_LEVEL 16 /* cgroups below the root that are looked at */
+
+static __always_inline void count_total(enum verdict verdict)
+{
+	__u64 *total = bpf_map_lookup_elem(&totals, &verdict);
+
+	if (total)
+		(*total)++;
+}
+
+static __always_inline void count_for(__u64 cgroup, enum verdict verdict)
+{
+	struct container *c = bpf_map_lookup_elem(&containers, &cgroup);
+
+	if (c)
+		__sync_fetch_and_add(&c->counts[verdict], 1);
+	count_total(verdict);
+}
+
+/* The container of the running task, in the namespace with the given cookie. */
+static __always_inline struct container *container_of_task(__u64 netns, __u64 *cgroup)
+{
+	for (int level = 1; level <= MAX_LEVEL; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+		struct container *c;
+
+		if (!id)
+			break;
+		c = bpf_map_lookup_elem(&containers, &id);
+		if (c && (c->netns == netns || !c->netns)) {
+			*cgroup = id;
+			return c;
+		}
+	}
+	return NULL;
+}
+
+static __always_inline void fill(struct owner *o, struct container *c, __u64 cgroup, __u64 netns)
+{
+	o->face = c->face;
+	o->netns = netns;
+	o->cgroup = cgroup;
+}
+
+/* Addresses. */
+
+#define NET24 bpf_htonl(0xffffff00)
+#define LOOP24 bpf_htonl(0x7f000000)
+#define RESOLVER bpf_htonl(0x7f00000b) /* Docker's; must fail as if nobody were there */
+#define MAPPED bpf_htonl(0xffff)
+
+static __always_inline bool is_loop4(__be32 a)
+{
+	return (a & bpf_htonl(0xff000000)) == LOOP24;
+}
+
+/* An address that many may share. */
+static __always_inline bool is_group4(__be32 a)
+{
+	return (a & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || a == 0xffffffff;
+}
+
+static __always_inline bool own_loop4(const struct face *f, __be32 a)
+{
+	return (a & NET24) == f->lo4;
+}
+
+/* What programs call 127.0.0.0/24, but for the resolver's address. */
+static __always_inline bool named_loop4(__be32 a)
+{
+	return (a & NET24) == LOOP24 && a != RESOLVER;
+}
+
+static __always_inline __be32 first_loop4(const struct face *f)
+{
+	return f->lo4 | bpf_htonl(1);
+}
+
+static __always_inline bool same6(const struct in6 *a, const struct in6 *b)
+{
+	return a->word[3] == b->word[3] && a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2];
+}
+
+static __always_inline bool any6(const struct in6 *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
+}
+
+static __always_inline bool one6(const struct in6 *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
+}
+
+static __always_inline bool mapped6(const struct in6 *a)
+{
+	return !(a->word[0] | a->word[1]) && a->word[2] == MAPPED;
+}
+
+static __always_inline bool is_group6(const struct in6 *a)
+{
+	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+/* The private loopback of any container. */
+static __always_inline bool is_loop6(const struct in6 *a)
+{
+	return a->word[0] == loopback6.word[0] && a->word[1] == loopback6.word[1] && a->word[2] == loopback6.word[2];
+}
+
+#endif

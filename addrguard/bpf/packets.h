@@ -1,0 +1,220 @@
+/* What the hooks on calls do not see: ports that the kernel chose for all
+ * addresses, sockets that it made itself, and what is sent before a source was
+ * chosen. A packet leaves and enters only under an address of its socket's
+ * container. */
+#ifndef PACKETS_H
+#define PACKETS_H
+
+#include "owner.h"
+
+struct ipv4 {
+	__u8 vhl, tos;
+	__be16 len, id, frag;
+	__u8 ttl, protocol;
+	__be16 check;
+	__be32 saddr, daddr;
+};
+
+struct ipv6 {
+	__be32 vtf;
+	__be16 len;
+	__u8 next, hops;
+	struct in6 saddr, daddr;
+};
+
+/* Set before loading: whether packet programs may ask for the namespace
+ * (Linux 6.15). Without it nothing is known of sockets without an owner, and
+ * they are judged by their cgroup alone. */
+const volatile bool packet_netns;
+
+static __always_inline struct container *container_of_packet(struct __sk_buff *skb, __u64 netns, __u64 *cgroup)
+{
+	for (int level = 1; level <= MAX_LEVEL; level++) {
+		__u64 id = bpf_skb_ancestor_cgroup_id(skb, level);
+		struct container *c;
+
+		if (!id)
+			break;
+		c = bpf_map_lookup_elem(&containers, &id);
+		if (c && (!packet_netns || c->netns == netns || !c->netns)) {
+			*cgroup = id;
+			return c;
+		}
+	}
+	return NULL;
+}
+
+/* The owner of a socket that passed no hook. */
+static __always_inline enum standing packet_adopt(struct __sk_buff *skb, struct bpf_sock *sk, struct owner **out)
+{
+	__u64 netns = 0, cgroup = 0;
+	struct container *c;
+	struct owner *o;
+
+	if (packet_netns) {
+		netns = bpf_get_netns_cookie(skb);
+		if (!bpf_map_lookup_elem(&networks, &netns))
+			return OUTSIDE;
+	}
+	c = container_of_packet(skb, netns, &cgroup);
+	if (!c) {
+		struct bpf_sock *full = bpf_sk_fullsock(sk);
+
+		/* The kernel's own sockets, as of neighbour discovery, are raw. */
+		if (!packet_netns || !full || full->type == SOCK_RAW)
+			return OUTSIDE;
+		count_total(STRANGER_DENIED);
+		return STRANGER;
+	}
+	o = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!o)
+		return STRANGER;
+	fill(o, c, cgroup, packet_netns ? netns : c->netns);
+	*out = o;
+	return OWNED;
+}
+
+static __always_inline enum standing packet_owner(struct __sk_buff *skb, struct owner **out)
+{
+	struct bpf_sock *sk = skb->sk;
+	enum standing standing = OWNED;
+	struct owner *o;
+
+	if (!sk)
+		return OUTSIDE;
+	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!o)
+		standing = packet_adopt(skb, sk, &o);
+	if (standing == OWNED && (!o || o->face.flags & EXEMPT))
+		return OUTSIDE;
+	*out = o;
+	return standing;
+}
+
+/* Beyond the uplink, sources are rewritten before this hook: nothing leaves
+ * there under a container's address. */
+static __always_inline bool on_uplink(struct __sk_buff *skb, const struct owner *o)
+{
+	struct network *n = bpf_map_lookup_elem(&networks, &o->netns);
+
+	return n && n->uplink && n->uplink == skb->ifindex;
+}
+
+/* The source of an echo request is set right at the device, which comes after
+ * this hook. */
+static __always_inline bool is_mended(struct __sk_buff *skb, const struct owner *o)
+{
+	struct network *n = bpf_map_lookup_elem(&networks, &o->netns);
+
+	return n && (n->mended[0] == skb->ifindex || n->mended[1] == skb->ifindex || n->mended[2] == skb->ifindex);
+}
+
+static __always_inline bool may_leave4(struct __sk_buff *skb, const struct owner *o, const struct ipv4 *ip)
+{
+	const struct face *f = &o->face;
+	__be32 from = ip->saddr, to = ip->daddr;
+
+	if (own_loop4(f, from))
+		return to == f->ip4 || own_loop4(f, to);
+	if (from == f->ip4)
+		return !is_loop4(to) || own_loop4(f, to);
+	if (ip->protocol == IPPROTO_ICMP) {
+		if (named_loop4(from) && named_loop4(to))
+			return true; /* the kernel answers */
+		if (!is_loop4(to) && is_mended(skb, o))
+			return true;
+	}
+	return on_uplink(skb, o);
+}
+
+static __always_inline bool may_enter4(struct __sk_buff *skb, const struct owner *o, const struct ipv4 *ip)
+{
+	const struct face *f = &o->face;
+	__be32 from = ip->saddr, to = ip->daddr;
+
+	if (own_loop4(f, to))
+		return from == f->ip4 || own_loop4(f, from);
+	if (to == f->ip4 || is_group4(to))
+		return true;
+	/* Echo replies find their socket by an identifier that none shares. */
+	return ip->protocol == IPPROTO_ICMP && ((named_loop4(from) && named_loop4(to)) || on_uplink(skb, o));
+}
+
+static __always_inline bool may_leave6(struct __sk_buff *skb, const struct owner *o, const struct ipv6 *ip)
+{
+	const struct face *f = &o->face;
+	struct in6 from = ip->saddr, to = ip->daddr;
+
+	if (same6(&from, &f->lo6))
+		return same6(&to, &f->ip6) || same6(&to, &f->lo6);
+	if (same6(&from, &f->ip6))
+		return !is_loop6(&to) || same6(&to, &f->lo6);
+	if (ip->next == IPPROTO_ICMPV6) {
+		if (one6(&from) && one6(&to))
+			return true;
+		if (!is_loop6(&to) && is_mended(skb, o))
+			return true;
+	}
+	return on_uplink(skb, o);
+}
+
+static __always_inline bool may_enter6(struct __sk_buff *skb, const struct owner *o, const struct ipv6 *ip)
+{
+	const struct face *f = &o->face;
+	struct in6 from = ip->saddr, to = ip->daddr;
+
+	if (same6(&to, &f->lo6))
+		return same6(&from, &f->ip6) || same6(&from, &f->lo6);
+	if (same6(&to, &f->ip6) || is_group6(&to))
+		return true;
+	return ip->next == IPPROTO_ICMPV6 && ((one6(&from) && one6(&to)) || on_uplink(skb, o));
+}
+
+static __always_inline bool passes(struct __sk_buff *skb, bool out, struct owner *o)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct ipv4 *ip = data;
+
+		if ((void *)(ip + 1) > end)
+			return false;
+		return out ? may_leave4(skb, o, ip) : may_enter4(skb, o, ip);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6 *ip = data;
+
+		if ((void *)(ip + 1) > end)
+			return false;
+		return out ? may_leave6(skb, o, ip) : may_enter6(skb, o, ip);
+	}
+	return true;
+}
+
+static __always_inline int filter(struct __sk_buff *skb, bool out)
+{
+	struct owner *o = NULL;
+
+	switch (packet_owner(skb, &o)) {
+	case OUTSIDE:
+		return 1;
+	case STRANGER:
+		return 0;
+	case OWNED:
+		break;
+	}
+	if (!o)
+		return 0;
+	if (passes(skb, out, o))
+		return 1;
+	count_for(o->cgroup, out ? EGRESS_DROPPED : INGRESS_DROPPED);
+	return 0;
+}
+
+SEC("cgroup_skb/egress")
+int egress(struct __sk_buff *skb) { return filter(skb, true); }
+
+SEC("cgroup_skb/ingress")
+int ingress(struct __sk_buff *skb) { return filter(skb, false); }
+
+#endif

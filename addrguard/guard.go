@@ -1,0 +1,141 @@
+package addrguard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Options say where things are on this host.
+type Options struct {
+	// Pins is a directory of a BPF file system; Open mounts one there if it is
+	// none. What is pinned lives as long as the mount does: it must be one that
+	// outlives this process.
+	Pins string
+	// Cgroups is the root of the cgroup v2 hierarchy; Open mounts it there if it
+	// is not, which works beside version 1.
+	Cgroups string
+	Spaces  Spaces
+}
+
+// Spaces finds tenant namespaces. Within runs fn on a thread inside one.
+type Spaces interface {
+	Within(id topology.NetworkID, fn func() error) error
+}
+
+// layout names the directory of the pins. It changes with the layout of the maps,
+// which outlive the programs.
+const layout = "layout-1"
+
+// Guard is the address guard of one host.
+type Guard struct {
+	opts Options
+	dir  string // of the pins
+	core *ebpf.Collection
+	spec *ebpf.CollectionSpec
+
+	networks, containers, steers, totals *ebpf.Map
+
+	// mu guards what follows; it ranks after the lock of the pins.
+	mu      sync.RWMutex
+	anchors map[CgroupID]bool             // programs attached
+	cookies map[topology.NetworkID]uint64 // of protected namespaces
+}
+
+// Open loads the programs. What an earlier process pinned is taken over: maps stay
+// as they are, and the programs of this version replace those attached, one by
+// one, without a moment in which none is.
+//
+// Causes are told by Probe.
+func Open(ctx context.Context, opts Options) (*Guard, error) {
+	g := &Guard{opts: opts, dir: filepath.Join(opts.Pins, layout),
+		anchors: map[CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
+	if err := g.open(ctx); err != nil {
+		return nil, errors.Join(openError(opts, err), g.Close())
+	}
+	return g, nil
+}
+
+func openError(opts Options, err error) error {
+	var known *fault.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	return &fault.Error{Op: "open address guard", On: opts.Pins, Err: err,
+		Fix: "run `particle doctor`, which names what this kernel lacks"}
+}
+
+func (g *Guard) open(ctx context.Context) error {
+	if err := mountBPF(g.opts.Pins); err != nil {
+		return err
+	}
+	if err := mountCgroups(g.opts.Cgroups); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		return err
+	}
+	unlock, err := g.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := g.load(); err != nil {
+		return err
+	}
+	if err := g.readNetworks(); err != nil {
+		return err
+	}
+	return g.takeOver()
+}
+
+// load puts programs and maps into the kernel. Maps that are pinned are used.
+func (g *Guard) load() error {
+	spec, err := coreSpec()
+	if err != nil {
+		return err
+	}
+	core, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: g.dir}})
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		return &fault.Error{Op: "open address guard", On: g.dir, Err: err,
+			Fix: "another version left its maps; stop the containers of particle networks, then run `particle uninstall` and install again"}
+	}
+	if err != nil {
+		return loadError(err)
+	}
+	g.core, g.spec = core, spec
+	g.networks, g.containers = core.Maps[guardMapNetworks], core.Maps[guardMapContainers]
+	g.steers, g.totals = core.Maps[guardMapSteers], core.Maps[guardMapTotals]
+	return nil
+}
+
+// coreSpec is what is attached to anchors, with its constants set.
+func coreSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadGuard()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[guardVarLoopback6].Set(words(loopback6.Addr())); err != nil {
+		return nil, fmt.Errorf("set %s: %w", guardVarLoopback6, err)
+	}
+	if err := spec.Variables[guardVarPacketNetns].Set(packetNetns()); err != nil {
+		return nil, fmt.Errorf("set %s: %w", guardVarPacketNetns, err)
+	}
+	return spec, nil
+}
+
+// Close lets go of what this process holds. Enforcement stays.
+func (g *Guard) Close() error {
+	if g.core != nil {
+		g.core.Close()
+	}
+	return nil
+}
