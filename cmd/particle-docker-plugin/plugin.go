@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	particle "github.com/particle-net/particle"
+	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/driver"
 	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/engine"
@@ -102,6 +103,11 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	if err != nil {
 		return nil, err
 	}
+	keeper, closeGuard, err := openGuard(ctx, s.guard, p.plane)
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, closeGuard)
 	o := fabric.Options{
 		Segments:     p.plane,
 		Sandboxes:    sandboxkey.Keys{Binder: p.plane, Root: hostpath.PluginRoot},
@@ -111,8 +117,8 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 		Resolvers:    p.resolvers,
 		Defaults:     defaults,
 		Underlay:     underlay,
-		Local:        []netip.Prefix{netip.PrefixFrom(resolver.Address, resolver.Address.BitLen())},
-		Guard:        fabric.Unguarded{},
+		Local:        append(addrguard.Prefixes(), netip.PrefixFrom(resolver.Address, resolver.Address.BitLen())),
+		Guard:        keeper,
 		NamespaceDir: hostpath.NamespaceDir,
 		Version:      particle.Version,
 		Log:          log,

@@ -17,11 +17,12 @@ type settings struct {
 	vtep   netip.Addr // invalid: find one
 	port   uint16
 	docker string // socket of the Docker API, on the host
+	guard  bool   // containers are kept to their own addresses
 	ready  int    // namespaces kept ready
 }
 
 func readSettings(env func(string) string) (settings, error) {
-	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, ready: 4}
+	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, guard: true, ready: 4}
 	read := func(name string, parse func(string) error) error {
 		value := env(name)
 		if value == "" {
@@ -48,6 +49,13 @@ func readSettings(env func(string) string) (settings, error) {
 			return err
 		}},
 		{"PARTICLE_DOCKER_SOCKET", func(v string) error { s.docker = v; return nil }},
+		{"PARTICLE_GUARD", func(v string) error {
+			if v != "bpf" && v != "off" {
+				return fmt.Errorf("it is neither bpf nor off")
+			}
+			s.guard = v == "bpf"
+			return nil
+		}},
 		{"PARTICLE_READY", func(v string) error {
 			n, err := strconv.ParseUint(v, 10, 8)
 			s.ready = int(n)

@@ -12,17 +12,17 @@ func TestSettings(t *testing.T) {
 	env := map[string]string{}
 	get := func(name string) string { return env[name] }
 	s, err := readSettings(get)
-	if err != nil || s != (settings{level: logrus.InfoLevel, port: 4789, docker: "/run/docker.sock", ready: 4}) {
+	if err != nil || s != (settings{level: logrus.InfoLevel, port: 4789, docker: "/run/docker.sock", guard: true, ready: 4}) {
 		t.Errorf("defaults: %+v, %v", s, err)
 	}
 	env = map[string]string{"PARTICLE_LOG_LEVEL": "debug", "PARTICLE_VTEP": "2001:db8::1", "PARTICLE_VXLAN_PORT": "8472",
-		"PARTICLE_DOCKER_SOCKET": "/run/d.sock", "PARTICLE_READY": "0"}
+		"PARTICLE_DOCKER_SOCKET": "/run/d.sock", "PARTICLE_GUARD": "off", "PARTICLE_READY": "0"}
 	s, err = readSettings(get)
 	want := settings{level: logrus.DebugLevel, vtep: netip.MustParseAddr("2001:db8::1"), port: 8472, docker: "/run/d.sock"}
 	if err != nil || s != want {
 		t.Errorf("got %+v, %v", s, err)
 	}
-	for name, value := range map[string]string{"PARTICLE_LOG_LEVEL": "loud", "PARTICLE_VTEP": "host", "PARTICLE_VXLAN_PORT": "0", "PARTICLE_READY": "-1"} {
+	for name, value := range map[string]string{"PARTICLE_LOG_LEVEL": "loud", "PARTICLE_VTEP": "host", "PARTICLE_VXLAN_PORT": "0", "PARTICLE_READY": "-1", "PARTICLE_GUARD": "on"} {
 		env = map[string]string{name: value}
 		if _, err := readSettings(get); err == nil || !strings.Contains(err.Error(), "docker plugin set particle-net:latest "+name) {
 			t.Errorf("%s=%s: %v", name, value, err)

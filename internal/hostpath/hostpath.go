@@ -10,6 +10,7 @@ package hostpath
 const (
 	RunDir       = "/run/particle"
 	NamespaceDir = RunDir + "/netns"         // one file a network, a tenant namespace bound on it
+	GuardDir     = RunDir + "/bpf"           // a bpffs: the address guard's programs and maps
 	ResolvDir    = RunDir + "/resolv"        // one resolv.conf a container
 	NetworkIndex = RunDir + "/networks"      // "ID NAME" lines: our networks, for the runtime while the plugin is down
 	LiveStore    = RunDir + "/live.db"       // endpoints and address leases

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+
+	"github.com/particle-net/particle/addrguard"
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/overlay"
+	"github.com/particle-net/particle/topology"
+)
+
+// cgroupRoot is where the plugin sees the host's cgroup v2 hierarchy. Docker
+// shows a plugin a read-only part of it, so the guard mounts it anew, for this
+// mount namespace alone.
+const cgroupRoot = "/cgroup"
+
+// guard tells addrguard's identities from the fabric's: the fabric knows
+// containers alone, no helpers.
+type guard struct{ *addrguard.Guard }
+
+// Protect implements fabric.Guard.
+func (g guard) Protect(ctx context.Context, id topology.NetworkID) (bool, error) {
+	return false, g.Guard.Protect(ctx, id)
+}
+
+// Admit implements fabric.Guard.
+func (g guard) Admit(ctx context.Context, cgroup string, id topology.Identity) (topology.CgroupID, error) {
+	made, err := g.Guard.Admit(ctx, cgroup, addrguard.Identity{Network: id.Network, IPv4: id.IPv4, IPv6: id.IPv6, Slot: uint16(id.Slot)})
+	return topology.CgroupID(made), err
+}
+
+// Expel implements fabric.Guard.
+func (g guard) Expel(id topology.CgroupID) error { return g.Guard.Expel(addrguard.CgroupID(id)) }
+
+// Admitted implements fabric.Guard.
+func (g guard) Admitted() (map[topology.CgroupID]topology.Identity, error) {
+	all, err := g.Guard.Admitted()
+	containers := make(map[topology.CgroupID]topology.Identity, len(all))
+	for cgroup, id := range all {
+		if !id.Exempt {
+			containers[topology.CgroupID(cgroup)] = topology.Identity{Network: id.Network, IPv4: id.IPv4, IPv6: id.IPv6, Slot: topology.Slot(id.Slot)}
+		}
+	}
+	return containers, err
+}
+
+// openGuard loads the guard, or takes it out of the kernel if it is switched off.
+func openGuard(ctx context.Context, wanted bool, plane *overlay.Host) (fabric.Guard, func() error, error) {
+	o := addrguard.Options{Pins: onHost(hostpath.GuardDir), Cgroups: cgroupRoot, Spaces: plane}
+	if !wanted {
+		return fabric.Unguarded{}, func() error { return nil }, addrguard.Cleanup(ctx, o)
+	}
+	g, err := addrguard.Open(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return guard{g}, g.Close, nil
+}
