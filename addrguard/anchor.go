@@ -87,12 +87,8 @@ func (g *Guard) attach(path string, id CgroupID) error {
 		return err
 	}
 	defer dir.Close()
-	for name, prog := range g.core.Programs {
-		err := g.ensure(anchorPin(id, name), prog, func() (link.Link, error) {
-			return link.AttachRawLink(link.RawLinkOptions{
-				Target: int(dir.Fd()), Program: prog, Attach: g.spec.Programs[name].AttachType})
-		})
-		if err != nil {
+	for _, p := range []*part{g.core, g.unix} {
+		if err := g.attachPart(p, dir, id); err != nil {
 			return fmt.Errorf("cgroup %s: %w", path, err)
 		}
 	}
@@ -100,6 +96,26 @@ func (g *Guard) attach(path string, id CgroupID) error {
 	defer g.mu.Unlock()
 	g.anchors[id] = true
 	return nil
+}
+
+func (g *Guard) attachPart(p *part, dir *os.File, id CgroupID) error {
+	if p == nil {
+		return nil
+	}
+	for name, prog := range p.Programs {
+		err := g.ensure(anchorPin(id, name), prog, func() (link.Link, error) {
+			return link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: prog, Attach: p.attachType(name)})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hooks reports whether a program of this version hangs on anchors.
+func (g *Guard) hooks(program string) bool {
+	return g.core.Programs[program] != nil || g.unix != nil && g.unix.Programs[program] != nil
 }
 
 // takeOver puts this version's programs in place of those that are attached, and
@@ -113,6 +129,9 @@ func (g *Guard) takeOver() error {
 	if err != nil {
 		return err
 	}
+	if err := g.takeOverDevices(names); err != nil {
+		return err
+	}
 	seen := map[CgroupID]bool{}
 	for _, name := range names {
 		id, program, ok := parseAnchorPin(name)
@@ -123,11 +142,11 @@ func (g *Guard) takeOver() error {
 		if live && !seen[id] {
 			seen[id] = true
 			err := g.attach(path, id)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoTarget) {
+			if err != nil && !isGone(err) {
 				return err
 			}
 		}
-		if _, ours := g.core.Programs[program]; live && ours {
+		if live && g.hooks(program) {
 			continue
 		}
 		if err := g.unpin(name); err != nil {

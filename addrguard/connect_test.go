@@ -55,6 +55,8 @@ func TestConnectFromOwnAddress(t *testing.T) {
 		{listen: "[::]:%d", addr: "10.77.0.1:%d", from: "::ffff:10.77.0.2", as: "::ffff:10.77.0.1"},
 		{listen: "0.0.0.0:%d", addr: "[::ffff:10.77.0.1]:%d", from: "10.77.0.2", as: "10.77.0.1"},
 		{listen: "[::]:%d", addr: "[fd00:77::1]:%d", from: "fd00:77::2", as: "fd00:77::1", options: [][3]int{v6only}},
+		{listen: "[::]:%d", addr: "[fd00:77::1]:%d", from: "fd00:77::2", as: "fd00:77::1"},
+		{listen: "[::]:%d", addr: "[fd00:77::1]:%d", from: "fd00:77::2", as: "fd00:77::1", proto: unix.IPPROTO_MPTCP},
 		{listen: "[fd00:77::1]:%d", addr: "[fd00:77::1]:%d", from: "fd00:77::2", as: "fd00:77::1"},
 		{listen: "0.0.0.0:%d", addr: "10.77.0.1:%d", from: "10.77.0.2", as: "10.77.0.1", proto: unix.IPPROTO_MPTCP},
 		{listen: "[::]:%d", addr: "[fd00:77::1]:%d", from: "fd00:77::2", as: "fd00:77::1", options: [][3]int{v6only}, proto: unix.IPPROTO_MPTCP},
@@ -98,6 +100,8 @@ func TestLoopbackIsPrivate(t *testing.T) {
 				{listen: "0.0.0.0:%d", addr: "0.0.0.0:%d", peer: "127.0.0.1"},
 				{listen: "[::1]:%d", addr: "[::1]:%d", peer: "::1"},
 				{listen: "[::]:%d", addr: "[::1]:%d", peer: "::1", options: [][3]int{v6only}},
+				{listen: "[::]:%d", addr: "[::1]:%d", peer: "::1"},
+				{listen: "[::]:%d", addr: "[::]:%d", peer: "::1"},
 				{listen: "[::]:%d", addr: "127.0.0.1:%d", peer: "::ffff:127.0.0.1"},
 				{listen: "[::]:%d", addr: "[::ffff:127.0.0.1]:%d", peer: "::ffff:127.0.0.1"},
 				{listen: "[::ffff:127.0.0.1]:%d", addr: "127.0.0.1:%d", peer: "::ffff:127.0.0.1"},
@@ -115,8 +119,11 @@ func TestLoopbackIsPrivate(t *testing.T) {
 				d := dial(t, a, a.listening(fmt.Sprintf(c.listen, 1000+n), c.options...), addr)
 				expect(t, addr+" for "+c.listen+": the peer", d.from, c.peer)
 				asked := addr
-				if c.addr == "0.0.0.0:%d" {
+				switch c.addr {
+				case "0.0.0.0:%d":
 					asked = fmt.Sprintf("127.0.0.1:%d", 1000+n)
+				case "[::]:%d":
+					asked = fmt.Sprintf("[::1]:%d", 1000+n)
 				}
 				expect(t, addr+" for "+c.listen+": getpeername", d.client.peer(), asked)
 				expect(t, addr+" for "+c.listen+": the client", ipOf(t, d.client.name()), mappedLike(addr, c.peer))
@@ -144,6 +151,42 @@ func TestLoopbackIsPrivate(t *testing.T) {
 func asServer(peer string) string {
 	return netip.AddrPortFrom(netip.MustParseAddr(peer), 1).String()
 }
+
+// A listener of a program in Go is one for MPTCP and both families.
+func TestMultipathListener(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4|v6)
+	a, b := h.box(network, 1, v4|v6), h.box(network, 2, v4|v6)
+	for _, box := range []*box{a, b} {
+		s := box.socket(unix.AF_INET6, tcp, unix.IPPROTO_MPTCP)
+		expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "[::]:80"}).Err, 0)
+		s.must(Call{Name: "listen", FD: s.fd})
+		expect(t, "getsockname", s.name(), "[::]:80")
+		for _, c := range []struct {
+			addr  string
+			from  string
+			proto int
+		}{
+			{addr: join(box.addr4, 80), from: "::ffff:10.77.0.2"},
+			{addr: join(box.addr4, 80), from: "::ffff:10.77.0.2", proto: unix.IPPROTO_MPTCP},
+			{addr: join(box.addr6, 80), from: "fd00:77::2"},
+			{addr: join(box.addr6, 80), from: "fd00:77::2", proto: unix.IPPROTO_MPTCP},
+		} {
+			d := dial(t, b, s, c.addr, c.proto)
+			expect(t, c.addr+": the client", d.from, c.from)
+			expect(t, c.addr+": the server", ipOf(t, d.server.name()), mappedIn6(ipOf(t, c.addr)))
+		}
+		for _, addr := range []string{"127.0.0.1:80", "[::1]:80"} {
+			d := dial(t, box, s, addr)
+			expect(t, addr+": the client", d.from, mappedIn6(ipOf(t, addr)))
+			expect(t, addr+": the server", ipOf(t, d.server.name()), mappedIn6(ipOf(t, addr)))
+		}
+	}
+}
+
+// mappedIn6 is an address as an IPv6 socket shows it.
+func mappedIn6(ip string) string { return mappedLike("[::1]:1", ip) }
 
 func TestConnectErrors(t *testing.T) {
 	t.Parallel()

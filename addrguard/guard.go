@@ -3,7 +3,6 @@ package addrguard
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -39,15 +38,17 @@ const layout = "layout-1"
 type Guard struct {
 	opts Options
 	dir  string // of the pins
-	core *ebpf.Collection
-	spec *ebpf.CollectionSpec
 
+	core                                 *part // hooks of cgroups
+	unix                                 *part // hooks of cgroups for unix sockets; nil if the kernel lacks what it takes
+	device                               *part // of devices; likewise
 	networks, containers, steers, totals *ebpf.Map
 
 	// mu guards what follows; it ranks after the lock of the pins.
 	mu      sync.RWMutex
 	anchors map[CgroupID]bool             // programs attached
 	cookies map[topology.NetworkID]uint64 // of protected namespaces
+	lacks   []error
 }
 
 // Open loads the programs. What an earlier process pinned is taken over: maps stay
@@ -97,45 +98,10 @@ func (g *Guard) open(ctx context.Context) error {
 	return g.takeOver()
 }
 
-// load puts programs and maps into the kernel. Maps that are pinned are used.
-func (g *Guard) load() error {
-	spec, err := coreSpec()
-	if err != nil {
-		return err
-	}
-	core, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: g.dir}})
-	if errors.Is(err, ebpf.ErrMapIncompatible) {
-		return &fault.Error{Op: "open address guard", On: g.dir, Err: err,
-			Fix: "another version left its maps; stop the containers of particle networks, then run `particle uninstall` and install again"}
-	}
-	if err != nil {
-		return loadError(err)
-	}
-	g.core, g.spec = core, spec
-	g.networks, g.containers = core.Maps[guardMapNetworks], core.Maps[guardMapContainers]
-	g.steers, g.totals = core.Maps[guardMapSteers], core.Maps[guardMapTotals]
-	return nil
-}
-
-// coreSpec is what is attached to anchors, with its constants set.
-func coreSpec() (*ebpf.CollectionSpec, error) {
-	spec, err := loadGuard()
-	if err != nil {
-		return nil, err
-	}
-	if err := spec.Variables[guardVarLoopback6].Set(words(loopback6.Addr())); err != nil {
-		return nil, fmt.Errorf("set %s: %w", guardVarLoopback6, err)
-	}
-	if err := spec.Variables[guardVarPacketNetns].Set(packetNetns()); err != nil {
-		return nil, fmt.Errorf("set %s: %w", guardVarPacketNetns, err)
-	}
-	return spec, nil
-}
-
 // Close lets go of what this process holds. Enforcement stays.
 func (g *Guard) Close() error {
-	if g.core != nil {
-		g.core.Close()
-	}
+	g.core.close()
+	g.unix.close()
+	g.device.close()
 	return nil
 }

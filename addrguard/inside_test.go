@@ -120,8 +120,12 @@ var calls = map[string]func(Call, *Answer) error{
 		return err
 	},
 	"setsockopt": func(c Call, _ *Answer) error { return unix.SetsockoptInt(c.FD, c.Proto, c.Opt, c.Value) },
-	"device":     func(c Call, _ *Answer) error { return unix.BindToDevice(c.FD, c.Text) },
-	"send":       send,
+	"patience": func(c Call, _ *Answer) error { // of connect, in milliseconds
+		wait := unix.NsecToTimeval(int64(c.Value) * 1e6)
+		return unix.SetsockoptTimeval(c.FD, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
+	},
+	"device": func(c Call, _ *Answer) error { return unix.BindToDevice(c.FD, c.Text) },
+	"send":   send,
 	"receive": func(c Call, a *Answer) error {
 		if err := readable(c); err != nil {
 			return err

@@ -14,8 +14,8 @@ import (
 )
 
 // Protect makes the guard strict in a network's namespace: whoever was not
-// admitted gets EPERM for a socket. It may be called again, and should be when the
-// namespace got another device.
+// admitted gets EPERM for a socket. It may be called again, and must be when the
+// namespace got another device: packets by the uplink pass from then on.
 func (g *Guard) Protect(ctx context.Context, id topology.NetworkID) error {
 	unlock, err := g.lock(ctx)
 	if err == nil {
@@ -43,6 +43,9 @@ func (g *Guard) protect(id topology.NetworkID) error {
 		if err := g.forget(old); err != nil {
 			return err
 		}
+	}
+	if err := g.equip(netns, &record); err != nil {
+		return err
 	}
 	if err := g.networks.Put(netns, record); err != nil {
 		return fmt.Errorf("enter namespace: %w", err)
@@ -81,7 +84,7 @@ func (g *Guard) forget(netns uint64) error {
 	if err := g.networks.Delete(netns); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("forget namespace: %w", err)
 	}
-	return nil
+	return g.unequip(netns)
 }
 
 func networkError(op string, id topology.NetworkID, err error) error {

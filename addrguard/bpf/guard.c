@@ -1,8 +1,8 @@
 /* The programs attached to the anchors: cgroups at the top of the hierarchy. */
 #include "bind.h"
 #include "connect.h"
+#include "filter.h"
 #include "names.h"
-#include "packets.h"
 #include "sendmsg.h"
 
 /* Raw sockets, and protocols that bind without asking any hook. */

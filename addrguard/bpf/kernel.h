@@ -16,7 +16,7 @@
 
 /* From linux/socket.h, linux/if_ether.h and asm-generic/errno.h, which cannot be
  * included without a C library for the target. */
-enum { AF_UNIX = 1, AF_INET = 2, AF_INET6 = 10, AF_PACKET = 17, AF_RDS = 21, AF_TIPC = 30, AF_RXRPC = 33, AF_SMC = 43 };
+enum { AF_INET = 2, AF_INET6 = 10 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3 };
 enum { EPERM = 1, EINVAL = 22, EPROTONOSUPPORT = 93, EAFNOSUPPORT = 97, EADDRNOTAVAIL = 99, ENETUNREACH = 101, ECONNREFUSED = 111 };
 enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
@@ -24,8 +24,25 @@ enum { TCP_LISTEN = 10 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct unix_table { /* Linux 6.0 */
+	struct hlist_head *buckets;
+};
+
+struct netns_unix {
+	struct unix_table table;
+};
+
 struct net {
 	__u64 net_cookie;
+	struct netns_unix unx;
 };
 
 typedef struct {
@@ -35,6 +52,7 @@ typedef struct {
 struct sock_common {
 	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
+	struct hlist_node skc_node;
 };
 
 struct kernfs_node {
@@ -53,17 +71,43 @@ struct sock_cgroup_data {
 
 struct sock {
 	struct sock_common __sk_common;
-	__u16 sk_protocol;
+	__u16 sk_type;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
-struct socket {
+struct sockaddr_un {
+	__u16 sun_family;
+};
+
+struct unix_address {
+	int len;
+	struct sockaddr_un name[];
+};
+
+struct unix_sock {
+	struct unix_address *addr;
+};
+
+struct bpf_sock_addr_kern {
 	struct sock *sk;
+	void *uaddr;
+	__u32 uaddrlen;
+};
+
+struct net_device {
+	possible_net_t nd_net;
+};
+
+struct sk_buff {
+	struct net_device *dev;
 };
 
 struct tcp6_sock;
 struct udp6_sock;
 
 #pragma clang attribute pop
+
+/* The kernel's own structure behind a program's context (Linux 6.2). */
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym;
 
 #endif

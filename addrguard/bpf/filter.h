@@ -2,25 +2,11 @@
  * addresses, sockets that it made itself, and what is sent before a source was
  * chosen. A packet leaves and enters only under an address of its socket's
  * container. */
-#ifndef PACKETS_H
-#define PACKETS_H
+#ifndef FILTER_H
+#define FILTER_H
 
 #include "owner.h"
-
-struct ipv4 {
-	__u8 vhl, tos;
-	__be16 len, id, frag;
-	__u8 ttl, protocol;
-	__be16 check;
-	__be32 saddr, daddr;
-};
-
-struct ipv6 {
-	__be32 vtf;
-	__be16 len;
-	__u8 next, hops;
-	struct in6 saddr, daddr;
-};
+#include "packet.h"
 
 /* Set before loading: whether packet programs may ask for the namespace
  * (Linux 6.15). Without it nothing is known of sockets without an owner, and
