@@ -144,6 +144,8 @@ var calls = map[string]func(Call, *Answer) error{
 	"iouring":  bindByRing,
 	"files":    func(_ Call, a *Answer) error { e, err := os.ReadDir("/proc/self/fd"); a.N = len(e); return err },
 	"bench":    bench,
+	"hammer":   hammer,
+	"halt":     func(Call, *Answer) error { stop.Store(true); return nil },
 }
 
 // readable waits for something to read, at most the call's timeout.

@@ -114,6 +114,14 @@ func (g *Guard) cookieOf(id topology.NetworkID) (uint64, error) {
 	g.mu.RLock()
 	netns, known := g.cookies[id]
 	g.mu.RUnlock()
+	if !known { // by this process
+		if err := g.readNetworks(); err != nil {
+			return 0, networkError("admit container", id, err)
+		}
+		g.mu.RLock()
+		netns, known = g.cookies[id]
+		g.mu.RUnlock()
+	}
 	if !known {
 		return 0, fault.New("admit container", id.Short(), "its network is not protected",
 			"restart the plugin, which protects every network it finds")
