@@ -5,7 +5,9 @@ import (
 
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/hostapi"
 	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
@@ -45,11 +47,51 @@ func (g guard) Admitted() (map[topology.CgroupID]topology.Identity, error) {
 	return containers, err
 }
 
+// Status implements hostapi.Guard.
+func (g guard) Status() runtimeapi.GuardStatus {
+	s := runtimeapi.GuardStatus{Mode: "bpf"}
+	for _, lack := range g.Lacks() {
+		s.Lacks = append(s.Lacks, lack.Error())
+	}
+	totals, err := g.Totals()
+	if err != nil {
+		s.Problem = err.Error()
+	}
+	s.Strangers = totals.StrangersDenied
+	return s
+}
+
+// Denials implements hostapi.Guard.
+func (g guard) Denials(id topology.CgroupID) (runtimeapi.Denials, error) {
+	c, err := g.Counters(addrguard.CgroupID(id))
+	return runtimeapi.Denials{
+		Binds: c.BindsDenied, Connects: c.ConnectsDenied, Sources: c.SourcesDenied, Sockets: c.SocketsDenied,
+		Unix: c.UnixDenied, Packets: c.EgressDropped + c.IngressDropped,
+	}, err
+}
+
+// unguarded is the guard switched off.
+type unguarded struct{ fabric.Unguarded }
+
+// Status implements hostapi.Guard.
+func (unguarded) Status() runtimeapi.GuardStatus { return runtimeapi.GuardStatus{Mode: "off"} }
+
+// Denials implements hostapi.Guard.
+func (unguarded) Denials(topology.CgroupID) (runtimeapi.Denials, error) {
+	return runtimeapi.Denials{}, nil
+}
+
+// keeper is what the fabric and the status need of a guard.
+type keeper interface {
+	fabric.Guard
+	hostapi.Guard
+}
+
 // openGuard loads the guard, or takes it out of the kernel if it is switched off.
-func openGuard(ctx context.Context, wanted bool, plane *overlay.Host) (fabric.Guard, func() error, error) {
+func openGuard(ctx context.Context, wanted bool, plane *overlay.Host) (keeper, func() error, error) {
 	o := addrguard.Options{Pins: onHost(hostpath.GuardDir), Cgroups: cgroupRoot, Spaces: plane}
 	if !wanted {
-		return fabric.Unguarded{}, func() error { return nil }, addrguard.Cleanup(ctx, o)
+		return unguarded{}, func() error { return nil }, addrguard.Cleanup(ctx, o)
 	}
 	g, err := addrguard.Open(ctx, o)
 	if err != nil {

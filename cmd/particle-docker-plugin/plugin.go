@@ -60,6 +60,7 @@ type plugin struct {
 	plane     *overlay.Host
 	engine    *engine.Engine
 	resolvers *resolver.Set
+	guard     keeper
 	fabric    *fabric.Fabric
 	vtep      netip.Addr     // as set; invalid to find one
 	closers   []func() error // in order of opening
@@ -103,7 +104,8 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	if err != nil {
 		return nil, err
 	}
-	keeper, closeGuard, err := openGuard(ctx, s.guard, p.plane)
+	var closeGuard func() error
+	p.guard, closeGuard, err = openGuard(ctx, s.guard, p.plane)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +120,7 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 		Defaults:     defaults,
 		Underlay:     underlay,
 		Local:        append(addrguard.Prefixes(), netip.PrefixFrom(resolver.Address, resolver.Address.BitLen())),
-		Guard:        keeper,
+		Guard:        p.guard,
 		NamespaceDir: hostpath.NamespaceDir,
 		Version:      particle.Version,
 		Log:          log,
@@ -186,7 +188,7 @@ func (p *plugin) serve(ctx context.Context) error {
 		context.AfterFunc(ctx, func() { _ = l.Close() })
 	}
 	group.Go(func() error {
-		return runtimeapi.Serve(ctx, runtime, hostapi.API{Fabric: p.fabric}, callLimit)
+		return runtimeapi.Serve(ctx, runtime, hostapi.API{Fabric: p.fabric, Guard: p.guard}, callLimit)
 	})
 	group.Go(func() error { p.reconcile(ctx); return nil })
 	p.log.WithField("version", particle.Version).Info("particle plugin ready")

@@ -9,10 +9,21 @@ import (
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/hostview"
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/topology"
 )
 
 // API implements runtimeapi.Handler.
-type API struct{ Fabric *fabric.Fabric }
+type API struct {
+	Fabric *fabric.Fabric
+	Guard  Guard
+}
+
+// Guard tells what the address guard has done.
+type Guard interface {
+	Status() runtimeapi.GuardStatus
+	// Denials are all zero for a cgroup that is not admitted.
+	Denials(topology.CgroupID) (runtimeapi.Denials, error)
+}
 
 // Handle answers one request, in the host's terms.
 func (a API) Handle(ctx context.Context, req runtimeapi.Request) (runtimeapi.Reply, error) {
@@ -30,7 +41,7 @@ func (a API) handle(ctx context.Context, req runtimeapi.Request) (runtimeapi.Rep
 	case req.Release != nil:
 		return runtimeapi.Reply{}, a.Fabric.Release(ctx, req.Release.Container)
 	case req.Status != nil:
-		s := status(a.Fabric.View())
+		s := a.status(a.Fabric.View())
 		return runtimeapi.Reply{Status: &s}, nil
 	}
 	return runtimeapi.Reply{}, fault.New("read request", "", "it asks for nothing this version knows",
@@ -72,24 +83,32 @@ func (a API) claim(ctx context.Context, req runtimeapi.Claim) error {
 	return a.Fabric.Claim(ctx, spec)
 }
 
-func status(v fabric.View) runtimeapi.Status {
+func (a API) status(v fabric.View) runtimeapi.Status {
 	s := runtimeapi.Status{
 		Version:  v.Version,
 		Started:  v.Started,
 		Underlay: runtimeapi.UnderlayStatus{MTU: v.Underlay.MTU, Port: v.Underlay.Port},
+		Guard:    a.Guard.Status(),
 		Networks: []runtimeapi.NetworkStatus{},
 		Repairs:  v.Repairs,
+	}
+	denials := func(id topology.CgroupID) runtimeapi.Denials {
+		d, err := a.Guard.Denials(id)
+		if err != nil {
+			s.Guard.Problem = err.Error()
+		}
+		return d
 	}
 	if v.Underlay.VTEP.IsValid() {
 		s.Underlay.VTEP = v.Underlay.VTEP.String()
 	}
 	for _, n := range v.Networks {
-		s.Networks = append(s.Networks, networkStatus(n))
+		s.Networks = append(s.Networks, networkStatus(n, denials))
 	}
 	return s
 }
 
-func networkStatus(n fabric.NetworkView) runtimeapi.NetworkStatus {
+func networkStatus(n fabric.NetworkView, denials func(topology.CgroupID) runtimeapi.Denials) runtimeapi.NetworkStatus {
 	s := runtimeapi.NetworkStatus{
 		ID:        n.ID,
 		Name:      n.Name,
@@ -113,17 +132,18 @@ func networkStatus(n fabric.NetworkView) runtimeapi.NetworkStatus {
 	for _, e := range n.Endpoints {
 		s.Endpoints = append(s.Endpoints, runtimeapi.EndpointStatus{
 			ID: e.ID, Container: e.Container, Name: e.Name, IPv4: e.IPv4, IPv6: e.IPv6,
-			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Since: e.Created, Guests: guests(e),
+			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Since: e.Created,
+			Denied: denials(e.Guarded), Guests: guests(e, denials),
 		})
 	}
 	return s
 }
 
-func guests(e fabric.Endpoint) []runtimeapi.GuestStatus {
+func guests(e fabric.Endpoint, denials func(topology.CgroupID) runtimeapi.Denials) []runtimeapi.GuestStatus {
 	var all []runtimeapi.GuestStatus
 	for _, g := range e.Guests {
 		all = append(all, runtimeapi.GuestStatus{
-			Container: g.Container, Name: g.Name, Pid: g.Pid, Cgroup: g.Cgroup, Since: g.Claimed,
+			Container: g.Container, Name: g.Name, Pid: g.Pid, Cgroup: g.Cgroup, Denied: denials(g.Guarded), Since: g.Claimed,
 		})
 	}
 	return all

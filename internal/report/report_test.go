@@ -18,13 +18,14 @@ func TestStatus(t *testing.T) {
 	s := runtimeapi.Status{
 		Version: "0.1.0", Started: now.Add(-26 * time.Hour), Repairs: 1,
 		Underlay: runtimeapi.UnderlayStatus{VTEP: "192.0.2.7", MTU: 1500, Port: 4789},
+		Guard:    runtimeapi.GuardStatus{Mode: "bpf", Lacks: []string{"keep abstract unix sockets apart: not supported"}, Strangers: 1},
 		Networks: []runtimeapi.NetworkStatus{
 			{
 				ID: "4f2a9c01d3b74f2a9c01d3b7", Name: "jobs", VNI: 4097, MTU: 1450, Uplink: "198.18.0.2",
 				Pools: []runtimeapi.PoolStatus{{ID: "p1", Subnet: netip.MustParsePrefix("10.9.0.0/24"), Used: 3, Free: "251"}},
 				Endpoints: []runtimeapi.EndpointStatus{
 					{ID: "e2", Container: "aaaaaaaaaaaaaaaaaaaa", Name: "web", IPv4: netip.MustParseAddr("10.9.0.10"), Pid: 812, State: "running", Since: now.Add(-90 * time.Second),
-						Guests: []runtimeapi.GuestStatus{{Container: "bbbbbbbbbbbbbbbbbbbb", Name: "side", Pid: 815, Since: now.Add(-time.Minute)}}},
+						Guests: []runtimeapi.GuestStatus{{Container: "bbbbbbbbbbbbbbbbbbbb", Name: "side", Pid: 815, Denied: runtimeapi.Denials{Binds: 10, Unix: 2}, Since: now.Add(-time.Minute)}}},
 					{ID: "e1", IPv4: netip.MustParseAddr("10.9.0.9"), IPv6: netip.MustParseAddr("fd00::9"), State: "created", Since: now},
 				},
 			},
@@ -34,6 +35,8 @@ func TestStatus(t *testing.T) {
 	}
 	want := `particle 0.1.0, up 26h, VTEP 192.0.2.7, port 4789, MTU 1500
 1 repair since then: something else changed what belongs to particle
+the address guard does without a part: keep abstract unix sockets apart: not supported
+1 socket denied to processes that are in a network's namespace and in no container
 
 NETWORK        NAME   VNI    MTU    UPLINK       ENDPOINTS   STATE
 0123456789ab   -      4098   1450   internal     0           problem
@@ -43,10 +46,10 @@ POOL OF        SUBNET          RANGE   USED   FREE
 0123456789ab   172.30.0.0/16   -       -      -
 jobs           10.9.0.0/24     -       3      251
 
-CONTAINER   ID             NETWORK   ADDRESS            PROCESS   STATE     AGE
--           -              jobs      10.9.0.9,fd00::9   -         created   0s
-web         aaaaaaaaaaaa   jobs      10.9.0.10          812       running   90s
-side        bbbbbbbbbbbb   jobs      10.9.0.10          815       guest     60s
+CONTAINER   ID             NETWORK   ADDRESS            PROCESS   STATE     DENIED   AGE
+-           -              jobs      10.9.0.9,fd00::9   -         created   -        0s
+web         aaaaaaaaaaaa   jobs      10.9.0.10          812       running   -        90s
+side        bbbbbbbbbbbb   jobs      10.9.0.10          815       guest     12       60s
 
 0123456789ab: the pool's route is gone
 `
@@ -61,10 +64,11 @@ side        bbbbbbbbbbbb   jobs      10.9.0.10          815       guest     60s
 
 func TestStatusOfAFreshHost(t *testing.T) {
 	var b strings.Builder
-	if err := report.Status(&b, runtimeapi.Status{Version: "0.1.0", Started: now.Add(-time.Hour * 72)}, now); err != nil {
+	if err := report.Status(&b, runtimeapi.Status{Version: "0.1.0", Started: now.Add(-time.Hour * 72), Guard: runtimeapi.GuardStatus{Mode: "off"}}, now); err != nil {
 		t.Fatal(err)
 	}
 	want := `particle 0.1.0, up 3d, no VTEP: networks stay on this host
+the address guard is off: containers of one network can use each other's addresses
 
 No networks. Create one with: docker network create -d particle --ipam-driver particle NAME
 `

@@ -24,6 +24,7 @@ func Status(w io.Writer, s runtimeapi.Status, now time.Time) error {
 	if s.Repairs > 0 {
 		fmt.Fprintf(&b, "%s since then: something else changed what belongs to particle\n", plural(s.Repairs, "repair"))
 	}
+	writeGuard(&b, s.Guard)
 	if len(s.Networks) == 0 {
 		b.WriteString("\nNo networks. Create one with: docker network create -d particle --ipam-driver particle NAME\n")
 		_, err := io.WriteString(w, b.String())
@@ -49,6 +50,22 @@ func Status(w io.Writer, s runtimeapi.Status, now time.Time) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeGuard tells what is not as it should be.
+func writeGuard(b *strings.Builder, g runtimeapi.GuardStatus) {
+	if g.Mode == "off" {
+		b.WriteString("the address guard is off: containers of one network can use each other's addresses\n")
+	}
+	for _, lack := range g.Lacks {
+		fmt.Fprintf(b, "the address guard does without a part: %s\n", lack)
+	}
+	if g.Strangers > 0 {
+		fmt.Fprintf(b, "%s denied to processes that are in a network's namespace and in no container\n", plural(int(g.Strangers), "socket"))
+	}
+	if g.Problem != "" {
+		fmt.Fprintf(b, "the address guard cannot be read: %s\n", g.Problem)
+	}
 }
 
 func underlay(u runtimeapi.UnderlayStatus) string {
@@ -89,7 +106,7 @@ func poolTable(networks []runtimeapi.NetworkStatus) table {
 }
 
 func endpointTable(networks []runtimeapi.NetworkStatus, now time.Time) table {
-	t := table{head: []string{"CONTAINER", "ID", "NETWORK", "ADDRESS", "PROCESS", "STATE", "AGE"}}
+	t := table{head: []string{"CONTAINER", "ID", "NETWORK", "ADDRESS", "PROCESS", "STATE", "DENIED", "AGE"}}
 	for _, n := range networks {
 		endpoints := slices.SortedFunc(slices.Values(n.Endpoints), func(a, b runtimeapi.EndpointStatus) int {
 			return cmp.Or(a.IPv4.Compare(b.IPv4), a.IPv6.Compare(b.IPv6), cmp.Compare(a.ID, b.ID))
@@ -100,13 +117,21 @@ func endpointTable(networks []runtimeapi.NetworkStatus, now time.Time) table {
 				process = strconv.Itoa(e.Pid)
 			}
 			address := addresses(e.IPv4, e.IPv6)
-			t.add(cmp.Or(e.Name, "-"), cmp.Or(short(string(e.Container)), "-"), name(n), address, process, e.State, age(e.Since, now))
+			t.add(cmp.Or(e.Name, "-"), cmp.Or(short(string(e.Container)), "-"), name(n), address, process, e.State, denied(e.Denied), age(e.Since, now))
 			for _, g := range e.Guests {
-				t.add(cmp.Or(g.Name, "-"), short(string(g.Container)), name(n), address, strconv.Itoa(g.Pid), "guest", age(g.Since, now))
+				t.add(cmp.Or(g.Name, "-"), short(string(g.Container)), name(n), address, strconv.Itoa(g.Pid), "guest", denied(g.Denied), age(g.Since, now))
 			}
 		}
 	}
 	return t
+}
+
+// denied is how often the guard stepped in.
+func denied(d runtimeapi.Denials) string {
+	if d.Sum() == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(d.Sum(), 10)
 }
 
 func name(n runtimeapi.NetworkStatus) string { return cmp.Or(n.Name, short(string(n.ID))) }

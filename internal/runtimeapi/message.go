@@ -88,8 +88,34 @@ type Status struct {
 	Version  string          `json:"version"`
 	Started  time.Time       `json:"started"`
 	Underlay UnderlayStatus  `json:"underlay"`
+	Guard    GuardStatus     `json:"guard"`
 	Networks []NetworkStatus `json:"networks"`
 	Repairs  int             `json:"repairs"` // pieces of drift the reconciler has mended since Started
+}
+
+// GuardStatus is what keeps containers to their own addresses.
+type GuardStatus struct {
+	Mode  string   `json:"mode"`            // bpf or off
+	Lacks []string `json:"lacks,omitempty"` // what it does without on this kernel
+	// Strangers counts the sockets denied to processes in tenant namespaces that
+	// belong to no container.
+	Strangers uint64 `json:"strangers"`
+	Problem   string `json:"problem,omitempty"` // why its counters could not be read
+}
+
+// Denials count what the guard has kept a container from since its start.
+type Denials struct {
+	Binds    uint64 `json:"binds,omitempty"`    // to addresses that are not its own
+	Connects uint64 `json:"connects,omitempty"` // to other containers' loopback
+	Sources  uint64 `json:"sources,omitempty"`  // datagrams under another's address
+	Sockets  uint64 `json:"sockets,omitempty"`  // raw ones, and protocols that cannot be guarded
+	Unix     uint64 `json:"unix,omitempty"`     // abstract unix sockets of others
+	Packets  uint64 `json:"packets,omitempty"`  // dropped, in and out
+}
+
+// Sum adds them up.
+func (d Denials) Sum() uint64 {
+	return d.Binds + d.Connects + d.Sources + d.Sockets + d.Unix + d.Packets
 }
 
 // UnderlayStatus is what VXLAN packets travel over.
@@ -133,6 +159,7 @@ type EndpointStatus struct {
 	Cgroup    string               `json:"cgroup,omitempty"`
 	State     string               `json:"state"` // created, joined, running, stopped, leaving
 	Since     time.Time            `json:"since"`
+	Denied    Denials              `json:"denied,omitzero"`
 	Guests    []GuestStatus        `json:"guests,omitempty"`
 }
 
@@ -143,5 +170,6 @@ type GuestStatus struct {
 	Name      string               `json:"name"`
 	Pid       int                  `json:"pid"`
 	Cgroup    string               `json:"cgroup,omitempty"`
+	Denied    Denials              `json:"denied,omitzero"`
 	Since     time.Time            `json:"since"`
 }
