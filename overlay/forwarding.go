@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -49,7 +50,8 @@ func (h *Host) ensureForwarding6(ctx context.Context) (changed bool, err error) 
 	}
 	_, err = h.iptables(ctx, ip6tables, "-P", forwardChain, "DROP")
 	if err != nil && !errors.Is(err, errNoIptables) {
-		return false, err
+		return false, &fault.Error{Op: "keep the host from routing IPv6 for others", On: forwardChain, Err: err,
+			Fix: "run `ip6tables -S` on the host and mend what it reports, or turn " + strings.ReplaceAll(forwarding6, "/", ".") + " on yourself"}
 	}
 	return true, enter(h.root.file, func() error { return writeSysctl(forwarding6, "1") })
 }
