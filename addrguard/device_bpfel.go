@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	deviceMapContainers = "containers"
+	deviceMapLevels     = "levels"
 	deviceMapNetworks   = "networks"
 	deviceMapSockets    = "sockets"
 	deviceMapSteers     = "steers"
@@ -77,6 +78,7 @@ type deviceProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type deviceMapSpecs struct {
 	Containers *ebpf.MapSpec `ebpf:"containers"`
+	Levels     *ebpf.MapSpec `ebpf:"levels"`
 	Networks   *ebpf.MapSpec `ebpf:"networks"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Steers     *ebpf.MapSpec `ebpf:"steers"`
@@ -111,6 +113,7 @@ func (o *deviceObjects) Close() error {
 // It can be passed to loadDeviceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type deviceMaps struct {
 	Containers *ebpf.Map `ebpf:"containers"`
+	Levels     *ebpf.Map `ebpf:"levels"`
 	Networks   *ebpf.Map `ebpf:"networks"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Steers     *ebpf.Map `ebpf:"steers"`
@@ -120,6 +123,7 @@ type deviceMaps struct {
 func (m *deviceMaps) Close() error {
 	return _DeviceClose(
 		m.Containers,
+		m.Levels,
 		m.Networks,
 		m.Sockets,
 		m.Steers,

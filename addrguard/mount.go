@@ -61,7 +61,7 @@ func unmountOwn(path string) error {
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 		return &fs.PathError{Op: "unmount", Path: path, Err: err}
 	}
-	return nil
+	return removed(path)
 }
 
 // mountedByUs reads the mount table: proc_pid_mountinfo(5) has the source as the

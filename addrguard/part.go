@@ -28,7 +28,7 @@ func (p *part) close() {
 func (p *part) attachType(program string) ebpf.AttachType { return p.spec.Programs[program].AttachType }
 
 // loadPart puts one object into the kernel. Maps it shares with others are those
-// given; the rest is new, or pinned below dir.
+// given; the rest is new, or pinned below dir if that is not empty.
 func loadPart(load func() (*ebpf.CollectionSpec, error), dir string, shared map[string]*ebpf.Map) (*part, error) {
 	spec, err := load()
 	if err != nil {
@@ -39,6 +39,9 @@ func loadPart(load func() (*ebpf.CollectionSpec, error), dir string, shared map[
 	}
 	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: dir}, MapReplacements: map[string]*ebpf.Map{}}
 	for name, want := range spec.Maps {
+		if dir == "" {
+			want.Pinning = ebpf.PinNone
+		}
 		if m, ok := shared[name]; ok && want.Pinning == ebpf.PinByName { // constants are each object's own
 			opts.MapReplacements[name] = m
 		}
@@ -83,7 +86,7 @@ func (g *Guard) load() error {
 		return coreError(g.dir, err)
 	}
 	g.networks, g.containers = g.core.Maps[guardMapNetworks], g.core.Maps[guardMapContainers]
-	g.steers, g.totals = g.core.Maps[guardMapSteers], g.core.Maps[guardMapTotals]
+	g.steers, g.levels, g.totals = g.core.Maps[guardMapSteers], g.core.Maps[guardMapLevels], g.core.Maps[guardMapTotals]
 	if g.device, err = loadPart(loadDevice, g.dir, g.core.Maps); err != nil {
 		g.lack(deviceDuty, err, deviceRemedy)
 	}

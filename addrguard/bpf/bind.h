@@ -17,16 +17,26 @@ static __always_inline bool bindable4(const struct face *f, __be32 want, __be32 
 	return true;
 }
 
+/* Remembers whether a wildcard was asked for; false if there is no memory. */
+static __always_inline bool note(struct bpf_sock *sk, struct subject *s, __u32 bound)
+{
+	if (bound && !s->kept)
+		s->kept = keep(sk, s);
+	if (s->kept)
+		s->kept->bound = bound;
+	return s->kept || !bound;
+}
+
 SEC("cgroup/bind4")
 int bind4(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct owner *o = NULL;
+	struct subject s = {};
 	__be32 want, to;
 
 	if (!sk)
 		return 1;
-	switch (owner_of(ctx, sk, &o)) {
+	switch (subject_of(ctx, sk, &s)) {
 	case OUTSIDE:
 		return 1;
 	case STRANGER:
@@ -35,14 +45,13 @@ int bind4(struct bpf_sock_addr *ctx)
 		break;
 	}
 	want = ctx->user_ip4;
-	if (!o)
+	if (!bindable4(s.face, want, &to))
+		return deny(&s, BIND_DENIED, EADDRNOTAVAIL);
+	if (!note(sk, &s, want ? 0 : WILDCARD))
 		return 0;
-	if (!bindable4(&o->face, want, &to))
-		return deny(o, BIND_DENIED, EADDRNOTAVAIL);
-	o->bound = want ? 0 : WILDCARD;
 	if (to != want) {
 		ctx->user_ip4 = to;
-		count_for(o->cgroup, BIND_REWRITTEN);
+		count_subject(&s, BIND_REWRITTEN);
 	}
 	return 1;
 }
@@ -72,13 +81,13 @@ SEC("cgroup/bind6")
 int bind6(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct owner *o = NULL;
+	struct subject s = {};
 	struct in6 want, to;
 	__u32 bound;
 
 	if (!sk)
 		return 1;
-	switch (owner_of(ctx, sk, &o)) {
+	switch (subject_of(ctx, sk, &s)) {
 	case OUTSIDE:
 		return 1;
 	case STRANGER:
@@ -86,16 +95,15 @@ int bind6(struct bpf_sock_addr *ctx)
 	case OWNED:
 		break;
 	}
-	if (!o)
-		return 0;
 	want = user6(ctx);
 	to = want;
-	if (!bindable6(&o->face, &to, any6(&want) && is_v6only(ctx, sk), &bound))
-		return deny(o, BIND_DENIED, EADDRNOTAVAIL);
-	o->bound = bound;
+	if (!bindable6(s.face, &to, any6(&want) && is_v6only(ctx, sk), &bound))
+		return deny(&s, BIND_DENIED, EADDRNOTAVAIL);
+	if (!note(sk, &s, bound))
+		return 0;
 	if (!same6(&to, &want)) {
 		set_user6(ctx, &to);
-		count_for(o->cgroup, BIND_REWRITTEN);
+		count_subject(&s, BIND_REWRITTEN);
 	}
 	return 1;
 }

@@ -106,8 +106,9 @@ static __always_inline int route4(struct bpf_sock_addr *ctx, struct bpf_sock *sk
 			path->from = loop ? first_loop4(f) : f->ip4;
 		return 0;
 	}
-	if (!have)
-		return -EADDRNOTAVAIL; /* the kernel chose a port for all addresses */
+	/* The kernel chose a port for all addresses, or bound a socket for ping. */
+	if (have != f->ip4 && !own_loop4(f, have))
+		return -EADDRNOTAVAIL;
 	if (own_loop4(f, have) && !loop && path->to != f->ip4)
 		return -EINVAL; /* as from 127.0.0.1 to elsewhere */
 	return 0;
@@ -143,8 +144,8 @@ static __always_inline int route6(struct bpf_sock_addr *ctx, struct bpf_sock *sk
 			path->from = loop ? f->lo6 : f->ip6;
 		return 0;
 	}
-	if (any6(&have))
-		return -EADDRNOTAVAIL;
+	if (!same6(&have, &f->ip6) && !same6(&have, &f->lo6))
+		return mapped6(&have) ? -EAFNOSUPPORT : -EADDRNOTAVAIL;
 	if (same6(&have, &f->lo6) && !loop && !same6(&path->to, &f->ip6) && !same6(&f->lo6, &f->ip6))
 		return -EINVAL;
 	return 0;
@@ -173,12 +174,12 @@ int connect4(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct path4 path = {};
-	struct owner *o = NULL;
+	struct subject s = {};
 	int err = 0;
 
 	if (!sk)
 		return 1;
-	switch (owner_of(ctx, sk, &o)) {
+	switch (subject_of(ctx, sk, &s)) {
 	case OUTSIDE:
 		return 1;
 	case STRANGER:
@@ -186,10 +187,8 @@ int connect4(struct bpf_sock_addr *ctx)
 	case OWNED:
 		break;
 	}
-	if (!o)
-		return 0;
 	path.to = ctx->user_ip4;
-	err = route4(ctx, sk, &o->face, &path);
+	err = route4(ctx, sk, s.face, &path);
 	if (!err && path.from && ctx->family == AF_INET6) {
 		struct in6 from = map4(path.from);
 
@@ -198,7 +197,7 @@ int connect4(struct bpf_sock_addr *ctx)
 		err = bind_source4(ctx, path.from);
 	}
 	if (err)
-		return deny(o, CONNECT_DENIED, -err);
+		return deny(&s, CONNECT_DENIED, -err);
 	ctx->user_ip4 = path.to;
 	return 1;
 }
@@ -208,13 +207,13 @@ int connect6(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct path6 path = {};
-	struct owner *o = NULL;
+	struct subject s = {};
 	struct in6 have;
 	int err = 0;
 
 	if (!sk)
 		return 1;
-	switch (owner_of(ctx, sk, &o)) {
+	switch (subject_of(ctx, sk, &s)) {
 	case OUTSIDE:
 		return 1;
 	case STRANGER:
@@ -222,24 +221,22 @@ int connect6(struct bpf_sock_addr *ctx)
 	case OWNED:
 		break;
 	}
-	if (!o)
-		return 0;
 	path.to = user6(ctx);
 	have = local6(sk);
 	if (mapped6(&path.to) || (any6(&path.to) && mapped6(&have))) {
 		struct path4 path4 = {.to = path.to.word[3]};
 
-		err = route4(ctx, sk, &o->face, &path4);
+		err = route4(ctx, sk, s.face, &path4);
 		path.to = map4(path4.to);
 		if (path4.from)
 			path.from = map4(path4.from);
 	} else {
-		err = route6(ctx, sk, &o->face, &path);
+		err = route6(ctx, sk, s.face, &path);
 	}
 	if (!err && !any6(&path.from))
 		err = bind_source6(ctx, &path.from);
 	if (err)
-		return deny(o, CONNECT_DENIED, -err);
+		return deny(&s, CONNECT_DENIED, -err);
 	set_user6(ctx, &path.to);
 	return 1;
 }

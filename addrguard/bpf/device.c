@@ -95,34 +95,21 @@ int ping(struct __sk_buff *skb)
 	return TCX_NEXT;
 }
 
-/* Whether a packet meets its own container's socket. One that has a port on all
- * addresses without having asked for any is another container's, perhaps. */
-static __always_inline bool meets(struct bpf_sock *sk, const struct in6 *to)
-{
-	struct owner *o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-
-	return !o || same6(&o->face.ip6, to) || same6(&o->face.lo6, to);
-}
-
-static __always_inline bool is_met(struct __sk_buff *skb, bool stream, struct bpf_sock_tuple *tuple, const struct in6 *to)
+/* Whether a socket gets the packet as it is. */
+static __always_inline bool is_met(struct __sk_buff *skb, bool stream, struct bpf_sock_tuple *tuple)
 {
 	struct bpf_sock *sk;
-	bool met;
 
 	if (stream) {
 		sk = bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv6), BPF_F_CURRENT_NETNS, 0);
-		if (!sk)
-			return false;
-		met = meets(sk, to);
-		bpf_sk_release(sk);
-		return met;
+		if (sk)
+			bpf_sk_release(sk);
+		return sk;
 	}
 	sk = bpf_sk_lookup_udp(skb, tuple, sizeof(tuple->ipv6), BPF_F_CURRENT_NETNS, 0);
-	if (!sk)
-		return false;
-	met = meets(sk, to);
-	bpf_sk_release(sk);
-	return met;
+	if (sk)
+		bpf_sk_release(sk);
+	return sk;
 }
 
 /* bpf_get_netns_cookie asks the packet's socket, which it does not have yet. */
@@ -159,7 +146,7 @@ int steer(struct __sk_buff *skb)
 		return TCX_NEXT;
 	__builtin_memcpy(tuple.ipv6.saddr, &ip.saddr, sizeof(ip.saddr));
 	__builtin_memcpy(tuple.ipv6.daddr, &ip.daddr, sizeof(ip.daddr));
-	if (bpf_skb_load_bytes(skb, at, &tuple.ipv6.sport, 4) || is_met(skb, stream, &tuple, &ip.daddr))
+	if (bpf_skb_load_bytes(skb, at, &tuple.ipv6.sport, 4) || is_met(skb, stream, &tuple))
 		return TCX_NEXT;
 	face.ipv4.daddr = *ip4;
 	face.ipv4.dport = tuple.ipv6.dport;

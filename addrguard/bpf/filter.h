@@ -15,89 +15,63 @@ const volatile bool packet_netns;
 
 static __always_inline struct container *container_of_packet(struct __sk_buff *skb, __u64 netns, __u64 *cgroup)
 {
-	for (int level = 1; level <= MAX_LEVEL; level++) {
-		__u64 id = bpf_skb_ancestor_cgroup_id(skb, level);
-		struct container *c;
-
-		if (!id)
-			break;
-		c = bpf_map_lookup_elem(&containers, &id);
-		if (c && (!packet_netns || c->netns == netns || !c->netns)) {
-			*cgroup = id;
-			return c;
-		}
-	}
-	return NULL;
-}
-
-/* The owner of a socket that passed no hook. */
-static __always_inline enum standing packet_adopt(struct __sk_buff *skb, struct bpf_sock *sk, struct owner **out)
-{
-	__u64 netns = 0, cgroup = 0;
 	struct container *c;
-	struct owner *o;
 
-	if (packet_netns) {
-		netns = bpf_get_netns_cookie(skb);
-		if (!bpf_map_lookup_elem(&networks, &netns))
-			return OUTSIDE;
-	}
-	c = container_of_packet(skb, netns, &cgroup);
-	if (!c) {
-		struct bpf_sock *full = bpf_sk_fullsock(sk);
-
-		/* The kernel's own sockets, as of neighbour discovery, are raw. */
-		if (!packet_netns || !full || full->type == SOCK_RAW)
-			return OUTSIDE;
-		count_total(STRANGER_DENIED);
-		return STRANGER;
-	}
-	o = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!o)
-		return STRANGER;
-	fill(o, c, cgroup, packet_netns ? netns : c->netns);
-	*out = o;
-	return OWNED;
+	SEARCH(c, ({
+		       *cgroup = bpf_skb_ancestor_cgroup_id(skb, level);
+		       *cgroup ? entry(*cgroup, netns) : NULL;
+	       }));
+	return c;
 }
 
-static __always_inline enum standing packet_owner(struct __sk_buff *skb, struct owner **out)
+/* The subject is the socket's maker. */
+static __always_inline enum standing packet_subject(struct __sk_buff *skb, const struct bpf_sock *sk, struct subject *s)
 {
-	struct bpf_sock *sk = skb->sk;
-	enum standing standing = OWNED;
-	struct owner *o;
+	struct container *c;
 
-	if (!sk)
+	s->netns = packet_netns ? bpf_get_netns_cookie(skb) : 0;
+	c = container_of_packet(skb, s->netns, &s->cgroup);
+	if (c) {
+		s->entry = c;
+		s->face = &c->face;
+		s->netns = c->netns;
+		return c->face.flags & EXEMPT ? OUTSIDE : OWNED;
+	}
+	/* The kernel's own sockets, as of neighbour discovery, are raw. */
+	if (!packet_netns || sk->type == SOCK_RAW || !bpf_map_lookup_elem(&networks, &s->netns))
 		return OUTSIDE;
-	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!o)
-		standing = packet_adopt(skb, sk, &o);
-	if (standing == OWNED && (!o || o->face.flags & EXEMPT))
-		return OUTSIDE;
-	*out = o;
-	return standing;
+	count_total(STRANGER_DENIED);
+	return STRANGER;
+}
+
+/* Once there is a connection, its addresses are settled: connect chose them, or
+ * the packet that opened it entered by its listener. */
+static __always_inline bool is_settled(const struct bpf_sock *sk)
+{
+	return sk->protocol == IPPROTO_TCP && sk->state != TCP_LISTEN;
 }
 
 /* Beyond the uplink, sources are rewritten before this hook: nothing leaves
  * there under a container's address. */
-static __always_inline bool on_uplink(struct __sk_buff *skb, const struct owner *o)
+static __always_inline bool on_uplink(struct __sk_buff *skb, const struct subject *s)
 {
-	struct network *n = bpf_map_lookup_elem(&networks, &o->netns);
+	struct network *n = bpf_map_lookup_elem(&networks, &s->netns);
 
 	return n && n->uplink && n->uplink == skb->ifindex;
 }
 
 /* The source of an echo request is set right at the device, which comes after
  * this hook. */
-static __always_inline bool is_mended(struct __sk_buff *skb, const struct owner *o)
+static __always_inline bool is_mended(struct __sk_buff *skb, const struct subject *s)
 {
-	struct network *n = bpf_map_lookup_elem(&networks, &o->netns);
+	struct network *n = bpf_map_lookup_elem(&networks, &s->netns);
 
 	return n && (n->mended[0] == skb->ifindex || n->mended[1] == skb->ifindex || n->mended[2] == skb->ifindex);
 }
 
-static __always_inline bool may_leave4(struct __sk_buff *skb, const struct owner *o, const struct ipv4 *ip)
+static __always_inline bool may_leave4(struct __sk_buff *skb, const struct subject *s, const struct ipv4 *ip)
 {
-	const struct face *f = &o->face;
+	const struct face *f = s->face;
 	__be32 from = ip->saddr, to = ip->daddr;
 
 	if (own_loop4(f, from))
@@ -107,15 +81,15 @@ static __always_inline bool may_leave4(struct __sk_buff *skb, const struct owner
 	if (ip->protocol == IPPROTO_ICMP) {
 		if (named_loop4(from) && named_loop4(to))
 			return true; /* the kernel answers */
-		if (!is_loop4(to) && is_mended(skb, o))
+		if (!is_loop4(to) && is_mended(skb, s))
 			return true;
 	}
-	return on_uplink(skb, o);
+	return on_uplink(skb, s);
 }
 
-static __always_inline bool may_enter4(struct __sk_buff *skb, const struct owner *o, const struct ipv4 *ip)
+static __always_inline bool may_enter4(struct __sk_buff *skb, const struct subject *s, const struct ipv4 *ip)
 {
-	const struct face *f = &o->face;
+	const struct face *f = s->face;
 	__be32 from = ip->saddr, to = ip->daddr;
 
 	if (own_loop4(f, to))
@@ -123,12 +97,12 @@ static __always_inline bool may_enter4(struct __sk_buff *skb, const struct owner
 	if (to == f->ip4 || is_group4(to))
 		return true;
 	/* Echo replies find their socket by an identifier that none shares. */
-	return ip->protocol == IPPROTO_ICMP && ((named_loop4(from) && named_loop4(to)) || on_uplink(skb, o));
+	return ip->protocol == IPPROTO_ICMP && ((named_loop4(from) && named_loop4(to)) || on_uplink(skb, s));
 }
 
-static __always_inline bool may_leave6(struct __sk_buff *skb, const struct owner *o, const struct ipv6 *ip)
+static __always_inline bool may_leave6(struct __sk_buff *skb, const struct subject *s, const struct ipv6 *ip)
 {
-	const struct face *f = &o->face;
+	const struct face *f = s->face;
 	struct in6 from = ip->saddr, to = ip->daddr;
 
 	if (same6(&from, &f->lo6))
@@ -138,25 +112,25 @@ static __always_inline bool may_leave6(struct __sk_buff *skb, const struct owner
 	if (ip->next == IPPROTO_ICMPV6) {
 		if (one6(&from) && one6(&to))
 			return true;
-		if (!is_loop6(&to) && is_mended(skb, o))
+		if (!is_loop6(&to) && is_mended(skb, s))
 			return true;
 	}
-	return on_uplink(skb, o);
+	return on_uplink(skb, s);
 }
 
-static __always_inline bool may_enter6(struct __sk_buff *skb, const struct owner *o, const struct ipv6 *ip)
+static __always_inline bool may_enter6(struct __sk_buff *skb, const struct subject *s, const struct ipv6 *ip)
 {
-	const struct face *f = &o->face;
+	const struct face *f = s->face;
 	struct in6 from = ip->saddr, to = ip->daddr;
 
 	if (same6(&to, &f->lo6))
 		return same6(&from, &f->ip6) || same6(&from, &f->lo6);
 	if (same6(&to, &f->ip6) || is_group6(&to))
 		return true;
-	return ip->next == IPPROTO_ICMPV6 && ((one6(&from) && one6(&to)) || on_uplink(skb, o));
+	return ip->next == IPPROTO_ICMPV6 && ((one6(&from) && one6(&to)) || on_uplink(skb, s));
 }
 
-static __always_inline bool passes(struct __sk_buff *skb, bool out, struct owner *o)
+static __always_inline bool passes(struct __sk_buff *skb, bool out, const struct subject *s)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
@@ -165,23 +139,30 @@ static __always_inline bool passes(struct __sk_buff *skb, bool out, struct owner
 
 		if ((void *)(ip + 1) > end)
 			return false;
-		return out ? may_leave4(skb, o, ip) : may_enter4(skb, o, ip);
+		return out ? may_leave4(skb, s, ip) : may_enter4(skb, s, ip);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6 *ip = data;
 
 		if ((void *)(ip + 1) > end)
 			return false;
-		return out ? may_leave6(skb, o, ip) : may_enter6(skb, o, ip);
+		return out ? may_leave6(skb, s, ip) : may_enter6(skb, s, ip);
 	}
 	return true;
 }
 
 static __always_inline int filter(struct __sk_buff *skb, bool out)
 {
-	struct owner *o = NULL;
+	struct bpf_sock *sk = skb->sk;
+	struct subject s = {};
+	struct owner *o;
 
-	switch (packet_owner(skb, &o)) {
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (!sk || is_settled(sk))
+		return 1;
+	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	switch (o ? kept_subject(o, &s) : packet_subject(skb, sk, &s)) {
 	case OUTSIDE:
 		return 1;
 	case STRANGER:
@@ -189,11 +170,9 @@ static __always_inline int filter(struct __sk_buff *skb, bool out)
 	case OWNED:
 		break;
 	}
-	if (!o)
-		return 0;
-	if (passes(skb, out, o))
+	if (passes(skb, out, &s))
 		return 1;
-	count_for(o->cgroup, out ? EGRESS_DROPPED : INGRESS_DROPPED);
+	count_subject(&s, out ? EGRESS_DROPPED : INGRESS_DROPPED);
 	return 0;
 }
 

@@ -21,28 +21,42 @@ static __always_inline int refused(struct bpf_sock *sk, const struct face *f)
 	return EPROTONOSUPPORT;
 }
 
+/* Where packet programs cannot ask for the namespace, the sockets that a container
+ * makes in one of its own must be known by something else. */
+static __always_inline void keep_foreign(struct bpf_sock *sk)
+{
+	struct subject s = {};
+	struct container *c = container_of_task(0, &s.cgroup);
+	struct owner *o;
+
+	if (!c)
+		return;
+	s.face = &c->face;
+	o = keep(sk, &s);
+	if (o)
+		o->face.flags |= EXEMPT;
+}
+
 SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *sk)
 {
-	struct owner *o = NULL;
+	struct subject s = {};
 	int error;
 
-	switch (adopt(sk, sk, &o)) {
+	switch (task_subject(sk, &s)) {
 	case OUTSIDE:
+		if (!packet_netns)
+			keep_foreign(sk);
 		return 1;
 	case STRANGER:
 		return 0;
 	case OWNED:
 		break;
 	}
-	if (!o)
-		return 0;
-	if (o->face.flags & EXEMPT)
-		return 1;
-	error = refused(sk, &o->face);
+	error = refused(sk, s.face);
 	if (error)
-		return deny(o, SOCKET_DENIED, error);
-	return 1;
+		return deny(&s, SOCKET_DENIED, error);
+	return sk->type == SOCK_STREAM || keep(sk, &s);
 }
 
 char _license[] SEC("license") = "GPL";

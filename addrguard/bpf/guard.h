@@ -52,13 +52,21 @@ struct network {
 
 enum { WILDCARD = 1, WILDCARD_MAPPED = 2 };
 
-/* Whose a socket is, from its making on. */
+/* What is kept with a socket. Those for datagrams have it from their making on,
+ * which spares each datagram the search for its container. Those for connections
+ * have it when they are bound to a wildcard: it would cost a connection more than
+ * it saves. */
 struct owner {
-	__u64 cgroup; /* key of its container; 0 if none */
+	__u64 cgroup; /* key of its container */
 	__u64 netns;
 	struct face face;
 	__u32 bound; /* by the program's will to a wildcard */
 	__u32 pad;
+};
+
+/* The depths below the root at which there are containers; ends with a zero. */
+struct depths {
+	__u8 depth[16];
 };
 
 /* What a v6 address leads to where nothing listens on it. */
@@ -94,14 +102,21 @@ struct {
 	__type(value, __be32);
 } steers SEC(".maps");
 
-/* BPF_F_CLONE: a connection is owned as its listener is. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, int);
 	__type(value, struct owner);
 } sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct depths);
+} levels SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -114,8 +129,6 @@ struct {
 /* Set before loading. */
 const volatile struct in6 loopback6; /* network of all lo6; the slot is its last word */
 
-#define MAX_LEVEL 16 /* cgroups below the root that are looked at */
-
 static __always_inline void count_total(enum verdict verdict)
 {
 	__u64 *total = bpf_map_lookup_elem(&totals, &verdict);
@@ -124,38 +137,50 @@ static __always_inline void count_total(enum verdict verdict)
 		(*total)++;
 }
 
-static __always_inline void count_for(__u64 cgroup, enum verdict verdict)
+static __always_inline void count(struct container *c, enum verdict verdict)
 {
-	struct container *c = bpf_map_lookup_elem(&containers, &cgroup);
-
 	if (c)
 		__sync_fetch_and_add(&c->counts[verdict], 1);
 	count_total(verdict);
 }
 
-/* The container of the running task, in the namespace with the given cookie. */
-static __always_inline struct container *container_of_task(__u64 netns, __u64 *cgroup)
+static __always_inline void count_for(__u64 cgroup, enum verdict verdict)
 {
-	for (int level = 1; level <= MAX_LEVEL; level++) {
-		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
-		struct container *c;
-
-		if (!id)
-			break;
-		c = bpf_map_lookup_elem(&containers, &id);
-		if (c && (c->netns == netns || !c->netns)) {
-			*cgroup = id;
-			return c;
-		}
-	}
-	return NULL;
+	count(bpf_map_lookup_elem(&containers, &cgroup), verdict);
 }
 
-static __always_inline void fill(struct owner *o, struct container *c, __u64 cgroup, __u64 netns)
+/* The entry of a cgroup, if it is for the namespace with the given cookie; 0 is
+ * any. */
+static __always_inline struct container *entry(__u64 cgroup, __u64 netns)
 {
-	o->face = c->face;
-	o->netns = netns;
-	o->cgroup = cgroup;
+	struct container *c = bpf_map_lookup_elem(&containers, &cgroup);
+
+	return c && (c->netns == netns || !c->netns || !netns) ? c : NULL;
+}
+
+/* Runs find(level) for each depth that matters, until it gives an entry. */
+#define SEARCH(found, find)                                                    \
+	({                                                                     \
+		struct depths *d = bpf_map_lookup_elem(&levels, &(__u32){0});  \
+		found = NULL;                                                  \
+		for (int i = 0; d && !found && i < (int)sizeof(d->depth); i++) { \
+			int level = d->depth[i];                               \
+			if (!level)                                            \
+				break;                                         \
+			found = find;                                          \
+		}                                                              \
+	})
+
+/* The container of the running task. */
+static __always_inline struct container *container_of_task(__u64 netns, __u64 *cgroup)
+{
+	struct container *c;
+
+	SEARCH(c, ({
+		       *cgroup = bpf_get_current_ancestor_cgroup_id(level);
+		       *cgroup ? entry(*cgroup, netns) : NULL;
+	       }));
+	return c;
 }
 
 /* Addresses. */

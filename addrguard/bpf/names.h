@@ -1,5 +1,7 @@
 /* The names that programs read back: what was rewritten on the way in is
- * rewritten on the way out. */
+ * rewritten on the way out. Most names are of no interest, and are left without
+ * asking whose the socket is.
+ */
 #ifndef NAMES_H
 #define NAMES_H
 
@@ -7,55 +9,69 @@
 
 #define ONE4 bpf_htonl(0x7f000001)
 
-/* A peer's address as the program expects it. One that was reached from the
- * loopback address was called by a loopback address. */
-static __always_inline __be32 peer4(const struct face *f, __be32 local, __be32 a)
+static __always_inline struct in6 loopback(void) { return (struct in6){{0, 0, 0, bpf_htonl(1)}}; }
+
+/* Whether an address is, or maps, one of any container's loopback. */
+static __always_inline bool loops6(const struct in6 *a)
+{
+	return is_loop6(a) || (mapped6(a) && is_loop4(a->word[3]));
+}
+
+static __always_inline struct in6 remote6(struct bpf_sock *sk)
+{
+	return (struct in6){{sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2], sk->dst_ip6[3]}};
+}
+
+/* An address as the program expects it. The own address stands for a loopback
+ * address where the other end of the connection is one: a server on all addresses
+ * has only that one in truth. */
+static __always_inline __be32 shown4(const struct face *f, __be32 a, __be32 other)
 {
 	if (own_loop4(f, a))
 		return LOOP24 | (a & ~NET24);
-	if (a == f->ip4 && own_loop4(f, local))
+	if (a == f->ip4 && own_loop4(f, other))
 		return ONE4;
 	return a;
 }
 
-static __always_inline struct in6 peer6(const struct face *f, const struct in6 *local, const struct in6 *a)
+static __always_inline struct in6 shown6(const struct face *f, const struct in6 *a, const struct in6 *other)
 {
 	if (mapped6(a))
-		return map4(peer4(f, mapped6(local) ? local->word[3] : 0, a->word[3]));
-	if (same6(a, &f->lo6) || (same6(a, &f->ip6) && same6(local, &f->lo6)))
-		return (struct in6){{0, 0, 0, bpf_htonl(1)}};
+		return map4(shown4(f, a->word[3], mapped6(other) ? other->word[3] : 0));
+	if (same6(a, &f->lo6) || (same6(a, &f->ip6) && same6(other, &f->lo6)))
+		return loopback();
 	return *a;
 }
 
-/* recvmsg has nothing to deny. */
+/* These hooks have nothing to deny. */
 static __always_inline int show_peer4(struct bpf_sock_addr *ctx)
 {
+	__be32 a = ctx->user_ip4, local;
 	struct bpf_sock *sk = ctx->sk;
-	struct owner *o;
+	struct subject s = {};
 
 	if (!sk)
 		return 1;
-	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (o && !(o->face.flags & EXEMPT))
-		ctx->user_ip4 = peer4(&o->face, sk->src_ip4, ctx->user_ip4);
+	local = sk->src_ip4;
+	if ((is_loop4(a) || is_loop4(local)) && subject_of(ctx, sk, &s) == OWNED)
+		ctx->user_ip4 = shown4(s.face, a, local);
 	return 1;
 }
 
 static __always_inline int show_peer6(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct in6 local, a, shown;
-	struct owner *o;
+	struct subject s = {};
+	struct in6 local, a;
 
 	if (!sk)
 		return 1;
-	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!o || o->face.flags & EXEMPT)
-		return 1;
 	local = local6(sk);
 	a = user6(ctx);
-	shown = peer6(&o->face, &local, &a);
-	set_user6(ctx, &shown);
+	if ((loops6(&a) || loops6(&local)) && subject_of(ctx, sk, &s) == OWNED) {
+		a = shown6(s.face, &a, &local);
+		set_user6(ctx, &a);
+	}
 	return 1;
 }
 
@@ -73,30 +89,29 @@ int getpeername6(struct bpf_sock_addr *ctx) { return show_peer6(ctx); }
 
 /* Whether the program asked for a wildcard. The socket of an MPTCP listener does
  * not know: its first subflow was bound. */
-static __always_inline __u32 bound_to(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct owner *o, __be32 a4,
-				      const struct in6 *a6)
+static __always_inline __u32 bound_to(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct owner *o,
+				      const struct in6 *a)
 {
 	struct bpf_sock_tuple tuple = {};
-	__u32 size = sizeof(tuple.ipv4), bound = 0;
+	__u32 size = sizeof(tuple.ipv6), bound = 0;
 	struct bpf_sock *subflow;
-	struct owner *of;
 
-	if (o->bound || ctx->protocol != IPPROTO_MPTCP || sk->state != TCP_LISTEN)
-		return o->bound;
-	if (a6) {
-		size = sizeof(tuple.ipv6);
-		__builtin_memcpy(tuple.ipv6.daddr, a6, sizeof(*a6));
-		tuple.ipv6.dport = ctx->user_port;
-	} else {
-		tuple.ipv4.daddr = a4;
+	if (o || ctx->protocol != IPPROTO_MPTCP || sk->state != TCP_LISTEN)
+		return o ? o->bound : 0;
+	if (mapped6(a)) {
+		size = sizeof(tuple.ipv4);
+		tuple.ipv4.daddr = a->word[3];
 		tuple.ipv4.dport = ctx->user_port;
+	} else {
+		__builtin_memcpy(tuple.ipv6.daddr, a, sizeof(*a));
+		tuple.ipv6.dport = ctx->user_port;
 	}
 	subflow = bpf_sk_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!subflow)
 		return 0;
-	of = bpf_sk_storage_get(&sockets, subflow, NULL, 0);
-	if (of)
-		bound = of->bound;
+	o = bpf_sk_storage_get(&sockets, subflow, NULL, 0);
+	if (o)
+		bound = o->bound;
 	bpf_sk_release(subflow);
 	return bound;
 }
@@ -104,25 +119,21 @@ static __always_inline __u32 bound_to(struct bpf_sock_addr *ctx, struct bpf_sock
 SEC("cgroup/getsockname4")
 int getsockname4(struct bpf_sock_addr *ctx)
 {
+	__be32 a = ctx->user_ip4, remote;
 	struct bpf_sock *sk = ctx->sk;
-	struct owner *o;
-	__be32 a;
+	struct subject s = {};
+	struct in6 a6;
+	__u32 bound;
 
 	if (!sk)
 		return 1;
-	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!o || o->face.flags & EXEMPT)
-		return 1;
-	a = ctx->user_ip4;
-	if (a == o->face.ip4 && bound_to(ctx, sk, o, a, NULL)) {
-		if (!sk->dst_port)
-			a = 0;
-		else if (is_loop4(sk->dst_ip4))
-			a = ONE4;
-	} else if (own_loop4(&o->face, a)) {
-		a = LOOP24 | (a & ~NET24);
-	}
-	ctx->user_ip4 = a;
+	remote = sk->dst_ip4;
+	a6 = map4(a);
+	bound = sk->dst_port ? 0 : bound_to(ctx, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), &a6);
+	if (bound)
+		ctx->user_ip4 = 0;
+	else if ((is_loop4(a) || is_loop4(remote)) && subject_of(ctx, sk, &s) == OWNED)
+		ctx->user_ip4 = shown4(s.face, a, remote);
 	return 1;
 }
 
@@ -130,29 +141,21 @@ SEC("cgroup/getsockname6")
 int getsockname6(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct owner *o;
-	struct in6 a, far;
-	__u32 bound = 0;
+	struct subject s = {};
+	struct in6 a, remote;
+	__u32 bound;
 
 	if (!sk)
 		return 1;
-	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!o || o->face.flags & EXEMPT)
-		return 1;
 	a = user6(ctx);
-	far = (struct in6){{sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2], sk->dst_ip6[3]}};
-	if (mapped6(&a) && a.word[3] == o->face.ip4)
-		bound = bound_to(ctx, sk, o, a.word[3], NULL);
-	else if (same6(&a, &o->face.ip6))
-		bound = bound_to(ctx, sk, o, 0, &a);
-	if (bound && !sk->dst_port)
+	remote = remote6(sk);
+	bound = sk->dst_port ? 0 : bound_to(ctx, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), &a);
+	if (bound)
 		a = bound == WILDCARD ? (struct in6){} : map4(0);
-	else if (bound && mapped6(&a) && is_loop4(sk->dst_ip4))
-		a = map4(ONE4);
-	else if (mapped6(&a) && own_loop4(&o->face, a.word[3]))
-		a = map4(LOOP24 | (a.word[3] & ~NET24));
-	else if (same6(&a, &o->face.lo6) || (bound && same6(&far, &o->face.lo6)))
-		a = (struct in6){{0, 0, 0, bpf_htonl(1)}};
+	else if ((loops6(&a) || loops6(&remote)) && subject_of(ctx, sk, &s) == OWNED)
+		a = shown6(s.face, &a, &remote);
+	else
+		return 1;
 	set_user6(ctx, &a);
 	return 1;
 }

@@ -7,47 +7,75 @@
 /* STRANGER: a process in a protected namespace that nobody admitted. */
 enum standing { OUTSIDE, STRANGER, OWNED };
 
-static __always_inline enum standing adopt(void *ctx, void *sk, struct owner **out)
-{
-	__u64 netns = bpf_get_netns_cookie(ctx), cgroup = 0;
-	struct container *c;
-	struct owner *o;
+/* Whose a socket is: face and cgroup are its container's. Either what is kept with
+ * the socket told so, or the container's entry. */
+struct subject {
+	const struct face *face;
+	struct owner *kept;
+	struct container *entry;
+	__u64 cgroup, netns;
+};
 
-	if (!bpf_map_lookup_elem(&networks, &netns))
+/* What is to be kept with a socket; NULL if there is no memory. */
+static __always_inline struct owner *keep(void *sk, const struct subject *s)
+{
+	struct owner *o = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (o && !o->cgroup) {
+		o->face = *s->face;
+		o->netns = s->netns;
+		o->cgroup = s->cgroup;
+	}
+	return o;
+}
+
+/* The subject is the running task. */
+static __always_inline enum standing task_subject(void *ctx, struct subject *s)
+{
+	struct container *c;
+
+	s->netns = bpf_get_netns_cookie(ctx);
+	if (!bpf_map_lookup_elem(&networks, &s->netns))
 		return OUTSIDE;
-	c = container_of_task(netns, &cgroup);
+	c = container_of_task(s->netns, &s->cgroup);
 	if (!c) {
 		count_total(STRANGER_DENIED);
 		return STRANGER;
 	}
-	o = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!o)
-		return STRANGER; /* out of memory */
-	fill(o, c, cgroup, netns);
-	*out = o;
-	return OWNED;
+	s->entry = c;
+	s->face = &c->face;
+	return c->face.flags & EXEMPT ? OUTSIDE : OWNED;
 }
 
-/* The owner of the socket that ctx is about. A socket has its owner from
- * sock_create on, but for those that the kernel makes itself: the subflows of
- * MPTCP. */
-static __always_inline enum standing owner_of(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct owner **out)
+static __always_inline enum standing kept_subject(struct owner *o, struct subject *s)
+{
+	s->kept = o;
+	s->face = &o->face;
+	s->cgroup = o->cgroup;
+	s->netns = o->netns;
+	return o->face.flags & EXEMPT ? OUTSIDE : OWNED;
+}
+
+/* The subject that a socket's hook is about. */
+static __always_inline enum standing subject_of(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
 	struct owner *o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	enum standing standing = OWNED;
 
-	if (!o)
-		standing = adopt(ctx, sk, &o);
-	if (standing == OWNED && o->face.flags & EXEMPT)
-		return OUTSIDE;
-	*out = o;
-	return standing;
+	return o ? kept_subject(o, s) : task_subject(ctx, s);
+}
+
+static __always_inline void count_subject(const struct subject *s, enum verdict verdict)
+{
+	if (s->entry)
+		count(s->entry, verdict);
+	else
+		count_for(s->cgroup, verdict);
 }
 
 /* Hooks answer 1 for yes; 0 for no, with an error. */
-static __always_inline int deny(const struct owner *o, enum verdict verdict, int error)
+static __always_inline int deny(const struct subject *s, enum verdict verdict, int error)
 {
-	count_for(o->cgroup, verdict);
+	count_subject(s, verdict);
 	bpf_set_retval(-error);
 	return 0;
 }

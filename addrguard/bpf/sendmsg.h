@@ -21,11 +21,11 @@ static __always_inline void loop_datagram4(struct bpf_sock_addr *ctx, struct bpf
 
 /* Gives a datagram its destination and its source; an error below zero. have is
  * the source so far: the socket's, or what the program asks for. */
-static __always_inline int datagram4(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct owner *o, __be32 have,
+static __always_inline int datagram4(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct subject *s, __be32 have,
 				     struct path4 *path)
 {
-	const struct face *f = &o->face;
-	bool fixed = have && !(o->bound && have == f->ip4);
+	const struct face *f = s->face;
+	bool wildcard = s->kept && s->kept->bound, fixed = have && !(wildcard && have == f->ip4);
 	__be32 to = path->to;
 
 	if (named_loop4(have))
@@ -52,12 +52,12 @@ int sendmsg4(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct path4 path = {};
-	struct owner *o = NULL;
+	struct subject s = {};
 	int err;
 
 	if (!sk)
 		return 1;
-	switch (owner_of(ctx, sk, &o)) {
+	switch (subject_of(ctx, sk, &s)) {
 	case OUTSIDE:
 		return 1;
 	case STRANGER:
@@ -65,12 +65,10 @@ int sendmsg4(struct bpf_sock_addr *ctx)
 	case OWNED:
 		break;
 	}
-	if (!o)
-		return 0;
 	path.to = ctx->user_ip4;
-	err = datagram4(ctx, sk, o, ctx->msg_src_ip4, &path);
+	err = datagram4(ctx, sk, &s, ctx->msg_src_ip4, &path);
 	if (err)
-		return deny(o, SOURCE_DENIED, -err);
+		return deny(&s, SOURCE_DENIED, -err);
 	ctx->user_ip4 = path.to;
 	ctx->msg_src_ip4 = path.from;
 	return 1;
@@ -94,17 +92,17 @@ static __always_inline void loop_datagram6(struct bpf_sock_addr *ctx, struct bpf
 		path->to = f->ip6;
 }
 
-static __always_inline int datagram6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct owner *o, struct in6 have,
+static __always_inline int datagram6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct subject *s, struct in6 have,
 				     struct path6 *path)
 {
-	const struct face *f = &o->face;
-	bool fixed;
+	const struct face *f = s->face;
+	bool wildcard = s->kept && s->kept->bound, fixed;
 
 	if (one6(&have))
 		have = f->lo6;
-	if (mapped6(&have) && o->bound)
+	if (mapped6(&have) && wildcard)
 		have = (struct in6){}; /* a server of both families */
-	fixed = !any6(&have) && !(o->bound && same6(&have, &f->ip6));
+	fixed = !any6(&have) && !(wildcard && same6(&have, &f->ip6));
 	if (!any6(&have) && !same6(&have, &f->ip6) && !same6(&have, &f->lo6))
 		return -EADDRNOTAVAIL;
 	path->from = any6(&have) ? f->ip6 : have;
@@ -124,13 +122,13 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct path6 path = {};
-	struct owner *o = NULL;
+	struct subject s = {};
 	struct in6 have;
 	int err;
 
 	if (!sk)
 		return 1;
-	switch (owner_of(ctx, sk, &o)) {
+	switch (subject_of(ctx, sk, &s)) {
 	case OUTSIDE:
 		return 1;
 	case STRANGER:
@@ -138,13 +136,11 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	case OWNED:
 		break;
 	}
-	if (!o)
-		return 0;
 	path.to = user6(ctx);
 	have = (struct in6){{ctx->msg_src_ip6[0], ctx->msg_src_ip6[1], ctx->msg_src_ip6[2], ctx->msg_src_ip6[3]}};
-	err = datagram6(ctx, sk, o, have, &path);
+	err = datagram6(ctx, sk, &s, have, &path);
 	if (err)
-		return deny(o, SOURCE_DENIED, -err);
+		return deny(&s, SOURCE_DENIED, -err);
 	set_user6(ctx, &path.to);
 	ctx->msg_src_ip6[0] = path.from.word[0];
 	ctx->msg_src_ip6[1] = path.from.word[1];

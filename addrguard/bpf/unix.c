@@ -67,25 +67,28 @@ static __always_inline __u32 bucket_of(const struct search *s)
 	return hash & (BUCKETS - 1);
 }
 
+static __always_inline __u64 ancestor_id(struct cgroup *cgroup, int level)
+{
+	void *ancestors = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
+	struct cgroup *ancestor = NULL;
+
+	if (level > BPF_CORE_READ(cgroup, level))
+		return 0;
+	bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + level * sizeof(ancestor));
+	return BPF_CORE_READ(ancestor, kn, id);
+}
+
 /* The container whose process made a socket. */
-static __always_inline __u64 container_of_socket(struct sock *sk, __u64 netns)
+static __always_inline struct container *container_of_socket(struct sock *sk, __u64 netns, __u64 *id)
 {
 	struct cgroup *cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
-	void *ancestors = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
-	int depth = BPF_CORE_READ(cgroup, level);
+	struct container *c;
 
-	for (int level = 1; level <= MAX_LEVEL && level <= depth; level++) {
-		struct cgroup *ancestor = NULL;
-		struct container *c;
-		__u64 id;
-
-		bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + level * sizeof(ancestor));
-		id = BPF_CORE_READ(ancestor, kn, id);
-		c = bpf_map_lookup_elem(&containers, &id);
-		if (c && (c->netns == netns || !c->netns))
-			return id;
-	}
-	return 0;
+	SEARCH(c, ({
+		       *id = ancestor_id(cgroup, level);
+		       *id ? entry(*id, netns) : NULL;
+	       }));
+	return c;
 }
 
 /* In a namespace of its own a container would not find another's name. */
@@ -124,11 +127,8 @@ static __always_inline int reach(struct bpf_sock_addr *ctx)
 			bpf_loop(LONGEST, look, &s, 0);
 	}
 	if (s.found) {
-		peer = container_of_socket(s.found, netns);
-		if (peer == id)
-			return 1;
-		c = bpf_map_lookup_elem(&containers, &peer);
-		if (c && c->face.flags & EXEMPT)
+		c = container_of_socket(s.found, netns, &peer);
+		if (c && (peer == id || c->face.flags & EXEMPT))
 			return 1;
 		count_for(id, UNIX_DENIED);
 	}
