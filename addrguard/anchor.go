@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -29,11 +27,6 @@ func cgroupID(path string) (CgroupID, error) {
 		return 0, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return CgroupID(st.Ino), nil
-}
-
-// depthOf is how far a cgroup is below the root: 2 for /docker/4f2a.
-func depthOf(cgroup string) uint8 {
-	return uint8(min(strings.Count(filepath.Clean(cgroup), "/"), math.MaxUint8))
 }
 
 // anchorOf is the top of a cgroup's branch: /docker of /docker/4f2a.
@@ -73,11 +66,10 @@ func (g *Guard) anchor(ctx context.Context, cgroup string) error {
 	if err != nil {
 		return err
 	}
-	depth := depthOf(cgroup)
 	g.mu.RLock()
-	ready := g.anchors[id] && slices.Contains(g.depths.Depth[:], depth)
+	attached := g.anchors[id]
 	g.mu.RUnlock()
-	if ready {
+	if attached {
 		return nil
 	}
 	unlock, err := g.lock(ctx)
@@ -85,39 +77,7 @@ func (g *Guard) anchor(ctx context.Context, cgroup string) error {
 		return err
 	}
 	defer unlock()
-	if err := g.deepen(depth); err != nil {
-		return err
-	}
-	g.mu.RLock()
-	attached := g.anchors[id]
-	g.mu.RUnlock()
-	if attached {
-		return nil
-	}
 	return g.attach(path, id)
-}
-
-// deepen makes the programs look at one more depth. The pins' lock is held.
-func (g *Guard) deepen(depth uint8) error {
-	var depths guardDepths
-	if err := g.levels.Lookup(uint32(0), &depths); err != nil {
-		return fmt.Errorf("read depths: %w", err)
-	}
-	if !slices.Contains(depths.Depth[:], depth) {
-		free := slices.Index(depths.Depth[:], 0)
-		if free < 0 || depth == math.MaxUint8 {
-			return fault.New("find cgroup", fmt.Sprintf("at depth %d", depth), "containers are at too many depths of the hierarchy",
-				"give them cgroup parents of equal depth")
-		}
-		depths.Depth[free] = depth
-		if err := g.levels.Put(uint32(0), depths); err != nil {
-			return fmt.Errorf("write depths: %w", err)
-		}
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.depths = depths
-	return nil
 }
 
 // attach makes every program run in the cgroup. The pins' lock is held.

@@ -17,7 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	deviceMapContainers = "containers"
-	deviceMapLevels     = "levels"
+	deviceMapDepths     = "depths"
 	deviceMapNetworks   = "networks"
 	deviceMapSockets    = "sockets"
 	deviceMapSteers     = "steers"
@@ -78,7 +78,7 @@ type deviceProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type deviceMapSpecs struct {
 	Containers *ebpf.MapSpec `ebpf:"containers"`
-	Levels     *ebpf.MapSpec `ebpf:"levels"`
+	Depths     *ebpf.MapSpec `ebpf:"depths"`
 	Networks   *ebpf.MapSpec `ebpf:"networks"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Steers     *ebpf.MapSpec `ebpf:"steers"`
@@ -113,7 +113,7 @@ func (o *deviceObjects) Close() error {
 // It can be passed to loadDeviceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type deviceMaps struct {
 	Containers *ebpf.Map `ebpf:"containers"`
-	Levels     *ebpf.Map `ebpf:"levels"`
+	Depths     *ebpf.Map `ebpf:"depths"`
 	Networks   *ebpf.Map `ebpf:"networks"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Steers     *ebpf.Map `ebpf:"steers"`
@@ -123,7 +123,7 @@ type deviceMaps struct {
 func (m *deviceMaps) Close() error {
 	return _DeviceClose(
 		m.Containers,
-		m.Levels,
+		m.Depths,
 		m.Networks,
 		m.Sockets,
 		m.Steers,

@@ -16,7 +16,7 @@
 //	socket ──(kernel)──> sockets     socket     -> whose it is, from socket(2) on
 //
 // At socket(2) the programs look for the container of the running task among the
-// ancestors of its cgroup, 16 levels deep, and note it at the socket. A socket
+// ancestors of its cgroup, 24 levels deep, and note it at the socket. A socket
 // keeps that identity, as do the connections it accepts, whoever holds it later.
 // In a namespace that is not protected they let everything pass: host processes,
 // Docker's other networks, and namespaces that a container makes itself.

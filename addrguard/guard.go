@@ -39,16 +39,15 @@ type Guard struct {
 	opts Options
 	dir  string // of the pins
 
-	core                                         *part // hooks of cgroups
-	unix                                         *part // hooks of cgroups for unix sockets; nil if the kernel lacks what it takes
-	device                                       *part // of devices; likewise
-	networks, containers, steers, levels, totals *ebpf.Map
+	core                                 *part // hooks of cgroups
+	unix                                 *part // hooks of cgroups for unix sockets; nil if the kernel lacks what it takes
+	device                               *part // of devices; likewise
+	networks, containers, steers, totals *ebpf.Map
 
 	// mu guards what follows; it ranks after the lock of the pins.
 	mu      sync.RWMutex
 	anchors map[CgroupID]bool             // programs attached
 	cookies map[topology.NetworkID]uint64 // of protected namespaces
-	depths  guardDepths                   // where the programs look for containers
 	lacks   []error
 }
 

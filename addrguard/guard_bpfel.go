@@ -34,11 +34,6 @@ type guardContainer struct {
 	Counts [11]uint64
 }
 
-type guardDepths struct {
-	_     structs.HostLayout
-	Depth [16]uint8
-}
-
 type guardNetwork struct {
 	_      structs.HostLayout
 	Id     [64]uint8
@@ -77,7 +72,7 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	guardMapContainers    = "containers"
-	guardMapLevels        = "levels"
+	guardMapDepths        = "depths"
 	guardMapNetworks      = "networks"
 	guardMapSockets       = "sockets"
 	guardMapSteers        = "steers"
@@ -165,7 +160,7 @@ type guardProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type guardMapSpecs struct {
 	Containers *ebpf.MapSpec `ebpf:"containers"`
-	Levels     *ebpf.MapSpec `ebpf:"levels"`
+	Depths     *ebpf.MapSpec `ebpf:"depths"`
 	Networks   *ebpf.MapSpec `ebpf:"networks"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Steers     *ebpf.MapSpec `ebpf:"steers"`
@@ -201,7 +196,7 @@ func (o *guardObjects) Close() error {
 // It can be passed to loadGuardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type guardMaps struct {
 	Containers *ebpf.Map `ebpf:"containers"`
-	Levels     *ebpf.Map `ebpf:"levels"`
+	Depths     *ebpf.Map `ebpf:"depths"`
 	Networks   *ebpf.Map `ebpf:"networks"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Steers     *ebpf.Map `ebpf:"steers"`
@@ -211,7 +206,7 @@ type guardMaps struct {
 func (m *guardMaps) Close() error {
 	return _GuardClose(
 		m.Containers,
-		m.Levels,
+		m.Depths,
 		m.Networks,
 		m.Sockets,
 		m.Steers,

@@ -86,7 +86,7 @@ func (g *Guard) load() error {
 		return coreError(g.dir, err)
 	}
 	g.networks, g.containers = g.core.Maps[guardMapNetworks], g.core.Maps[guardMapContainers]
-	g.steers, g.levels, g.totals = g.core.Maps[guardMapSteers], g.core.Maps[guardMapLevels], g.core.Maps[guardMapTotals]
+	g.steers, g.totals = g.core.Maps[guardMapSteers], g.core.Maps[guardMapTotals]
 	if g.device, err = loadPart(loadDevice, g.dir, g.core.Maps); err != nil {
 		g.lack(deviceDuty, err, deviceRemedy)
 	}

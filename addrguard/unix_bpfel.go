@@ -17,7 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	unixMapContainers   = "containers"
-	unixMapLevels       = "levels"
+	unixMapDepths       = "depths"
 	unixMapNetworks     = "networks"
 	unixMapSockets      = "sockets"
 	unixMapSteers       = "steers"
@@ -78,7 +78,7 @@ type unixProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type unixMapSpecs struct {
 	Containers *ebpf.MapSpec `ebpf:"containers"`
-	Levels     *ebpf.MapSpec `ebpf:"levels"`
+	Depths     *ebpf.MapSpec `ebpf:"depths"`
 	Networks   *ebpf.MapSpec `ebpf:"networks"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Steers     *ebpf.MapSpec `ebpf:"steers"`
@@ -113,7 +113,7 @@ func (o *unixObjects) Close() error {
 // It can be passed to loadUnixObjects or ebpf.CollectionSpec.LoadAndAssign.
 type unixMaps struct {
 	Containers *ebpf.Map `ebpf:"containers"`
-	Levels     *ebpf.Map `ebpf:"levels"`
+	Depths     *ebpf.Map `ebpf:"depths"`
 	Networks   *ebpf.Map `ebpf:"networks"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Steers     *ebpf.Map `ebpf:"steers"`
@@ -123,7 +123,7 @@ type unixMaps struct {
 func (m *unixMaps) Close() error {
 	return _UnixClose(
 		m.Containers,
-		m.Levels,
+		m.Depths,
 		m.Networks,
 		m.Sockets,
 		m.Steers,

@@ -17,7 +17,8 @@ static __always_inline struct container *container_of_packet(struct __sk_buff *s
 {
 	struct container *c;
 
-	SEARCH(c, ({
+	/* Whoever sends has made a socket, so its depth is known. */
+	SEARCH(c, false, ({
 		       *cgroup = bpf_skb_ancestor_cgroup_id(skb, level);
 		       *cgroup ? entry(*cgroup, netns) : NULL;
 	       }));

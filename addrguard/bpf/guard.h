@@ -64,10 +64,10 @@ struct owner {
 	__u32 pad;
 };
 
-/* The depths below the root at which there are containers; ends with a zero. */
-struct depths {
-	__u8 depth[16];
-};
+/* A bit for each depth below the root at which containers have been found. The
+ * programs find out themselves: where the hierarchy is seen from a cgroup
+ * namespace, user space does not know how deep that is. */
+#define MAX_DEPTH 24
 
 /* What a v6 address leads to where nothing listens on it. */
 struct steer_key {
@@ -115,8 +115,8 @@ struct {
 	__uint(max_entries, 1);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, __u32);
-	__type(value, struct depths);
-} levels SEC(".maps");
+	__type(value, __u32);
+} depths SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -158,17 +158,23 @@ static __always_inline struct container *entry(__u64 cgroup, __u64 netns)
 	return c && (c->netns == netns || !c->netns || !netns) ? c : NULL;
 }
 
-/* Runs find(level) for each depth that matters, until it gives an entry. */
-#define SEARCH(found, find)                                                    \
-	({                                                                     \
-		struct depths *d = bpf_map_lookup_elem(&levels, &(__u32){0});  \
-		found = NULL;                                                  \
-		for (int i = 0; d && !found && i < (int)sizeof(d->depth); i++) { \
-			int level = d->depth[i];                               \
-			if (!level)                                            \
-				break;                                         \
-			found = find;                                          \
-		}                                                              \
+/* Runs find, which may use level, for each depth until it gives an entry: first
+ * for those where there are containers, then, if learn, for all others. */
+#define SEARCH(found, learn, find)                                                \
+	({                                                                        \
+		__u32 *seen = bpf_map_lookup_elem(&depths, &(__u32){0});          \
+		__u32 known = seen ? *seen : 0;                                   \
+		found = NULL;                                                     \
+		for (int level = 1; !found && level <= MAX_DEPTH; level++)        \
+			if (known & (1U << level))                                \
+				found = find;                                     \
+		for (int level = 1; learn && !found && level <= MAX_DEPTH; level++) { \
+			if (known & (1U << level))                                \
+				continue;                                         \
+			found = find;                                             \
+			if (found && seen)                                        \
+				__sync_fetch_and_or(seen, 1U << level);           \
+		}                                                                 \
 	})
 
 /* The container of the running task. */
@@ -176,7 +182,7 @@ static __always_inline struct container *container_of_task(__u64 netns, __u64 *c
 {
 	struct container *c;
 
-	SEARCH(c, ({
+	SEARCH(c, true, ({
 		       *cgroup = bpf_get_current_ancestor_cgroup_id(level);
 		       *cgroup ? entry(*cgroup, netns) : NULL;
 	       }));

@@ -84,7 +84,7 @@ static __always_inline struct container *container_of_socket(struct sock *sk, __
 	struct cgroup *cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
 	struct container *c;
 
-	SEARCH(c, ({
+	SEARCH(c, true, ({
 		       *id = ancestor_id(cgroup, level);
 		       *id ? entry(*id, netns) : NULL;
 	       }));
