@@ -2,9 +2,12 @@ package addrguard_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -127,15 +130,42 @@ func TestCgroups(t *testing.T) {
 
 func TestNamespaceOfItsOwn(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
-	a := h.box(h.network(1, v4), 1, v4)
-	s := sock{a, a.must(Call{Name: "unshare", Family: unix.AF_INET, Type: udp}).N}
-	expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "0.0.0.0:5000"}).Err, 0)
-	expect(t, "getsockname", s.name(), "0.0.0.0:5000")
-	expect(t, "send", s.send("127.0.0.1:5000", "to itself"), 0)
-	text, from := s.received("in a namespace of its own")
-	expect(t, "text", text, "to itself")
-	expect(t, "from", from, "127.0.0.1:5000")
+	for name, change := range map[string]func(addrguard.Options) addrguard.Options{
+		"now":         func(o addrguard.Options) addrguard.Options { return o },
+		"before 6.15": addrguard.Before615,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			if err := h.Guard.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h.opts = change(h.opts)
+			h.open()
+			network := h.network(1, v4)
+			a, b := h.box(network, 1, v4), h.box(network, 2, v4)
+			s := sock{a, a.must(Call{Name: "unshare", Family: unix.AF_INET, Type: udp}).N}
+			expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "0.0.0.0:5000"}).Err, 0)
+			expect(t, "getsockname", s.name(), "0.0.0.0:5000")
+			expect(t, "send", s.send("127.0.0.1:5000", "to itself"), 0)
+			text, from := s.received("in a namespace of its own")
+			expect(t, "text", text, "to itself")
+			expect(t, "from", from, "127.0.0.1:5000")
+
+			// A port on all addresses is private all the same.
+			u, p := a.autobound(unix.AF_INET, udp)
+			stray := b.socket(unix.AF_INET, udp)
+			expect(t, "send to nobody's address", stray.send(joined("10.77.0.9", p), "stray"), 0)
+			expect(t, "send to the own address", stray.send(joined("10.77.0.1", p), "mine"), 0)
+			text, _ = u.received("the own datagram")
+			expect(t, "what arrives", text, "mine")
+			l, p := a.autobound(unix.AF_INET, tcp)
+			client := b.socket(unix.AF_INET, tcp)
+			client.must(Call{Name: "patience", FD: client.fd, Value: 100})
+			expect(t, "connect to nobody's address", client.connect(joined("10.77.0.9", p)), unix.EINPROGRESS)
+			dial(t, b, l, joined("10.77.0.1", p))
+		})
+	}
 }
 
 func TestAdmitted(t *testing.T) {
@@ -175,6 +205,70 @@ func TestAdmitted(t *testing.T) {
 			t.Errorf("%+v was admitted", bad)
 		}
 	}
+}
+
+// Another identity is that of sockets made from then on; nothing leads to the
+// addresses from before.
+func TestAdmitAgain(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4|v6)
+	a, b := h.box(network, 1, v4|v6), h.box(network, 2, v4|v6)
+	again := [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
+	for n := 1; n <= 3; n += 2 {
+		id, err := h.Admit(t.Context(), a.cgroup, identityOf(network, n, v4|v6))
+		if err != nil || id != a.id {
+			t.Fatalf("id %d, %v; want %d", id, err, a.id)
+		}
+		s := a.listening("[::]:80", again)
+		for _, addr := range []string{fmt.Sprintf("10.77.0.%d:80", n), fmt.Sprintf("[fd00:77::%d]:80", n)} {
+			dial(t, b, s, addr)
+		}
+		s.close()
+	}
+	s := a.listening("[::]:80", again)
+	for _, old := range []string{"10.77.0.1:80", "[fd00:77::1]:80"} {
+		family := unix.AF_INET
+		if old[0] == '[' {
+			family = unix.AF_INET6
+		}
+		expect(t, "the address from before", b.socket(family, tcp).connect(old), unix.ECONNREFUSED)
+	}
+	dial(t, b, s, "[fd00:77::3]:80")
+
+	// Nor does the old IPv6 address lead to who has the old IPv4 address now.
+	heir := identityOf(network, 1, v4|v6)
+	heir.IPv6 = netip.MustParseAddr("fd00:77::9")
+	h.cgroup(h.top + "/heir")
+	c := h.admitted(h.top+"/heir", heir)
+	dial(t, b, c.listening("[::]:81"), "[fd00:77::9]:81")
+	client := b.socket(unix.AF_INET6, tcp)
+	client.must(Call{Name: "patience", FD: client.fd, Value: 1000})
+	expect(t, "the address from before", client.connect("[fd00:77::1]:81"), unix.ECONNREFUSED)
+}
+
+// A network whose namespace was lost has another, and the record of the old goes.
+func TestNamespaceMadeAnew(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4)
+	h.box(network, 1, v4)
+	old := h.spaces[network]
+	h.network(1, v4)
+	expect(t, "the new one", h.start(h.top, h.spaces[network]).refused(), unix.EPERM)
+	expect(t, "admitted to it", h.box(network, 2, v4).confined("10.77.0.2"), true)
+	expect(t, "the old one", h.start(h.top, old).canBind("10.77.0.1"), true)
+	expect(t, "programs on devices", len(h.pinned("device-")), 2)
+}
+
+func (h *host) pinned(prefix string) (names []string) {
+	h.t.Helper()
+	for name := range h.programs() {
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // admittedID admits a cgroup without a process.

@@ -6,48 +6,75 @@
 // # The model
 //
 // A container is a cgroup v2 id, which is the inode of its directory in kernfs.
-// A tenant namespace is the cookie the kernel gave it. The programs hang on
-// anchors, the cgroups at the top of the hierarchy (/docker, /system.slice): once
-// for each anchor, when its first container is admitted. So a container costs one
-// map entry, and processes outside anchors cost nothing.
+// A tenant namespace is the cookie the kernel gave it (SO_NETNS_COOKIE). The
+// programs hang on anchors, the cgroups at the top of the hierarchy (/docker,
+// /system.slice): once for each anchor, when its first container is admitted. So a
+// container costs some map entries, and processes outside anchors cost nothing.
 //
-//	network ──Protect──> networks    cookie     -> id, devices
-//	container ─Admit───> containers  cgroup id  -> cookie, addresses, counters
-//	socket ──(kernel)──> sockets     socket     -> whose it is, from socket(2) on
+//	network ──Protect──> networks    cookie         -> id, devices
+//	container ─Admit───> containers  cgroup id      -> cookie, addresses, counters
+//	                     steers      cookie, IPv6   -> IPv4 of servers for both
+//	socket ──(kernel)──> sockets     socket         -> whose it is
+//	                     depths      of containers in the hierarchy of cgroups
+//	verdict ─(kernel)──> totals      verdict        -> how often
 //
-// At socket(2) the programs look for the container of the running task among the
-// ancestors of its cgroup, 24 levels deep, and note it at the socket. A socket
-// keeps that identity, as do the connections it accepts, whoever holds it later.
-// In a namespace that is not protected they let everything pass: host processes,
-// Docker's other networks, and namespaces that a container makes itself.
-// In a protected one a process of nobody's cgroup gets EPERM.
+// At socket(2) and at each later call the programs look for the container of the
+// running task among the ancestors of its cgroup, 24 levels deep. Sockets for datagrams keep the
+// answer for their life, whoever holds them, and so do listeners on a wildcard.
+// In a namespace that is not protected the programs let everything pass: host
+// processes, Docker's other networks, and namespaces that a container makes
+// itself. In a protected one a process of nobody's cgroup gets EPERM.
+//
+// Maps and links are pinned below Options.Pins/layout-1. A new version replaces
+// the programs link by link; the maps stay, and a version with other maps takes
+// another directory.
 //
 // # What a program sees
 //
 //   - A wildcard bind becomes one to the own address; getsockname still tells the
 //     wildcard. [::] for both families is bound to the IPv4 address, and packets
-//     to the IPv6 address are steered to it where they come in.
+//     to the IPv6 address are handed to it where they come in (tcx on lo and vx0).
+//     The sk_lookup hook would be the place, but the maps it takes sockets from
+//     do not take MPTCP's, which Go listens with (Linux 6.18, "mptcp: Disallow
+//     MPTCP subflows from sockmap").
 //   - 127.0.0.0/24 is 127.H.L.0/24 in the namespace, where H.L is the container's
 //     slot, and ::1 is an address of Prefixes. A server on the wildcard is found
 //     at 127.0.0.1 too, by asking whether anything listens on the loopback
-//     address itself first. Programs read back the addresses they expect.
+//     address itself first. Programs read back the addresses they expect. In a
+//     network without IPv4 (IPv6) the loopback address stands for the wildcard of
+//     that family.
 //   - Whatever leaves or comes in under another address is dropped: ports that
-//     the kernel chose for all addresses, forged sources.
+//     the kernel chose for all addresses, forged sources. On the uplink sources
+//     are rewritten before the programs see them, so all may leave there.
+//   - Abstract unix sockets of others refuse connections and datagrams. The hook
+//     knows only the name: the program finds the socket in the kernel's table as
+//     the kernel does (bpf/unix.c). The security module's hooks would know the
+//     socket, but cost every process of the host, and some kernels refuse such
+//     programs although bpf is among their modules.
 //   - 127.0.0.11 is not translated: nobody may be there, see package overlay.
 //
 // # What it cannot do
 //
 //   - A name of an abstract unix socket that one container holds cannot be bound
-//     by another (EADDRINUSE), though it cannot be reached either. The kernel has
-//     no hook between bind and that answer. The same holds for a port that the
-//     kernel chose for a socket that was never bound (listen or sendto alone):
-//     it is taken on all addresses.
+//     by another (EADDRINUSE), though it cannot be reached either: no hook is
+//     asked at bind. The same holds for a port that the kernel chose for a socket
+//     that was never bound (listen or sendto alone): it is taken on all addresses.
+//   - A socket for ping can be bound to a foreign address, for the same reason;
+//     what it sends has the own source, and no answer reaches it.
+//   - A connection to a port that a neighbour holds on all addresses, and nobody
+//     on the address, times out instead of being refused.
 //   - A socket for both families that was bound to the wildcard cannot connect to
-//     IPv6 addresses afterwards (EAFNOSUPPORT), and a UDP socket that sent before
-//     it was connected cannot connect (EADDRNOTAVAIL).
-//   - Ancillary data (IP_PKTINFO, IP_RECVERR) and /proc/net show addresses as the
-//     namespace knows them.
+//     IPv6 addresses afterwards (EAFNOSUPPORT), nor hear IPv6 answers that come
+//     by the uplink unless it is bound for IPv6 alone. A UDP socket that sent
+//     before it was connected cannot connect (EADDRNOTAVAIL).
+//   - A socket bound to 0.0.0.0 that connects to 127.0.0.1 comes from the own
+//     address.
+//   - Ancillary data (IP_PKTINFO, IP_RECVERR), sockets for ping and /proc/net show
+//     addresses as the namespace knows them.
 //   - 127.0.0.0/8 beyond 127.0.0.0/24 does not exist.
+//   - Families with rules of their own (AF_PACKET, AF_SMC, AF_RDS, AF_TIPC,
+//     AF_RXRPC) ask no hook: capabilities and seccomp must keep them off.
+//   - Multicast groups and broadcasts are shared, as on any link.
 //
 // Methods of Guard are safe for concurrent use, also by several processes.
 package addrguard

@@ -23,6 +23,8 @@ type Options struct {
 	// is not, which works beside version 1.
 	Cgroups string
 	Spaces  Spaces
+
+	before615 bool // act as on Linux 6.14 and older, for tests
 }
 
 // Spaces finds tenant namespaces. Within runs fn on a thread inside one.

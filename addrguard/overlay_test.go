@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -115,6 +116,10 @@ func TestOnTheOverlay(t *testing.T) {
 	for family, to := range map[int]string{unix.AF_INET: "10.77.2.5", unix.AF_INET6: "fd00:77:2::5"} {
 		from, err := pinger(a, family).echo(join(to, 0))
 		expect(t, "ping "+to, fmt.Sprint(from, err), fmt.Sprint(to, unix.Errno(0)))
+		large := pinger(a, family) // more than a packet holds: each piece has the source
+		expect(t, "large ping", large.send(join(to, 0), echoRequest(family)+strings.Repeat("x", 4000)), 0)
+		_, who := large.received("large ping")
+		expect(t, "who answers a large ping", ipOf(t, who), to)
 	}
 	one.outside(t, a)
 }

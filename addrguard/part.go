@@ -28,18 +28,18 @@ func (p *part) close() {
 func (p *part) attachType(program string) ebpf.AttachType { return p.spec.Programs[program].AttachType }
 
 // loadPart puts one object into the kernel. Maps it shares with others are those
-// given; the rest is new, or pinned below dir if that is not empty.
-func loadPart(load func() (*ebpf.CollectionSpec, error), dir string, shared map[string]*ebpf.Map) (*part, error) {
+// given; the rest is new, or pinned, if the guard has a directory for it.
+func (g *Guard) loadPart(load func() (*ebpf.CollectionSpec, error), shared map[string]*ebpf.Map) (*part, error) {
 	spec, err := load()
 	if err != nil {
 		return nil, err
 	}
-	if err := setConstants(spec); err != nil {
+	if err := g.setConstants(spec); err != nil {
 		return nil, err
 	}
-	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: dir}, MapReplacements: map[string]*ebpf.Map{}}
+	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: g.dir}, MapReplacements: map[string]*ebpf.Map{}}
 	for name, want := range spec.Maps {
-		if dir == "" {
+		if g.dir == "" {
 			want.Pinning = ebpf.PinNone
 		}
 		if m, ok := shared[name]; ok && want.Pinning == ebpf.PinByName { // constants are each object's own
@@ -55,10 +55,10 @@ func loadPart(load func() (*ebpf.CollectionSpec, error), dir string, shared map[
 }
 
 // setConstants gives the programs what they cannot know when they are compiled.
-func setConstants(spec *ebpf.CollectionSpec) error {
+func (g *Guard) setConstants(spec *ebpf.CollectionSpec) error {
 	constants := map[string]any{
 		guardVarLoopback6:   words(loopback6.Addr()),
-		guardVarPacketNetns: asksNetns(ebpf.CGroupSKB),
+		guardVarPacketNetns: !g.opts.before615 && asksNetns(ebpf.CGroupSKB),
 	}
 	for name, value := range constants {
 		v, ok := spec.Variables[name]
@@ -82,15 +82,15 @@ func asksNetns(kind ebpf.ProgramType) bool {
 // newer kernels have is left out and told by Lacks.
 func (g *Guard) load() error {
 	var err error
-	if g.core, err = loadPart(loadGuard, g.dir, nil); err != nil {
+	if g.core, err = g.loadPart(loadGuard, nil); err != nil {
 		return coreError(g.dir, err)
 	}
 	g.networks, g.containers = g.core.Maps[guardMapNetworks], g.core.Maps[guardMapContainers]
 	g.steers, g.totals = g.core.Maps[guardMapSteers], g.core.Maps[guardMapTotals]
-	if g.device, err = loadPart(loadDevice, g.dir, g.core.Maps); err != nil {
+	if g.device, err = g.loadPart(loadDevice, g.core.Maps); err != nil {
 		g.lack(deviceDuty, err, deviceRemedy)
 	}
-	if g.unix, err = loadPart(loadUnix, g.dir, g.core.Maps); err != nil {
+	if g.unix, err = g.loadPart(loadUnix, g.core.Maps); err != nil {
 		g.lack("keep abstract unix sockets apart", err, "use Linux 6.7 or later")
 	}
 	return nil

@@ -10,11 +10,11 @@ import (
 // echo sends an echo request and gives who answered.
 func (s sock) echo(to string) (from string, err unix.Errno) {
 	s.t.Helper()
-	request := "\x08\x00\x00\x00\x00\x00\x00\x01particle"
-	if to != "" && to[0] == '[' {
-		request = "\x80\x00\x00\x00\x00\x00\x00\x01particle"
+	family := unix.AF_INET
+	if to[0] == '[' {
+		family = unix.AF_INET6
 	}
-	if err := s.send(to, request); err != 0 {
+	if err := s.send(to, echoRequest(family)); err != 0 {
 		return "", err
 	}
 	a := s.do(Call{Name: "receive", FD: s.fd, Timeout: 2000})
@@ -50,11 +50,9 @@ func TestPing(t *testing.T) {
 			expect(t, "ping "+to, fmt.Sprint(from, err), fmt.Sprint(to, unix.Errno(0)))
 			s := pinger(b, c.family)
 			expect(t, "connect to "+to, s.connect(join(to, 0)), 0)
-			if err := s.send("", "\x08\x00\x00\x00\x00\x00\x00\x01particle"); c.family == unix.AF_INET {
-				expect(t, "connected ping to "+to, err, 0)
-				a := s.must(Call{Name: "receive", FD: s.fd})
-				expect(t, "who answers", ipOf(t, a.Addr), to)
-			}
+			expect(t, "connected ping to "+to, s.send("", echoRequest(c.family)), 0)
+			_, who := s.received("connected ping to " + to)
+			expect(t, "who answers", ipOf(t, who), to)
 			s = pinger(b, c.family)
 			own := map[bool]string{true: b.addr(c.family), false: to}[to != "127.0.0.1" && to != "::1"]
 			expect(t, "bind to "+own, s.do(Call{Name: "bind", FD: s.fd, Addr: join(own, 0)}).Err, 0)
@@ -75,25 +73,41 @@ func TestPingIsNotForged(t *testing.T) {
 	h := newHost(t)
 	network := h.network(1, v4|v6)
 	b := h.box(network, 2, v4|v6)
-	for family, c := range map[int]struct{ forged, to, filter string }{
-		unix.AF_INET:  {"10.77.0.3", "10.77.0.1", "ip"},
-		unix.AF_INET6: {"fd00:77::3", "fd00:77::1", "ip6"},
+	h.cgroup(h.top + "-outside")
+	sniffer := h.start(h.top+"-outside", h.spaces[network])
+	for family, c := range map[int]struct {
+		proto           int
+		own, forged, to string
+	}{
+		unix.AF_INET:  {unix.IPPROTO_ICMP, "10.77.0.2", "10.77.0.3", "10.77.0.1"},
+		unix.AF_INET6: {unix.IPPROTO_ICMPV6, "fd00:77::2", "fd00:77::3", "fd00:77::1"},
 	} {
+		// What arrives at c.to, and is not an answer: both go over lo.
+		arrived := sniffer.socket(family, unix.SOCK_RAW, c.proto)
+		arrived.must(Call{Name: "bind", FD: arrived.fd, Addr: join(c.to, 0)})
 		s := pinger(b, family)
 		expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: join(c.forged, 0)}).Err, 0)
-		// The answer goes to the own address, where this socket is not.
-		_, err := s.echo(join(c.to, 0))
-		expect(t, "ping from "+c.forged, err, unix.ETIMEDOUT)
-		p := pinger(b, family)
-		r := p.do(Call{Name: "send", FD: p.fd, Addr: join(c.to, 0), Source: c.forged, Text: "\x08\x00\x00\x00\x00\x00\x00\x01particle"})
-		if family == unix.AF_INET {
-			expect(t, "ping with source "+c.forged, r.Err, 0)
-			from, _ := p.received("the answer")
-			_ = from
+		expect(t, "ping", s.send(join(c.to, 0), echoRequest(family)), 0)
+		_, from := arrived.received("bound to " + c.forged)
+		expect(t, "the source of one bound to "+c.forged, ipOf(t, from), c.own)
+		if err := s.connect(join(c.to, 0)); err != unix.EADDRNOTAVAIL {
+			t.Errorf("connect one bound to %s: %v", c.forged, err)
 		}
+		s = pinger(b, family)
+		r := s.do(Call{Name: "send", FD: s.fd, Addr: join(c.to, 0), Source: c.forged, Text: echoRequest(family)})
+		expect(t, "ping", r.Err, 0)
+		_, from = arrived.received("with source " + c.forged)
+		expect(t, "the source of one that names "+c.forged, ipOf(t, from), c.own)
 	}
 	n, err := h.Counters(b.id)
-	if err != nil || n.PingsRewritten < 2 {
-		t.Errorf("counters %+v, %v; want 3 rewritten", n, err)
+	if err != nil || n.PingsRewritten != 4 {
+		t.Errorf("counters %+v, %v; want 4 rewritten", n, err)
 	}
+}
+
+func echoRequest(family int) string {
+	if family == unix.AF_INET6 {
+		return "\x80\x00\x00\x00\x00\x00\x00\x01particle"
+	}
+	return "\x08\x00\x00\x00\x00\x00\x00\x01particle"
 }
