@@ -50,12 +50,14 @@ func admitError(cgroup string, err error) error {
 }
 
 func (g *Guard) admit(ctx context.Context, cgroup string, want guardContainer) (CgroupID, error) {
-	if filepath.Clean(cgroup) == "/" {
-		return 0, fault.New("admit container", cgroup, "it has no cgroup of its own",
-			"start it with a cgroup parent other than the root")
+	if cgroup == "" || filepath.Clean(cgroup) == "/" {
+		return 0, fault.New("admit container", "", "it has no cgroup of its own in the version 2 hierarchy",
+			"mount cgroup v2 beside version 1 at /sys/fs/cgroup/unified, or use it alone; give containers a cgroup parent other than the root")
 	}
-	if err := g.anchor(ctx, cgroup); err != nil {
-		return 0, err
+	if want.Face.Flags&flagExempt == 0 { // where no programs run, all are exempt
+		if err := g.anchor(ctx, cgroup); err != nil {
+			return 0, err
+		}
 	}
 	id, err := cgroupID(filepath.Join(g.opts.Cgroups, cgroup))
 	if err != nil {

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
+	"os"
+	"strings"
 
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/fabric"
@@ -97,5 +100,26 @@ func openGuard(ctx context.Context, wanted bool, plane *overlay.Host) (keeper, f
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := exempt(ctx, g); err != nil {
+		return nil, nil, errors.Join(err, g.Close())
+	}
 	return guard{g}, g.Close, nil
+}
+
+// exempt lets the plugin itself open sockets in tenant namespaces, for name
+// servers, where its cgroup lies below one that holds containers.
+func exempt(ctx context.Context, g *addrguard.Guard) error {
+	const file = "/proc/self/cgroup"
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(raw)) {
+		own, unified := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::")
+		if unified && own != "/" {
+			_, err := g.Admit(ctx, own, addrguard.Identity{Exempt: true})
+			return err
+		}
+	}
+	return nil
 }
