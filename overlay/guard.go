@@ -54,21 +54,22 @@ func hostRules(port uint16, outward []string) ruleset {
 // would cost a tenth of the packet rate.
 func tenantRules() ruleset {
 	return ruleset{
-		{"untracked-in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
+		{"untracked-in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, append(branchSources(),
 			newRule("overlay", from(vxlanName), notrack()),
-		}},
+		)},
 		{"untracked-out", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{
 			newRule("overlay", to(vxlanName), notrack()),
 			newRule("between containers on this host", to("lo"), notrack()), // holds on the way in, too
+			newRule("branches", to(anyBranch), notrack()),
 		}},
 		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, []rule{
 			newRule("answers from outside", from(uplinkName), answers(), accept()),
 			newRule("nothing else from outside", from(uplinkName), drop()),
 		}},
 		// New namespaces inherit ip_forward from the host's first one.
-		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, []rule{
+		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, append(branchForwards(),
 			newRule("a tenant is no router", drop()),
-		}},
+		)},
 		{"postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, []rule{
 			newRule("containers leave as the tenant", to(uplinkName), masquerade()),
 		}},

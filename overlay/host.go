@@ -29,7 +29,8 @@ type Options struct {
 	// AcceptEvery is how long the rules in the host's own firewall, and where its
 	// links lead, are taken for granted once they were seen; 0 looks at each
 	// ApplyUplink. A look runs the host's iptables three times for each IP
-	// version, and lists links and routes.
+	// version, and lists links and routes. ApplyBranch takes the tenant
+	// namespace's rules for granted as long.
 	AcceptEvery time.Duration
 	// Port is the UDP destination port of VXLAN that Underlay reports; 0 means
 	// 4789 (RFC 7348).
@@ -54,8 +55,9 @@ type Host struct {
 	rtnl chan struct{}
 
 	// Guarded by rtnl:
-	accepted map[string]time.Time // when ensureAccepted last looked, by program
-	surveyed survey               // what ensureHostRules saw of the host
+	accepted map[string]time.Time             // when ensureAccepted last looked, by program
+	surveyed survey                           // what ensureHostRules saw of the host
+	guarded  map[topology.NetworkID]time.Time // when ensureGuarded last looked
 
 	stock *stock
 	stop  context.CancelFunc
@@ -78,7 +80,8 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		return nil, &fault.Error{Op: "open data plane", Err: err, Fix: "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN"}
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
-	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), accepted: map[string]time.Time{}, stock: newStock(opts.Ready), stop: stop}
+	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), accepted: map[string]time.Time{}, stock: newStock(opts.Ready), stop: stop,
+		guarded: map[topology.NetworkID]time.Time{}}
 	if err := h.refill(ctx); err != nil {
 		return nil, errors.Join(&fault.Error{Op: "open data plane", Err: err,
 			Fix: "see /proc/sys/user/max_net_namespaces and the memory left"}, h.Close())

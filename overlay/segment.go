@@ -131,8 +131,10 @@ func (h *Host) Remove(ctx context.Context, id topology.NetworkID) error {
 	defer release()
 	var errs []error
 	ns, err := openNamespace(path)
+	delete(h.guarded, id)
 	if err == nil {
 		_, err = ns.remove(vxlanName)
+		err = errors.Join(err, ns.removeAllBranches())
 		ns.close()
 	}
 	if !errors.Is(err, fs.ErrNotExist) {

@@ -221,7 +221,8 @@ func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) 
 	return true, nil
 }
 
-// RemoveUplink takes the network's way out; gone is success.
+// RemoveUplink takes the network's way out; gone is success. The rules stay
+// while there are branches, which live behind them.
 func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
 	path, err := h.path(id)
 	if err != nil {
@@ -236,7 +237,11 @@ func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
 	ns, openErr := openNamespace(path)
 	switch {
 	case openErr == nil:
-		err = errors.Join(err, ns.removeRules())
+		ends, listErr := ns.branchEnds()
+		err = errors.Join(err, listErr)
+		if len(ends) == 0 && listErr == nil {
+			err = errors.Join(err, ns.removeRules())
+		}
 		ns.close()
 	case !errors.Is(openErr, fs.ErrNotExist):
 		err = errors.Join(err, openErr)

@@ -1,0 +1,55 @@
+package overlay
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// anyBranch matches the tenant's ends of all branches.
+const anyBranch = branchPrefix + "*"
+
+// Sources of hosts that have no address yet: "this network" (RFC 1122 section
+// 3.2.1.3) and the unspecified address (RFC 4291 section 2.5.2).
+var (
+	zeroNetwork  = netip.MustParsePrefix("0.0.0.0/8")
+	unspecified6 = netip.MustParsePrefix("::/128")
+)
+
+// A container with a namespace of its own may be root there, with every
+// capability, so nothing it sends is believed. These rules hold for all
+// branches; the route to each says which address is behind it. They are part of
+// tenantRules.
+
+// branchSources go before all else in the raw table's prerouting.
+func branchSources() []rule {
+	return []rule{
+		// The reverse path filter below leaves these to whoever assigns addresses.
+		newRule("a branch without a source", from(anyBranch), inRange(source, zeroNetwork), drop()),
+		newRule("a branch without a source", from(anyBranch), inRange(source, unspecified6), drop()),
+		newRule("a branch sends from its own address alone", from(anyBranch), strayed(), drop()),
+		newRule("branches, but for what goes out", from(anyBranch), notOutBy(uplinkName), notrack()),
+	}
+}
+
+// branchForwards are the exceptions from "a tenant is no router".
+func branchForwards() []rule {
+	return []rule{
+		newRule("between branches", from(anyBranch), to(anyBranch), accept()),
+		newRule("branches to other hosts", from(anyBranch), to(vxlanName), accept()),
+		newRule("other hosts to branches", from(vxlanName), to(anyBranch), accept()),
+		newRule("branches to outside", from(anyBranch), to(uplinkName), accept()),
+		newRule("answers from outside to branches", from(uplinkName), to(anyBranch), answers(), accept()),
+	}
+}
+
+// notOutBy matches a destination that is not reached by the link of that name.
+func notOutBy(name string) []expr.Any {
+	data := make([]byte, unix.IFNAMSIZ)
+	copy(data, name)
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultOIFNAME: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: data},
+	}
+}
