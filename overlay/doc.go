@@ -5,7 +5,8 @@
 // # The model
 //
 // Every network has one network namespace on the host, the tenant namespace,
-// bound on a file named after the network. All its containers live in it.
+// bound on a file named after the network. All its containers live in it, but
+// for those that must not share one: these have a branch, see branch.go.
 //
 //	host namespace                          tenant namespace
 //	┌───────────────────────┐               ┌──────────────────────────────────┐
@@ -19,7 +20,7 @@
 //
 //   - Nothing grows with containers. A pool is one route in table local, which
 //     makes each of its addresses bindable (AnyIP), so a container costs the
-//     kernel's network stack nothing.
+//     kernel's network stack nothing. A branch costs a veth pair and a route.
 //   - No device ever moves between namespaces: each is created where it belongs
 //     (IFLA_NET_NS_FD at creation). A move waits 16-20 ms for RCU while it holds
 //     the lock that every other network change on the host needs.
@@ -34,6 +35,8 @@
 //   - By their uplinks tenants reach the host and other machines, not what else
 //     runs on the host behind a bridge. Docker gives bridges any name, so they
 //     are told apart by what they connect, and a new one is taken for Docker's.
+//   - What a branch sends is not believed, for the container may be root in its
+//     namespace: the route to a branch says which source it may use.
 //   - 127.0.0.11 cannot be bound in a tenant namespace. Docker's embedded resolver
 //     tries at every container start; if it succeeded it would rewrite the
 //     namespace's NAT rules for all containers at once.

@@ -143,6 +143,40 @@ func configure(ns *space, guest netlink.Link, hw net.HardwareAddr, i int) error 
 	return ns.route.LinkSetUp(guest)
 }
 
+// connectBridged is what Docker's bridge driver does up to Docker 27: a pair in
+// the namespace of the bridge, and the container's end moved.
+func (h *host) connectBridged(i int) error {
+	ns, err := h.container()
+	if err != nil {
+		return err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = fmt.Sprintf("l%d", i)
+	pair := netlink.NewVeth(attrs)
+	pair.PeerName = fmt.Sprintf("g%d", i)
+	if err := h.tunnel.route.LinkAdd(pair); err != nil {
+		return err
+	}
+	if err := h.attach(pair); err != nil {
+		return err
+	}
+	peer, err := h.tunnel.route.LinkByName(pair.PeerName)
+	if err != nil {
+		return err
+	}
+	if err := h.tunnel.route.LinkSetNsFd(peer, int(ns.fd())); err != nil {
+		return err
+	}
+	guest, err := ns.route.LinkByName(pair.PeerName)
+	if err != nil {
+		return err
+	}
+	if err := ns.route.LinkSetName(guest, "eth0"); err != nil {
+		return err
+	}
+	return configure(ns, guest, mac(i), i)
+}
+
 // connectInPlace creates both ends where they belong, by one message from the
 // tunnel namespace.
 func (h *host) connectInPlace(i int) error {

@@ -9,6 +9,8 @@
 //     paper (SoCC '20, Figure 2) takes as its baseline. A namespace and a veth
 //     pair for each container, both ends moved to where they belong, the one into
 //     a bridge, the other configured.
+//   - per container, one end moved: what Docker's bridge driver does up to Docker
+//     27, without its rules for iptables.
 //   - per container, in place: the best that can be done per container today. The
 //     pair is created with each end where it belongs, with one queue, IPv6 off.
 //   - shared, moved: Particle as the paper describes it. One namespace and one
@@ -17,8 +19,10 @@
 //     at all for each endpoint; from nothing, with an empty namespace at hand, and
 //     with the one thing Docker up to 27 makes necessary for each container, the
 //     bind mount of its sandbox key.
+//   - particle, a namespace and a branch each: what a container costs that must not
+//     share one.
 //
-// The first three find their tunnel namespace, bridge and VXLAN device made; the
+// The first four find their tunnel namespace, bridge and VXLAN device made; the
 // rows of particle include theirs. All go through the same netlink library, one
 // message after another. Taking down is not measured, but waited for, so that no
 // row pays for the one before it. Rounds are interleaved: each measures every row
@@ -63,7 +67,7 @@ type plan struct {
 
 // limits are the largest numbers of endpoints for ways that take long.
 type limits struct {
-	moved, inPlace, published int
+	moved, inPlace, published, branches int
 }
 
 func run(args []string) error {
@@ -72,9 +76,10 @@ func run(args []string) error {
 	sizes := flags.String("n", "1,100,1000,10000", "numbers of endpoints, separated by commas")
 	flags.IntVar(&p.rounds, "rounds", 5, "how often to measure each row")
 	flags.StringVar(&p.json, "json", "", "file to write all measurements to")
-	flags.IntVar(&p.limits.moved, "max-moved", 100, "largest n for \"per container, moved\" (a bridge takes 1023)")
+	flags.IntVar(&p.limits.moved, "max-moved", 100, "largest n for the ways that move links (a bridge takes 1023)")
 	flags.IntVar(&p.limits.inPlace, "max-in-place", 1000, "largest n for \"per container, in place\" (a bridge takes 1023)")
 	flags.IntVar(&p.limits.published, "max-shared", 10000, "largest n for \"shared, moved\"")
+	flags.IntVar(&p.limits.branches, "max-branches", 1000, "largest n for branches")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

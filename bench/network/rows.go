@@ -25,10 +25,12 @@ const (
 func rows(l limits) []row {
 	return []row{
 		{movedRow, l.moved, baseline(true, each((*host).connectMoved))},
+		{"per container, one end moved (Docker's bridge)", l.moved, baseline(true, each((*host).connectBridged))},
 		{bestRow, l.inPlace, baseline(false, each((*host).connectInPlace))},
 		{"shared, moved (Particle as published)", l.published, baseline(true, (*host).connectPublished)},
 		{ownRow, maxEndpoints, particle{}.measure},
 		{"particle, namespace ready", maxEndpoints, particle{ready: true}.measure},
+		{"particle, a namespace and a branch each", l.branches, particle{ready: true, branch: true}.measure},
 		{"particle, ready, with sandbox keys", maxEndpoints, particle{ready: true, expose: true}.measure},
 	}
 }

@@ -14,7 +14,7 @@ func TestMain(m *testing.M) { os.Exit(netnstest.Main(m)) }
 // Each row checks by itself that the last endpoint can be used.
 func TestEveryRowConnects(t *testing.T) {
 	netnstest.New(t) // or skip
-	p := plan{sizes: []int{1, 3}, rounds: 2, limits: limits{moved: 1, inPlace: 3, published: 3}}
+	p := plan{sizes: []int{1, 3}, rounds: 2, limits: limits{moved: 1, inPlace: 3, published: 3, branches: 3}}
 	r := newReport(p)
 	if err := r.fill(p); err != nil {
 		t.Fatal(err)
