@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -43,10 +46,6 @@ const branchPrefix = "pb"
 
 // branchEnd is the name of the tenant's end: 14 of the 15 bytes a name can have.
 func branchEnd(id topology.EndpointID) string { return branchPrefix + id.Short() }
-
-// guestName is what the container's end is called; the kernel puts the first
-// free number in.
-const guestName = "eth%d"
 
 // gateway is the container's next hop. No link has the address: the neighbour
 // entry is all that is needed of it.
@@ -118,21 +117,37 @@ func checkBranch(b topology.Branch) error {
 		return fmt.Errorf("addresses %v are of the wrong family", b.Addresses())
 	case b.MTU <= 0:
 		return fmt.Errorf("MTU %d is none", b.MTU)
+	case b.Link == "" || strings.Count(b.Link, "%") != strings.Count(b.Link, "%d"):
+		return fmt.Errorf("%q is no name for a link", b.Link)
 	}
 	_, err := topology.ParseEndpointID(string(b.Endpoint))
 	return err
 }
 
-// apart makes sure that the container's namespace is neither the host's nor the
-// tenant's, which a container's link has no place in.
+// apart makes sure that the container's namespace is neither the host's nor a
+// tenant's: a link there would connect all who live in it.
 func (h *Host) apart(b branch) error {
-	for _, not := range []*namespace{h.root, b.tenant} {
-		same, err := sameNamespace(not.source(), b.guest.source())
-		if err != nil {
+	same, err := sameNamespace(h.root.source(), b.guest.source())
+	if err != nil {
+		return err
+	}
+	if same {
+		return &fault.Error{Op: "connect container to network", On: b.Network.Short(),
+			Err: errors.New("it is in the host's network namespace"), Fix: "start it without --network host"}
+	}
+	entries, err := os.ReadDir(h.opts.NamespaceDir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		same, err := sameNamespace(filepath.Join(h.opts.NamespaceDir, entry.Name()), b.guest.source())
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if same {
-			return fmt.Errorf("%s is no namespace of the container's own", b.Namespace)
+			return &fault.Error{Op: "connect container to network", On: b.Network.Short(),
+				Err: fmt.Errorf("the container shares the namespace of network %.12s with that network's other containers", entry.Name()),
+				Fix: "disconnect it again, and give it the label particle.namespace=own to have it on several networks"}
 		}
 	}
 	return nil
@@ -196,7 +211,7 @@ func (b *branch) ensurePair() (made bool, err error) {
 	attrs.HardwareAddr = HardwareAddr(gateway(netlink.FAMILY_V4))
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1 // more cost an RCU wait each time the pair is made
 	pair := netlink.NewVeth(attrs)
-	pair.PeerName = guestName
+	pair.PeerName = b.Link // the kernel puts the number in
 	pair.PeerHardwareAddr = b.mac()
 	pair.PeerNamespace = netlink.NsFd(b.guest.fd())
 	if err := b.tenant.route.LinkAdd(pair); err != nil {

@@ -14,7 +14,7 @@ import (
 func BenchmarkBranch(b *testing.B) {
 	m := newMachine(b, "", func(o *overlay.Options) { o.AcceptEvery = time.Hour })
 	m.apply(segment(1, 0, "", "10.9.0.0/16"), true)
-	one := topology.Branch{Network: network(1), Endpoint: endpoint(1), Namespace: netnstest.New(b).Path(), MTU: 1450,
+	one := topology.Branch{Network: network(1), Endpoint: endpoint(1), Namespace: netnstest.New(b).Path(), Link: "eth%d", MTU: 1450,
 		IPv4: prefixes("10.9.0.2/32")[0].Addr()}
 	b.Run("apply", func(b *testing.B) {
 		for b.Loop() {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -67,6 +68,9 @@ func (b *branch) configureInner() error {
 	if err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
+	if err := b.rename(); err != nil {
+		return err
+	}
 	if err := b.allowIPv6(); err != nil {
 		return err
 	}
@@ -88,6 +92,27 @@ func (b *branch) configureInner() error {
 		if err := b.direct(a, via); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// rename gives the link the name that is wanted now. It has to be down for that.
+func (b *branch) rename() error {
+	name := b.inner.Attrs().Name
+	stem, numbered := strings.CutSuffix(b.Link, "%d")
+	number := strings.TrimPrefix(name, stem)
+	if name == b.Link || numbered && number != name && strings.Trim(number, "0123456789") == "" {
+		return nil
+	}
+	err := b.guest.route.LinkSetDown(b.inner)
+	if err == nil {
+		err = b.guest.route.LinkSetName(b.inner, b.Link)
+	}
+	if err == nil {
+		b.inner, err = b.guest.route.LinkByIndex(b.inner.Attrs().Index)
+	}
+	if err != nil {
+		return fmt.Errorf("rename %s to %s: %w", name, b.Link, err)
 	}
 	return nil
 }

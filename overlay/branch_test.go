@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -31,7 +32,7 @@ type branched struct {
 func (m *machine) branch(n, i int) branched {
 	m.t.Helper()
 	c := branched{netnstest.New(m.t), topology.Branch{
-		Network: network(n), Endpoint: endpoint(i), MTU: 1450,
+		Network: network(n), Endpoint: endpoint(i), Link: "eth%d", MTU: 1450,
 		IPv4: netip.AddrFrom4([4]byte{10, 9, 0, byte(i)}), IPv6: netip.MustParseAddr(fmt.Sprintf("fd00:9::%x", i)),
 	}}
 	c.Branch.Namespace = c.Path()
@@ -186,7 +187,7 @@ func TestBranchGoesOut(t *testing.T) {
 func (m *machine) branch4(n, i int) branched {
 	m.t.Helper()
 	c := branched{netnstest.New(m.t), topology.Branch{
-		Network: network(n), Endpoint: endpoint(i), MTU: 1450, IPv4: netip.AddrFrom4([4]byte{10, 9, 0, byte(i)}),
+		Network: network(n), Endpoint: endpoint(i), Link: "eth%d", MTU: 1450, IPv4: netip.AddrFrom4([4]byte{10, 9, 0, byte(i)}),
 	}}
 	c.Branch.Namespace = c.Path()
 	m.attach(c.Branch)
@@ -201,7 +202,7 @@ func TestBranchesAcrossHosts(t *testing.T) {
 	for i, m := range hosts {
 		m.apply(segment(1, 42, fmt.Sprintf("198.51.100.%d", i+1), fmt.Sprintf("10.9.%d.0/24", i+1)), true)
 		m.introduce(1, fmt.Sprintf("10.9.%d.0/24", 2-i), fmt.Sprintf("198.51.100.%d", 2-i))
-		own[i] = branched{netnstest.New(t), topology.Branch{Network: network(1), Endpoint: endpoint(2), MTU: 1450,
+		own[i] = branched{netnstest.New(t), topology.Branch{Network: network(1), Endpoint: endpoint(2), Link: "eth%d", MTU: 1450,
 			IPv4: netip.MustParseAddr(fmt.Sprintf("10.9.%d.2", i+1))}}
 		own[i].Branch.Namespace = own[i].Path()
 		m.attach(own[i].Branch)
@@ -305,7 +306,7 @@ func TestBranchBesideAnotherNetwork(t *testing.T) {
 	netnstest.Connect(container, "eth0", "172.18.0.2/16", bridge, "br0", "172.18.0.1/16")
 	bridge.Run("ip", "address", "add", outside+"/32", "dev", "lo")
 	serve(t, listenTCP(t, bridge, outside+":80"), "bridge")
-	b := topology.Branch{Network: network(1), Endpoint: endpoint(2), Namespace: container.Path(), MTU: 1450,
+	b := topology.Branch{Network: network(1), Endpoint: endpoint(2), Namespace: container.Path(), Link: "eth%d", MTU: 1450,
 		IPv4: netip.MustParseAddr("10.9.0.2"), Subnets: prefixes("10.9.0.0/16")}
 	m.attach(b)
 	container.Run("ip", "route", "add", "default", "via", "172.18.0.1") // after ours, and before it is
@@ -316,6 +317,64 @@ func TestBranchBesideAnotherNetwork(t *testing.T) {
 	}
 	if links := linksNamed(container, "eth"); !slices.Equal(links, []string{"eth0", "eth1"}) {
 		t.Errorf("links %v", links)
+	}
+}
+
+// Docker gives names to the links of other networks without looking, so until it
+// has done that ours must not be in the way.
+func TestBranchIsRenamed(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.apply(segment(1, 0, "", "10.9.0.0/24", "fd00:9::/64"), true)
+	own := branched{netnstest.New(t), topology.Branch{Network: network(1), Endpoint: endpoint(2), Link: "particle%d", MTU: 1450,
+		IPv4: netip.MustParseAddr("10.9.0.2"), IPv6: netip.MustParseAddr("fd00:9::2")}}
+	own.Branch.Namespace = own.Path()
+	want := func(names ...string) {
+		t.Helper()
+		for range 2 {
+			m.attach(own.Branch)
+		}
+		links := append(linksNamed(own.Namespace, "eth"), linksNamed(own.Namespace, "particle")...)
+		if slices.Sort(links); !slices.Equal(links, names) {
+			t.Errorf("links %v, want %v", links, names)
+		}
+		for shared, a := range map[string]netip.Addr{"10.9.0.9": own.IPv4, "fd00:9::9": own.IPv6} {
+			converse(t, place{"own", own.Namespace, a}, place{"shared", m.tenant(network(1)), netip.MustParseAddr(shared)})
+		}
+	}
+	want("particle0")
+	netnstest.Connect(own.Namespace, "eth0", "", netnstest.New(t), "br0", "")
+	own.Link = "eth%d"
+	want("eth0", "eth1")
+	own.Link = "lan"
+	want("eth0")
+	if links := linksNamed(own.Namespace, "lan"); !slices.Equal(links, []string{"lan"}) {
+		t.Errorf("links %v", links)
+	}
+}
+
+func TestSandboxKeyIsRebound(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.apply(segment(1, 0, "", "10.9.0.0/24"), true)
+	container, key := netnstest.New(t), filepath.Join(netnstest.RunDir(t), "0123456789ab")
+	if err := m.Expose(network(1), key); err != nil { // by us, at Join
+		t.Fatal(err)
+	}
+	m.Run("mount", "--bind", container.Path(), key) // by Docker's hook, later
+	for range 2 {
+		if err := m.Rebind(container.Path(), key); err != nil {
+			t.Fatal(err)
+		}
+		if mounts := mountsBelow(t, key); len(mounts) != 1 {
+			t.Errorf("mounts on the key: %v", mounts)
+		}
+		if inside, outside := netnstest.At(t, key).Run("readlink", "/proc/self/ns/net"), container.Run("readlink", "/proc/self/ns/net"); inside != outside {
+			t.Errorf("the key holds %s, want %s", inside, outside)
+		}
+	}
+	if err := m.Conceal(key); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -411,7 +470,8 @@ func TestBranchRefusals(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "")
 	m.apply(segment(1, 0, "", "10.9.0.0/24"), true)
-	good := topology.Branch{Network: network(1), Endpoint: endpoint(2), Namespace: netnstest.New(t).Path(), MTU: 1450,
+	m.apply(segment(3, 0, "", "10.9.0.0/24"), true)
+	good := topology.Branch{Network: network(1), Endpoint: endpoint(2), Namespace: netnstest.New(t).Path(), Link: "eth%d", MTU: 1450,
 		IPv4: netip.MustParseAddr("10.9.0.2")}
 	for name, c := range map[string]struct {
 		change func(*topology.Branch)
@@ -423,9 +483,11 @@ func TestBranchRefusals(t *testing.T) {
 		"no address":         {func(b *topology.Branch) { b.IPv4 = netip.Addr{} }, nil, "no address"},
 		"address of no pool": {func(b *topology.Branch) { b.IPv4 = netip.MustParseAddr("10.8.0.2") }, nil, "in no pool"},
 		"no MTU":             {func(b *topology.Branch) { b.MTU = 0 }, nil, "MTU"},
-		"the host":           {func(b *topology.Branch) { b.Namespace = m.Path() }, nil, "no namespace of the container's own"},
-		"the tenant": {func(b *topology.Branch) { b.Namespace = m.opts.NamespaceDir + "/" + string(network(1)) }, nil,
-			"no namespace of the container's own"},
+		"no name":            {func(b *topology.Branch) { b.Link = "" }, nil, "no name"},
+		"a format":           {func(b *topology.Branch) { b.Link = "eth%s" }, nil, "no name"},
+		"the host":           {func(b *topology.Branch) { b.Namespace = m.Path() }, nil, "the host's network namespace"},
+		"the tenant":         {func(b *topology.Branch) { b.Namespace = m.opts.NamespaceDir + "/" + string(network(1)) }, nil, "shares the namespace"},
+		"another tenant":     {func(b *topology.Branch) { b.Namespace = m.opts.NamespaceDir + "/" + string(network(3)) }, nil, "shares the namespace"},
 	} {
 		b := good
 		c.change(&b)
@@ -434,8 +496,10 @@ func TestBranchRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if links := linksNamed(m.tenant(network(1)), "pb"); len(links) > 0 {
-		t.Errorf("left: %v", links)
+	for _, ns := range []*netnstest.Namespace{m.Namespace, m.tenant(network(1)), m.tenant(network(3))} {
+		if links := append(linksNamed(ns, "pb"), linksNamed(ns, "eth")...); len(links) > 0 {
+			t.Errorf("left: %v", links)
+		}
 	}
 	if _, err := m.Branches(t.Context(), network(2)); !errors.Is(err, overlay.ErrNoNetwork) {
 		t.Errorf("Branches of no network: %v", err)

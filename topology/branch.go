@@ -15,6 +15,8 @@ type Branch struct {
 	IPv4      netip.Addr // invalid if it has none
 	IPv6      netip.Addr // invalid if it has none; one of the two it has
 	MTU       int        // bytes
+	// Link names the container's end; %d stands for the first free number.
+	Link string
 	// MAC is that of the container's end; nil derives one from the address.
 	MAC net.HardwareAddr
 	// Subnets are what the container reaches by this branch even if it has a

@@ -96,7 +96,7 @@ func branches(ctx context.Context, h *overlay.Host, seg topology.Segment, n int,
 		}
 		defer ns.close()
 		err = h.ApplyBranch(ctx, topology.Branch{Network: seg.Network, Endpoint: topology.EndpointID(fmt.Sprintf("%012x", i)),
-			Namespace: fmt.Sprintf("/proc/self/fd/%d", ns.fd()), IPv4: addr(i), MTU: seg.MTU})
+			Namespace: fmt.Sprintf("/proc/self/fd/%d", ns.fd()), Link: "eth%d", IPv4: addr(i), MTU: seg.MTU})
 		if err != nil {
 			return 0, fmt.Errorf("container %d: %w", i, err)
 		}
