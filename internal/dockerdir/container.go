@@ -20,6 +20,10 @@ type Container struct {
 	ID       topology.ContainerID
 	Name     string // without the leading slash
 	Hostname string
+	// Namespace is the label particle.namespace, whose values package shim knows.
+	Namespace string
+	// MAC says that one was asked for, for the container or one of its networks.
+	MAC bool
 	// Networks are those the container is connected to, by name; Docker's own
 	// (bridge, host, none) are among them.
 	Networks []runtimeapi.NetworkRef
@@ -116,9 +120,28 @@ func (c *Container) readConfig(doc []byte, top rawjson.Span) error {
 			c.Name, err = rawjson.Text(doc, value)
 			c.Name = strings.TrimPrefix(c.Name, "/")
 		case "Config":
-			c.Hostname, err = member(doc, value, "Hostname")
+			err = c.readOptions(doc, value)
 		case "NetworkSettings":
 			err = c.readNetworks(doc, value)
+		}
+		return err
+	})
+}
+
+// labelNamespace is what a user sets to choose a container's namespace.
+const labelNamespace = "particle.namespace"
+
+func (c *Container) readOptions(doc []byte, config rawjson.Span) error {
+	return rawjson.Members(doc, config, func(key string, value rawjson.Span) (err error) {
+		switch key {
+		case "Hostname":
+			c.Hostname, err = rawjson.Text(doc, value)
+		case "Labels":
+			c.Namespace, err = member(doc, value, labelNamespace)
+		case "MacAddress": // up to Docker 27, and of the container
+			var mac string
+			mac, err = rawjson.Text(doc, value)
+			c.MAC = c.MAC || mac != ""
 		}
 		return err
 	})
@@ -132,6 +155,11 @@ func (c *Container) readNetworks(doc []byte, settings rawjson.Span) error {
 		return rawjson.Members(doc, value, func(name string, endpoint rawjson.Span) error {
 			id, err := member(doc, endpoint, "NetworkID")
 			c.Networks = append(c.Networks, runtimeapi.NetworkRef{Name: name, ID: id})
+			if err != nil {
+				return err
+			}
+			mac, err := member(doc, endpoint, "DesiredMacAddress") // from Docker 25 on
+			c.MAC = c.MAC || mac != ""
 			return err
 		})
 	})

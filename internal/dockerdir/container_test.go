@@ -21,7 +21,7 @@ const (
 
 // Shaped as 20.10 and 29 write them, with what is not read left short.
 const (
-	configFile = `{"StreamConfig":{},"State":{"Running":false},"ID":"` + id + `","Name":"/web","Config":{"Hostname":"w1","Labels":{}},
+	configFile = `{"StreamConfig":{},"State":{"Running":false},"ID":"` + id + `","Name":"/web","Config":{"Hostname":"w1","Labels":{"a":"b","particle.namespace":"own"}},
 		"NetworkSettings":{"Bridge":"","Networks":{"jobs":{"IPAMConfig":null,"NetworkID":"4f2a","DNSNames":["web"]},"blue":null}},"HostsPath":""}`
 	hostConfigFile = `{"NetworkMode":"jobs","PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"8080"}]},"Privileged":false,"PublishAllPorts":true,
 		"CapAdd":["NET_RAW"],"CapDrop":null,"Dns":["1.1.1.1"],"Sysctls":{"net.core.somaxconn":"9"}}`
@@ -46,7 +46,7 @@ func TestFind(t *testing.T) {
 	// Somebody's own directory with the right name and another's content.
 	write(t, filepath.Join(root, "mine", id), map[string]string{"config.v2.json": `{"ID":"` + other + `"}`, "hostconfig.json": "{}"})
 	want := dockerdir.Container{
-		Dir: dir, ID: id, Name: "web", Hostname: "w1",
+		Dir: dir, ID: id, Name: "web", Hostname: "w1", Namespace: "own",
 		Networks: []runtimeapi.NetworkRef{{Name: "blue"}, {Name: "jobs", ID: "4f2a"}},
 		Host: dockerdir.HostConfig{
 			NetworkMode: "jobs", PublishAllPorts: true, CapAdd: []string{"NET_RAW"},
@@ -87,6 +87,20 @@ func TestFindReportsDamage(t *testing.T) {
 	write(t, dir, map[string]string{"config.v2.json": configFile, "hostconfig.json": "{"})
 	if _, _, err := dockerdir.Find(id, filepath.Join(dir, "hosts")); err == nil || !strings.Contains(err.Error(), "hostconfig.json") {
 		t.Fatalf("got %v", err)
+	}
+}
+
+func TestMACWish(t *testing.T) {
+	for config, want := range map[string]bool{
+		`"Config":{"MacAddress":"02:42:ac:11:00:02"},"NetworkSettings":{"Networks":{"jobs":null}}`:                                     true,
+		`"Config":{"Labels":null},"NetworkSettings":{"Networks":{"blue":null,"jobs":{"DesiredMacAddress":"02:42:ac:11:00:02"}}}`:       true,
+		`"Config":{"MacAddress":""},"NetworkSettings":{"Networks":{"jobs":{"MacAddress":"02:42:ac:11:00:02","DesiredMacAddress":""}}}`: false, // what it had last
+	} {
+		dir := filepath.Join(t.TempDir(), id)
+		write(t, dir, map[string]string{"config.v2.json": `{"ID":"` + id + `",` + config + `}`, "hostconfig.json": "{}"})
+		if c, err := dockerdir.Read(dir, id); err != nil || c.MAC != want {
+			t.Errorf("%s: %v, %v", config, c.MAC, err)
+		}
 	}
 }
 

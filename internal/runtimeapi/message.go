@@ -27,6 +27,9 @@ type Place struct {
 	Container topology.ContainerID `json:"container"`
 	Name      string               `json:"name"`     // without the leading slash
 	Networks  []NetworkRef         `json:"networks"` // as the container's configuration names them
+	// Own asks for a network namespace of its own, which makes it possible for
+	// the container to be on several networks. Only one may be a particle network.
+	Own bool `json:"own,omitempty"`
 }
 
 // NetworkRef is a network as a container's configuration on disk knows it.
@@ -44,6 +47,9 @@ type Placement struct {
 	NetworkName string             `json:"networkName,omitempty"`
 	// Namespace is the file, on the host, that the tenant namespace is bound on.
 	Namespace string `json:"namespace,omitempty"`
+	// Own repeats the request's, so that an older plugin is not misunderstood:
+	// the container is not to be put into Namespace.
+	Own bool `json:"own,omitempty"`
 	// Internal says that the network has no way out of its segment.
 	Internal bool `json:"internal,omitempty"`
 	// Resolver is a name server that answers inside the namespace in place of
@@ -61,6 +67,9 @@ type Claim struct {
 	// Join is the container whose address this one shares (--network container:X),
 	// itself perhaps one that shares; empty for a container with its own address.
 	Join topology.ContainerID `json:"join,omitempty"`
+	// Own says that the container has a network namespace of its own, to be
+	// connected to the network.
+	Own bool `json:"own,omitempty"`
 	// Hosts are the lines of the container's hosts file, in order. Docker has
 	// written the container's own address there in every version. Not needed with
 	// Join.
@@ -157,7 +166,8 @@ type EndpointStatus struct {
 	IPv6      netip.Addr           `json:"ipv6,omitzero"`
 	Pid       int                  `json:"pid,omitempty"`
 	Cgroup    string               `json:"cgroup,omitempty"`
-	State     string               `json:"state"` // created, joined, running, stopped, leaving
+	State     string               `json:"state"`         // created, joined, running, stopped, leaving
+	Own       bool                 `json:"own,omitempty"` // it has a network namespace of its own
 	Since     time.Time            `json:"since"`
 	Denied    Denials              `json:"denied,omitzero"`
 	Guests    []GuestStatus        `json:"guests,omitempty"`

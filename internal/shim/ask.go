@@ -129,7 +129,11 @@ func placeRequest(p runtimeapi.Place) []byte {
 		b = rawjson.Quote(append(b, `{"name":`...), n.Name)
 		b = append(rawjson.Quote(append(b, `,"id":`...), n.ID), '}')
 	}
-	return append(b, `]}}`...)
+	b = append(b, ']')
+	if p.Own {
+		b = append(b, `,"own":true`...)
+	}
+	return append(b, `}}`...)
 }
 
 func claimRequest(c runtimeapi.Claim) []byte {
@@ -140,6 +144,9 @@ func claimRequest(c runtimeapi.Claim) []byte {
 	b = rawjson.Quote(append(b, `,"cgroup":`...), c.Cgroup)
 	if c.Join != "" {
 		b = rawjson.Quote(append(b, `,"join":`...), string(c.Join))
+	}
+	if c.Own {
+		b = append(b, `,"own":true`...)
 	}
 	b = rawjson.Quote(append(b, `,"hostname":`...), c.Hostname)
 	b = append(b, `,"hosts":[`...)
@@ -196,6 +203,8 @@ func readPlacement(doc []byte, object rawjson.Span, p *runtimeapi.Placement) err
 			p.NetworkName, err = rawjson.Text(doc, value)
 		case "namespace":
 			p.Namespace, err = rawjson.Text(doc, value)
+		case "own":
+			p.Own = rawjson.Bool(doc, value)
 		case "internal":
 			p.Internal = rawjson.Bool(doc, value)
 		case "resolver":

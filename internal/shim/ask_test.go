@@ -31,10 +31,10 @@ func FuzzRequests(f *testing.F) {
 		}
 		claim := runtimeapi.Claim{
 			Container: topology.ContainerID(id), Name: name, Network: topology.NetworkID(network), Pid: int(pid) + 1, Cgroup: "/" + id, Hostname: name,
-			Join:  topology.ContainerID(network),
+			Join: topology.ContainerID(network), Own: true,
 			Hosts: []runtimeapi.HostLine{{Addr: netip.MustParseAddr("10.0.0.1"), Names: []string{name, id}}, {Addr: netip.MustParseAddr("fe80::1%eth0"), Names: []string{}}},
 		}
-		place := runtimeapi.Place{Container: topology.ContainerID(id), Name: name, Networks: []runtimeapi.NetworkRef{{Name: network, ID: id}, {Name: name, ID: network}}}
+		place := runtimeapi.Place{Container: topology.ContainerID(id), Name: name, Networks: []runtimeapi.NetworkRef{{Name: network, ID: id}, {Name: name, ID: network}}, Own: true}
 		for _, c := range []struct {
 			line []byte
 			want runtimeapi.Request
@@ -57,7 +57,7 @@ func FuzzRequests(f *testing.F) {
 
 func TestReadReply(t *testing.T) {
 	full := runtimeapi.Reply{Place: &runtimeapi.Placement{
-		Member: true, Network: network, NetworkName: `jo"bs`, Namespace: "/run/x", Internal: true, Resolver: netip.MustParseAddr("fe80::1"),
+		Member: true, Network: network, NetworkName: `jo"bs`, Namespace: "/run/x", Own: true, Internal: true, Resolver: netip.MustParseAddr("fe80::1"),
 	}}
 	noZero(t, *full.Place)
 	for _, want := range []runtimeapi.Reply{full, {}, {Err: "a <b> \"c\""}, {Place: &runtimeapi.Placement{}}} {

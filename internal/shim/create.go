@@ -50,11 +50,20 @@ func (h *Host) create(c Call) error {
 	if !anyUserDefined(networks) {
 		return nil
 	}
-	place, err := h.place(b, networks)
+	own := b.wantsOwn(networks)
+	place, err := h.place(b, networks, own)
 	if err != nil || !place.Member {
 		return err
 	}
-	if err := refuse(c, b, "network "+networkLabel(place, networks), len(networks) > 1); err != nil {
+	on := "network " + networkLabel(place, networks)
+	switch {
+	case own != place.Own:
+		return fault.New("start container", b.Label(), "the particle plugin does not know containers with a namespace of their own",
+			"install the plugin and particle-runtime of one version")
+	case own:
+		return h.createOwn(c, b, place, networks, on)
+	}
+	if err := b.checkLabel(refuse(c, b, on, len(networks) > 1)); err != nil {
 		return err
 	}
 	if filepath.Dir(place.Namespace) != h.Namespaces {
@@ -67,6 +76,8 @@ func (h *Host) create(c Call) error {
 			annotationDir:     b.Dir,
 			annotationNetwork: string(place.Network),
 			annotationJoin:    "",
+
+			annotationNamespace: "",
 		},
 	}
 	if source := b.facts.Source(seccomp.ResolvConf); source != "" && filepath.Dir(source) == b.Dir {
@@ -133,8 +144,8 @@ func anyUserDefined(networks []runtimeapi.NetworkRef) bool {
 
 // place asks the plugin whose container this is. Without the plugin it finds
 // out itself, and a particle network's container is refused.
-func (h *Host) place(b bundle, networks []runtimeapi.NetworkRef) (runtimeapi.Placement, error) {
-	request := placeRequest(runtimeapi.Place{Container: b.ID, Name: b.Name, Networks: networks})
+func (h *Host) place(b bundle, networks []runtimeapi.NetworkRef, own bool) (runtimeapi.Placement, error) {
+	request := placeRequest(runtimeapi.Place{Container: b.ID, Name: b.Name, Networks: networks, Own: own})
 	reply, err := ask(h.Socket, request, placeLimit)
 	if errors.Is(err, runtimeapi.ErrUnreachable) {
 		own := slices.IndexFunc(networks, h.ownsNetwork)
@@ -187,6 +198,8 @@ func (h *Host) createJoiner(c Call, b bundle) error {
 			annotationDir:     b.Dir,
 			annotationNetwork: filepath.Base(path),
 			annotationJoin:    string(target),
+
+			annotationNamespace: "",
 		},
 	}
 	// Docker shows a joiner the other's resolv.conf, so the other's replacement
@@ -258,8 +271,10 @@ func (h *Host) sameNamespace(path string) string {
 }
 
 // share writes the edited specification back.
-func (b bundle) share(s seccomp.Sharing) error {
-	spec, err := seccomp.Share(b.spec, s)
+func (b bundle) share(s seccomp.Sharing) error { return b.rewrite(seccomp.Share, s) }
+
+func (b bundle) rewrite(edit func([]byte, seccomp.Sharing) ([]byte, error), s seccomp.Sharing) error {
+	spec, err := edit(b.spec, s)
 	if err == nil {
 		err = writeFile(b.path, spec, b.mode)
 	}

@@ -123,26 +123,29 @@ func TestCreatePassesOthersThrough(t *testing.T) {
 
 func TestCreateRefuses(t *testing.T) {
 	const member = `"jobs":null`
+	const orOwn = "; or remove its label particle.namespace=shared, and it may get a namespace of its own"
 	for _, c := range []struct {
 		name, networks, host string
 		spec                 func(string) string
 		want                 string
 	}{
-		{"second network", `"jobs":null,"bridge":null`, ``, nil, "start container web: network jobs is shared by its containers, so a second network of one of them would reach into all: it is connected to bridge, jobs; disconnect it from all but one with `docker network disconnect`"},
-		{"privileged", member, `"Privileged":true`, nil, "start container web: --privileged would let it change network jobs for all containers there; remove --privileged and give it the devices and capabilities it needs one by one"},
-		{"capability", member, `"CapAdd":["CHOWN","net_raw"]`, nil, "start container web: --cap-add NET_RAW would let it change or listen in on network jobs, which it shares with other containers; remove it; ping works without it where the image uses ping sockets"},
-		{"all capabilities", member, `"CapAdd":["ALL"],"CapDrop":["ALL","NET_RAW"]`, nil, "start container web: --cap-add ALL would let it change or listen in on network jobs, which it shares with other containers; add --cap-drop NET_ADMIN --cap-drop NET_RAW"},
-		{"sysctl", member, `"Sysctls":{"kernel.a":"1","net.ipv4.b":"1"}`, nil, "start container web: --sysctl net.ipv4.b would hold for all containers on network jobs; remove it"},
+		{"second network", `"jobs":null,"bridge":null`, ``, nil, "start container web: network jobs is shared by its containers, so a second network of one of them would reach into all: it is connected to bridge, jobs; disconnect it from all but one with `docker network disconnect`" + orOwn},
+		{"privileged", member, `"Privileged":true`, nil, "start container web: --privileged would let it change network jobs for all containers there; remove --privileged and give it the devices and capabilities it needs one by one" + orOwn},
+		{"capability", member, `"CapAdd":["CHOWN","net_raw"]`, nil, "start container web: --cap-add NET_RAW would let it change or listen in on network jobs, which it shares with other containers; remove it; ping works without it where the image uses ping sockets" + orOwn},
+		{"all capabilities", member, `"CapAdd":["ALL"],"CapDrop":["ALL","NET_RAW"]`, nil, "start container web: --cap-add ALL would let it change or listen in on network jobs, which it shares with other containers; add --cap-drop NET_ADMIN --cap-drop NET_RAW" + orOwn},
+		{"sysctl", member, `"Sysctls":{"kernel.a":"1","net.ipv4.b":"1"}`, nil, "start container web: --sysctl net.ipv4.b would hold for all containers on network jobs; remove it" + orOwn},
+		{"MAC", `"jobs":{"DesiredMacAddress":"02:42:ac:11:00:02"}`, ``, nil, "start container web: in the shared namespace of network jobs it has no interface, hence no MAC address; remove --mac-address" + orOwn},
 		{"user namespace", member, ``, func(s string) string {
 			return strings.Replace(s, `{"type":"network"}`, `{"type":"network"},{"type":"user"}`, 1)
-		}, "start container web: network jobs belongs to the host's users, and this container has user ids of its own (userns-remap); add --userns=host"},
-		{"port", member, `"PortBindings":{"80/tcp":[{"HostPort":"80"}]}`, nil, "start container web: publishing ports (80/tcp) is not possible on network jobs; remove -p; the container's own address can be reached from its network"},
-		{"all ports", member, `"PublishAllPorts":true`, nil, "start container web: publishing ports is not possible on network jobs; remove -P; the container's own address can be reached from its network"},
+		}, "start container web: network jobs belongs to the host's users, and this container has user ids of its own (userns-remap); add --userns=host" + orOwn},
+		{"port", member, `"PortBindings":{"80/tcp":[{"HostPort":"80"}]}`, nil, "start container web: publishing ports (80/tcp) is not possible on network jobs; remove -p; the container's own address can be reached from its network" + orOwn},
+		{"all ports", member, `"PublishAllPorts":true`, nil, "start container web: publishing ports is not possible on network jobs; remove -P; the container's own address can be reached from its network" + orOwn},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.plugin()
 			w.container(webID, "jobs", c.networks, c.host)
+			w.label(webID, "shared")
 			if c.spec != nil {
 				w.bundle(webID, c.spec(w.read("moby/"+webID+"/config.json")))
 			}

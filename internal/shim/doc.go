@@ -8,10 +8,12 @@
 // that exit codes and signals are the runtime's. What it does by command:
 //
 //	create   puts a container of a particle network into its tenant namespace
-//	         by editing the bundle's config.json, or refuses it
+//	         by editing the bundle's config.json; leaves it a namespace of its own
+//	         if it asks for what cannot be shared; or refuses it
 //	start    tells the plugin which process and cgroup own the address, or share
 //	         it (--network container:X)
-//	exec     takes the network capabilities from the process that joins
+//	exec     takes the network capabilities from the process that joins, in a
+//	         tenant namespace
 //	delete   tells the plugin that the process is gone
 //
 // All other commands, and whatever is not understood, go to the runtime as they
@@ -24,7 +26,7 @@
 //     plugin runs or not. The plugin's own container is one of them.
 //   - A container of a particle network starts confined or not at all.
 //   - No state is kept between the commands but what the runtime itself keeps:
-//     the namespace's path and three annotations, which runc stores in the
+//     the namespace's path and four annotations, which runc stores in the
 //     container's state.json. That a container is ours is read from there.
 //   - Every wait is bounded.
 //

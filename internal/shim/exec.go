@@ -16,7 +16,7 @@ import (
 // for it.
 func (h *Host) exec(c Call) ([]string, error) {
 	s, err := h.member(c)
-	if s == nil || err != nil {
+	if s == nil || s.own || err != nil {
 		return c.Args, err
 	}
 	if c.Process == "" {

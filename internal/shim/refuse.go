@@ -19,36 +19,50 @@ func refuse(c Call, b bundle, on string, several bool) error {
 }
 
 func objection(c Call, b bundle, on string, several bool) (cause, fix string) {
-	host := b.Host
+	if cause, fix = impossible(c, b, on); cause != "" {
+		return cause, fix
+	}
+	return unshareable(b, on, several)
+}
+
+// impossible is what no container on a particle network can have.
+func impossible(c Call, b bundle, on string) (cause, fix string) {
 	switch {
 	case c.Command != "create":
 		return "a container on " + on + " gets its address between the runtime's create and start, and `" + c.Command + "` has no such moment",
 			"use create and start, without a checkpoint"
-	case several:
-		return on + " is shared by its containers, so a second network of one of them would reach into all: it is connected to " + names(b),
-			"disconnect it from all but one with `docker network disconnect`"
-	case host.Privileged:
-		return "--privileged would let it change " + on + " for all containers there",
-			"remove --privileged and give it the devices and capabilities it needs one by one"
 	case b.facts.UserNamespace:
 		return on + " belongs to the host's users, and this container has user ids of its own (userns-remap)",
 			"add --userns=host"
+	case len(b.Host.Ports) > 0:
+		return "publishing ports (" + strings.Join(b.Host.Ports, ", ") + ") is not possible on " + on,
+			"remove -p; the container's own address can be reached from its network"
+	case b.Host.PublishAllPorts:
+		return "publishing ports is not possible on " + on, "remove -P; the container's own address can be reached from its network"
 	}
-	if name := netCapability(host.CapAdd, host.CapDrop); name != "" {
+	return "", ""
+}
+
+// unshareable is what a container can have in a namespace of its own alone.
+func unshareable(b bundle, on string, several bool) (cause, fix string) {
+	switch {
+	case several:
+		return on + " is shared by its containers, so a second network of one of them would reach into all: it is connected to " + names(b),
+			"disconnect it from all but one with `docker network disconnect`"
+	case b.Host.Privileged:
+		return "--privileged would let it change " + on + " for all containers there",
+			"remove --privileged and give it the devices and capabilities it needs one by one"
+	case b.MAC:
+		return "in the shared namespace of " + on + " it has no interface, hence no MAC address", "remove --mac-address"
+	}
+	if name := netCapability(b.Host.CapAdd, b.Host.CapDrop); name != "" {
 		return "--cap-add " + capName(name) + " would let it change or listen in on " + on + ", which it shares with other containers",
 			capabilityFix(name)
 	}
-	for _, key := range host.Sysctls {
+	for _, key := range b.Host.Sysctls {
 		if seccomp.IsNetSysctl(key) {
 			return "--sysctl " + key + " would hold for all containers on " + on, "remove it"
 		}
-	}
-	if len(host.Ports) > 0 {
-		return "publishing ports (" + strings.Join(host.Ports, ", ") + ") is not possible on " + on,
-			"remove -p; the container's own address can be reached from its network"
-	}
-	if host.PublishAllPorts {
-		return "publishing ports is not possible on " + on, "remove -P; the container's own address can be reached from its network"
 	}
 	return "", ""
 }

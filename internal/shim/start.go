@@ -91,6 +91,7 @@ func (h *Host) newClaim(c Call, s *state) (claim runtimeapi.Claim, err error) {
 		Pid:       s.pid,
 		Cgroup:    cgroup,
 		Join:      s.join,
+		Own:       s.own,
 		Hosts:     hosts,
 		Hostname:  container.Hostname,
 	}, nil

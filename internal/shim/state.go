@@ -21,21 +21,25 @@ const (
 	annotationDir     = "net.particle.directory" // the container's directory
 	annotationNetwork = "net.particle.network"   // the network's id
 	annotationJoin    = "net.particle.join"      // the container whose address it shares; none has its own
+	// annotationNamespace is ownNamespace for a container that is not in the
+	// tenant namespace.
+	annotationNamespace = "net.particle.namespace"
 )
 
-// state is what runc's state.json says of a container in a tenant namespace.
+// state is what runc's state.json says of a container of a particle network.
 type state struct {
 	pid     int
 	start   uint64 // in clock ticks since boot, field 22 of /proc/PID/stat
 	ownPids bool   // it has a pid namespace of its own
 	tenant  bool   // its network namespace is one of ours
+	own     bool   // it has one of its own
 	dir     string // annotationDir
 	network topology.NetworkID
 	join    topology.ContainerID // annotationJoin
 }
 
-// member reads the state of a container if it is in a tenant namespace, and
-// returns nil if it is not or has no state.
+// member reads the state of a container if it is in a tenant namespace, or is
+// connected to one, and returns nil if it is not or has no state.
 func (h *Host) member(c Call) (*state, error) {
 	if c.ID == "" || strings.Contains(c.ID, "/") || c.ID == ".." {
 		return nil, nil
@@ -43,20 +47,24 @@ func (h *Host) member(c Call) (*state, error) {
 	path := filepath.Join(c.Root, c.ID, "state.json")
 	raw, err := os.ReadFile(path)
 	// Nearly every container on a host may be another's. Finding no mention of
-	// our directory is much cheaper than reading, and the encoder that wrote the
-	// file leaves paths as they are.
-	if err != nil || !bytes.Contains(raw, []byte(h.Namespaces+"/")) {
+	// our directory or annotation is much cheaper than reading, and the encoder
+	// that wrote the file leaves both as they are.
+	if err != nil || !bytes.Contains(raw, []byte(h.Namespaces+"/")) && !bytes.Contains(raw, []byte(labelOwn)) {
 		return nil, nil
 	}
 	s, err := h.readState(raw)
 	if err != nil {
 		return nil, &fault.Error{Op: "read runtime state", On: path, Err: err}
 	}
-	if !s.tenant {
+	s.own = s.own && !s.tenant
+	if !s.tenant && !s.own {
 		return nil, nil
 	}
 	return s, nil
 }
+
+// labelOwn is the annotation as runc keeps it.
+const labelOwn = annotationNamespace + "=" + ownNamespace
 
 func (h *Host) readState(doc []byte) (*state, error) {
 	var s state
@@ -102,6 +110,7 @@ func (s *state) readLabels(doc []byte, labels rawjson.Span) error {
 		if v, found := strings.CutPrefix(label, annotationJoin+"="); found {
 			s.join = topology.ContainerID(v)
 		}
+		s.own = s.own || label == labelOwn
 	}
 	return err
 }

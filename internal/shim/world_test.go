@@ -112,6 +112,13 @@ func (w *world) container(id, mode, networks, hostConfig string) {
 	w.bundle(id, w.spec(id, "", `{"type":"network"}`))
 }
 
+// label gives the container a label particle.namespace.
+func (w *world) label(id, value string) {
+	w.t.Helper()
+	file := "containers/" + id + "/config.v2.json"
+	w.write(file, strings.Replace(w.read(file), `"Hostname":"w1"`, `"Hostname":"w1","Labels":{"particle.namespace":"`+value+`"}`, 1))
+}
+
 func (w *world) bundle(id, spec string) { w.write("moby/"+id+"/config.json", spec) }
 
 // spec is a specification whose files are those of the container with this id.
@@ -225,6 +232,7 @@ type plugin struct {
 	mu      sync.Mutex
 	asked   []runtimeapi.Request
 	place   runtimeapi.Placement
+	old     bool // it knows nothing of namespaces of containers' own
 	refusal string
 }
 
@@ -235,7 +243,9 @@ func (p *plugin) Handle(_ context.Context, req runtimeapi.Request) (runtimeapi.R
 	if p.refusal != "" {
 		return runtimeapi.Reply{}, errors.New(p.refusal)
 	}
-	return runtimeapi.Reply{Place: &p.place}, nil
+	place := p.place
+	place.Own = place.Member && !p.old && req.Place != nil && req.Place.Own
+	return runtimeapi.Reply{Place: &place}, nil
 }
 
 // answer changes what it will say.
