@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -118,8 +119,23 @@ func TestEndpointAddressesAreParsed(t *testing.T) {
 		t.Fatal(status, answer)
 	}
 	want := fabric.EndpointSpec{ID: eid, Network: nid, IPv4: netip.MustParseAddr("10.77.0.9"), IPv6: netip.MustParseAddr("fd00:77::9")}
-	if r.endpoint != want {
+	if !reflect.DeepEqual(r.endpoint, want) {
 		t.Errorf("got %+v, want %+v", r.endpoint, want)
+	}
+}
+
+func TestMACAddress(t *testing.T) {
+	for name, body := range map[string]string{
+		"option": `{"NetworkID":"` + nid + `","EndpointID":"` + eid + `","Interface":{"Address":"10.77.0.9/16"},"Options":{"com.docker.network.endpoint.macaddress":"AkKsEQAC"}}`,
+		"field":  `{"NetworkID":"` + nid + `","EndpointID":"` + eid + `","Interface":{"Address":"10.77.0.9/16","MacAddress":"02:42:ac:11:00:02"}}`,
+	} {
+		r, dockerd := serve(t)
+		if status, answer := dockerd.Call("NetworkDriver.CreateEndpoint", body); status != http.StatusOK {
+			t.Errorf("%s: %d %s", name, status, answer)
+		}
+		if got := r.endpoint.MAC.String(); got != "02:42:ac:11:00:02" {
+			t.Errorf("%s: MAC %s", name, got)
+		}
 	}
 }
 
@@ -140,7 +156,8 @@ func TestRefusals(t *testing.T) {
 		"null subnet":         {"NetworkDriver.CreateNetwork", `{"NetworkID":"` + nid + `","IPv4Data":[null]}`, "Docker sent none"},
 		"path as id":          {"NetworkDriver.DeleteNetwork", `{"NetworkID":"../../etc"}`, "lower-case hex digits"},
 		"ports":               {"NetworkDriver.CreateEndpoint", endpoint(`{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080}]}`), "published ports"},
-		"MAC":                 {"NetworkDriver.CreateEndpoint", endpoint(`{"com.docker.network.endpoint.macaddress":"AkKsEQAC"}`), "omit --mac-address"},
+		"MAC":                 {"NetworkDriver.CreateEndpoint", endpoint(`{"com.docker.network.endpoint.macaddress":"AkKsEQ"}`), "omit --mac-address"},
+		"short MAC":           {"NetworkDriver.CreateEndpoint", endpoint(`{"com.docker.network.endpoint.macaddress":"AkKs"}`), "is not 6 bytes long; omit --mac-address"},
 		"driver option":       {"NetworkDriver.CreateEndpoint", endpoint(`{"color":"red"}`), `no endpoint option \"color\"`},
 		"empty body repeated": {"NetworkDriver.Join", ``, "the body is empty: Docker repeated a call"},
 		"no JSON":             {"NetworkDriver.Join", `{`, "unexpected end of JSON input"},

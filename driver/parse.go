@@ -1,9 +1,11 @@
 package driver
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -126,13 +128,16 @@ func parseSubnet(data *network.IPAMData) (fabric.Subnet, error) {
 }
 
 func parseEndpoint(req network.CreateEndpointRequest) (fabric.EndpointSpec, error) {
-	net, id, err := parseIDs(req.NetworkID, req.EndpointID)
+	on, id, err := parseIDs(req.NetworkID, req.EndpointID)
 	if err != nil {
 		return fabric.EndpointSpec{}, err
 	}
-	spec := fabric.EndpointSpec{ID: id, Network: net}
+	spec := fabric.EndpointSpec{ID: id, Network: on}
 	if err := refuseWishes(req); err != nil {
-		return spec, &fault.Error{Op: "connect to network", On: net.Short(), Err: err.cause, Fix: err.fix}
+		return spec, &fault.Error{Op: "connect to network", On: on.Short(), Err: err.cause, Fix: err.fix}
+	}
+	if spec.MAC, err = parseMAC(req); err != nil {
+		return spec, &fault.Error{Op: "connect to network", On: on.Short(), Err: err, Fix: "omit --mac-address"}
 	}
 	if req.Interface == nil {
 		return spec, nil
@@ -143,11 +148,32 @@ func parseEndpoint(req network.CreateEndpointRequest) (fabric.EndpointSpec, erro
 		}
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return spec, &fault.Error{Op: "connect to network", On: net.Short(), Err: err}
+			return spec, &fault.Error{Op: "connect to network", On: on.Short(), Err: err}
 		}
 		*into = prefix.Addr()
 	}
 	return spec, nil
+}
+
+// parseMAC reads the address asked for, nil if none. Docker sends it in an option
+// in every version, as the base64 of its bytes. A container in the shared
+// namespace has no use for it; particle-runtime sees to that.
+func parseMAC(req network.CreateEndpointRequest) (net.HardwareAddr, error) {
+	text, _ := req.Options[labelMAC].(string)
+	var mac net.HardwareAddr
+	var err error
+	switch {
+	case req.Interface != nil && req.Interface.MacAddress != "":
+		mac, err = net.ParseMAC(req.Interface.MacAddress)
+	case text != "":
+		mac, err = base64.StdEncoding.DecodeString(text)
+	default:
+		return nil, nil
+	}
+	if err == nil && len(mac) != 6 {
+		err = fmt.Errorf("MAC address %x is not 6 bytes long", mac)
+	}
+	return mac, err
 }
 
 type refusal struct {
@@ -160,9 +186,6 @@ func refuseWishes(req network.CreateEndpointRequest) *refusal {
 	if ports, _ := req.Options[labelPortMap].([]any); len(ports) > 0 {
 		return &refusal{errors.New("published ports (-p, -P) are not supported on a particle network yet"),
 			"omit them and reach the container by its address from the same network"}
-	}
-	if _, asked := req.Options[labelMAC]; asked || (req.Interface != nil && req.Interface.MacAddress != "") {
-		return &refusal{errors.New("a container has no interface of its own, so it cannot have a MAC address"), "omit --mac-address"}
 	}
 	for _, key := range slices.Sorted(maps.Keys(req.Options)) {
 		if !strings.HasPrefix(key, labelDocker) {

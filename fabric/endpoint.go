@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -21,16 +22,17 @@ var (
 type EndpointSpec struct {
 	ID      topology.EndpointID
 	Network topology.NetworkID
-	IPv4    netip.Addr // invalid if none
-	IPv6    netip.Addr // invalid if none
+	IPv4    netip.Addr       // invalid if none
+	IPv6    netip.Addr       // invalid if none
+	MAC     net.HardwareAddr // nil unless asked for
 }
 
 // CreateEndpoint records that an endpoint holds its addresses.
-func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
+func (f *Fabric) CreateEndpoint(ctx context.Context, spec EndpointSpec) error {
 	fail := func(err error, fix string) error {
 		return &fault.Error{Op: "create endpoint on network", On: spec.Network.Short(), Err: err, Fix: fix}
 	}
-	if err := f.supersede(spec); err != nil {
+	if err := f.supersede(ctx, spec); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -39,7 +41,7 @@ func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
 	if n == nil || n.Doomed {
 		return fail(ErrNoNetwork, "remove the network with `docker network rm` and create it anew")
 	}
-	e := &Endpoint{ID: spec.ID, Network: spec.Network, IPv4: spec.IPv4, IPv6: spec.IPv6, Created: time.Now()}
+	e := &Endpoint{ID: spec.ID, Network: spec.Network, IPv4: spec.IPv4, IPv6: spec.IPv6, MAC: spec.MAC, Created: time.Now()}
 	if len(e.Addresses()) == 0 {
 		return fail(errors.New("it was given no address"), "create the network with a subnet")
 	}
@@ -80,7 +82,7 @@ func (f *Fabric) CreateEndpoint(_ context.Context, spec EndpointSpec) error {
 // addresses. Docker gives an address out again only when it has forgotten its
 // holder; that we have not means that its delete call did not reach us (after a
 // crash Docker leaves it out, if nothing has made it load our driver yet).
-func (f *Fabric) supersede(spec EndpointSpec) error {
+func (f *Fabric) supersede(ctx context.Context, spec EndpointSpec) error {
 	f.mu.Lock()
 	var stale []Endpoint
 	if n := f.networks[spec.Network]; n != nil {
@@ -92,7 +94,7 @@ func (f *Fabric) supersede(spec EndpointSpec) error {
 	}
 	f.mu.Unlock()
 	for _, e := range stale {
-		if err := f.removeEndpoint(e); err != nil {
+		if err := f.removeEndpoint(ctx, e); err != nil {
 			return err
 		}
 	}
@@ -111,19 +113,20 @@ func (e *Endpoint) holder() string {
 	return "container " + e.Name
 }
 
-// Join makes the endpoint's sandbox key hold the tenant namespace. Docker 28
-// and later have bound the container's own namespace there by now, so anything
-// but the tenant's means that the container was not started by our runtime.
-// Docker up to 27 binds it with a hook that our runtime takes out (a re-executed
+// Join makes the endpoint's sandbox key hold the tenant namespace, or connects
+// the namespace that it holds. Docker 28 and later have bound the container's
+// there by now, and it is the tenant's if our runtime has put the container into
+// it. Docker up to 27 binds it with a hook that our runtime takes out (a re-executed
 // dockerd per container, which also switches IPv6 off in the namespace), so we
-// bind it in its place: Docker looks for it after a restart with live-restore.
-func (f *Fabric) Join(_ context.Context, network topology.NetworkID, id topology.EndpointID, key string) error {
+// bind it in its place: Docker looks for it after a restart with live-restore. If
+// the container is to have a namespace of its own, the hook binds that over ours.
+func (f *Fabric) Join(ctx context.Context, network topology.NetworkID, id topology.EndpointID, key string) error {
 	fail := func(err error, fix string) error {
 		return &fault.Error{Op: "join network", On: network.Short(), Err: err, Fix: fix}
 	}
 	f.mu.Lock()
-	e := f.endpoints[id]
-	if e == nil || e.Network != network {
+	e, n := f.endpoints[id], f.networks[network]
+	if e == nil || n == nil || e.Network != network {
 		f.mu.Unlock()
 		return fail(ErrNoEndpoint, "start the container again")
 	}
@@ -132,10 +135,6 @@ func (f *Fabric) Join(_ context.Context, network topology.NetworkID, id topology
 	if err != nil {
 		return fail(err, "")
 	}
-	if state == SandboxForeign {
-		return fail(errors.New("the container runs in a network namespace of its own: it was started by another runtime, or runs already"),
-			"start it on this network alone, without --runtime or with --runtime particle")
-	}
 	err = f.update(id, func(e *Endpoint) {
 		e.SandboxKey, e.Joined = key, time.Now()
 		e.Exposed = e.Exposed || state == SandboxAbsent
@@ -143,8 +142,11 @@ func (f *Fabric) Join(_ context.Context, network topology.NetworkID, id topology
 	if err != nil {
 		return err
 	}
-	if state == SandboxAbsent {
+	switch state {
+	case SandboxAbsent:
 		return f.o.Sandboxes.Expose(network, key)
+	case SandboxForeign:
+		return f.joinOwn(ctx, n, id, key)
 	}
 	return nil
 }
@@ -195,7 +197,8 @@ func (f *Fabric) Leave(_ context.Context, id topology.EndpointID) error {
 // up to 27 deletes the endpoints of live containers when it cannot restore
 // their sandbox, and every version those of containers whose guests live on. So
 // an endpoint keeps its addresses until the last process that uses them is gone.
-func (f *Fabric) DeleteEndpoint(_ context.Context, id topology.EndpointID) error {
+// A branch goes at once, and the addresses with it.
+func (f *Fabric) DeleteEndpoint(ctx context.Context, id topology.EndpointID) error {
 	f.mu.Lock()
 	e := f.endpoints[id]
 	if e == nil {
@@ -205,7 +208,7 @@ func (f *Fabric) DeleteEndpoint(_ context.Context, id topology.EndpointID) error
 	gone := *e
 	alive := f.alive(e)
 	f.mu.Unlock()
-	if alive {
+	if alive && gone.Link == "" {
 		return f.update(id, func(e *Endpoint) {
 			e.Deleted = true
 			if !f.ownerAlive(e) {
@@ -213,11 +216,16 @@ func (f *Fabric) DeleteEndpoint(_ context.Context, id topology.EndpointID) error
 			}
 		})
 	}
-	return f.removeEndpoint(gone)
+	return f.removeEndpoint(ctx, gone)
 }
 
 // removeEndpoint takes away all that an endpoint left behind.
-func (f *Fabric) removeEndpoint(e Endpoint) error {
+func (f *Fabric) removeEndpoint(ctx context.Context, e Endpoint) error {
+	if e.Link != "" {
+		if err := f.disconnect(ctx, e); err != nil {
+			return err
+		}
+	}
 	if e.Exposed {
 		if err := f.o.Sandboxes.Conceal(e.SandboxKey); err != nil {
 			return err

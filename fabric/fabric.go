@@ -18,6 +18,7 @@ import (
 // Options are what a Fabric stands on. All interfaces are needed.
 type Options struct {
 	Segments  Segments
+	Branches  Branches
 	Sandboxes Sandboxes
 	Engine    Engine
 	Processes Processes
@@ -61,6 +62,7 @@ type Fabric struct {
 	// their own or as guests; usually one.
 	containers map[topology.ContainerID][]*Endpoint
 	repairs    int
+	departures departures
 	// suspected holds when Reconcile first found an endpoint without a process.
 	suspected map[topology.EndpointID]time.Time
 }
@@ -70,15 +72,18 @@ type network struct {
 	Network
 	// work serialises the kernel work and the durable writes of one network.
 	// Rank: before Fabric.mu.
-	work      sync.Mutex
-	creating  bool // its first Apply is not through
-	applied   bool // the kernel was made to match since the plugin started
-	uplinkUp  bool // the uplink was applied since the plugin started
-	problem   string
-	endpoints map[topology.EndpointID]*Endpoint
-	addresses map[netip.Addr]*Endpoint
-	slots     map[topology.Slot]bool // taken
-	lastSlot  topology.Slot          // the one given out last
+	work     sync.Mutex
+	creating bool // its first Apply is not through
+	applied  bool // the kernel was made to match since the plugin started
+	uplinkUp bool // the uplink was applied since the plugin started
+	problem  string
+	// branchesSeen: those that the kernel has were compared with the records since
+	// the plugin started.
+	branchesSeen bool
+	endpoints    map[topology.EndpointID]*Endpoint
+	addresses    map[netip.Addr]*Endpoint
+	slots        map[topology.Slot]bool // taken
+	lastSlot     topology.Slot          // the one given out last
 }
 
 // rebuildLimit stays under the 12.5 s after which Docker gives a starting plugin
@@ -97,6 +102,7 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 		endpoints:  map[topology.EndpointID]*Endpoint{},
 		containers: map[topology.ContainerID][]*Endpoint{},
 		suspected:  map[topology.EndpointID]time.Time{},
+		departures: departures{next: map[topology.NetworkID]*departure{}},
 	}
 	if err := f.load(); err != nil {
 		return nil, err

@@ -203,27 +203,6 @@ func TestFailedCreationLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestContainerOfAnotherRuntimeIsRefused(t *testing.T) {
-	w := newWorld(t)
-	f := w.open()
-	p := w.create(f, netID("a"), "jobs", "10.77.0.0/16")
-	a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID("1"), Network: netID("a"), IPv4: a.Addr()}); err != nil {
-		t.Fatal(err)
-	}
-	w.sandboxes["/var/run/docker/netns/1"] = fabric.SandboxForeign
-	err = f.Join(ctx, netID("a"), epID("1"), "/var/run/docker/netns/1")
-	if err == nil || !strings.Contains(err.Error(), "--runtime particle") {
-		t.Errorf("got %v", err)
-	}
-	if w.sandboxes["/var/run/docker/netns/1"] != fabric.SandboxForeign {
-		t.Error("the container's own namespace was covered")
-	}
-}
-
 func TestPlacement(t *testing.T) {
 	w := newWorld(t)
 	f := w.open()
@@ -242,7 +221,7 @@ func TestPlacement(t *testing.T) {
 		"foreign name that starts our id": {[]fabric.Ref{{Name: "aaaaaa"}}, false},
 		"none":                            {nil, false},
 	} {
-		got, member, err := f.Place(ctx, c.refs)
+		got, member, err := f.Place(ctx, c.refs, false)
 		if err != nil || member != c.member {
 			t.Errorf("%s: member %v, err %v", name, member, err)
 		}
@@ -253,8 +232,15 @@ func TestPlacement(t *testing.T) {
 	if len(w.uplinks) != 1 {
 		t.Errorf("uplinks: %v", w.uplinks)
 	}
-	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}, {Name: "foreign"}}); err == nil {
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}, {Name: "foreign"}}, false); err == nil {
 		t.Error("a second network was accepted")
+	}
+	w.create(f, netID("b"), "more", "10.78.0.0/16")
+	if p, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}, {Name: "foreign"}}, true); err != nil || p.Network != netID("a") {
+		t.Errorf("a namespace of its own, on two networks: %+v, %v", p, err)
+	}
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}, {Name: "more"}}, true); err == nil || !strings.Contains(err.Error(), "is a particle network, too") {
+		t.Errorf("two particle networks: %v", err)
 	}
 	_ = p
 }
@@ -269,17 +255,17 @@ func TestPlacementBeforeTheNameIsKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.engineErr = errors.New("daemon is booting")
-	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err == nil {
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); err == nil {
 		t.Error("placed without knowing where")
 	}
 	w.engineErr = nil
 	w.networks = []fabric.EngineNetwork{{ID: netID("a"), Name: "jobs", Ours: true}}
-	if _, member, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); !member || err != nil {
+	if _, member, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); !member || err != nil {
 		t.Errorf("member %v, err %v", member, err)
 	}
 	w.lookups = 0
 	f = w.reopen()
-	if _, member, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); !member || err != nil || w.lookups != 0 {
+	if _, member, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); !member || err != nil || w.lookups != 0 {
 		t.Errorf("after a restart: member %v, err %v, asked Docker %d times", member, err, w.lookups)
 	}
 	if len(w.uplinks) != 0 {
@@ -377,7 +363,7 @@ func TestPlacementAsksDockerWhichOfTwo(t *testing.T) {
 	w.networks = nil
 	w.create(f, netID("b"), "jobs", "10.77.0.0/16")
 	for range 50 {
-		if p, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err != nil || p.Network != netID("b") {
+		if p, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); err != nil || p.Network != netID("b") {
 			t.Fatalf("placed on %s, %v", p.Network.Short(), err)
 		}
 	}
@@ -396,7 +382,7 @@ func TestUnderlayIsFollowed(t *testing.T) {
 	if !f.SetUnderlay(u) {
 		t.Error("the change was not seen")
 	}
-	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err != nil {
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.segments[netID("a")].VTEP; got != u.VTEP {

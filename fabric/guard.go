@@ -63,7 +63,7 @@ type claim struct {
 // claims lists what the endpoint's own container and its guests have claimed.
 func (e *Endpoint) claims() []claim {
 	var all []claim
-	if e.Pid != 0 {
+	if e.Pid != 0 && e.Link == "" { // the namespace of its own is none of the guard's
 		all = append(all, claim{e.Container, e.Name, e.ID, e.Pid, e.PidStart, e.Cgroup, e.Guarded, e.identity()})
 	}
 	for _, g := range e.Guests {

@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -98,7 +99,7 @@ func (f *Fabric) takeOver(n *network, e *Endpoint) error {
 
 // settle notes which processes of the endpoint's containers are gone. An
 // endpoint that Docker has deleted goes with the last of them.
-func (f *Fabric) settle(id topology.EndpointID) error {
+func (f *Fabric) settle(ctx context.Context, id topology.EndpointID) error {
 	f.mu.Lock()
 	e := f.endpoints[id]
 	if e == nil {
@@ -110,7 +111,7 @@ func (f *Fabric) settle(id topology.EndpointID) error {
 	owned, guests := f.ownerAlive(&was), f.otherGuests(&was, "") // looking at processes takes long
 	switch {
 	case was.Deleted && !owned && len(guests) == 0:
-		return f.removeEndpoint(was)
+		return f.removeEndpoint(ctx, was)
 	case (owned || was.Pid == 0) && len(guests) == len(was.Guests):
 		return nil
 	}

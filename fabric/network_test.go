@@ -80,7 +80,7 @@ func TestUplinkHasTheFamiliesOfTheSubnets(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.NetworkSeen(netID(c), c)
-		if _, _, err := f.Place(ctx, []fabric.Ref{{Name: c}}); err != nil {
+		if _, _, err := f.Place(ctx, []fabric.Ref{{Name: c}}, false); err != nil {
 			t.Fatal(err)
 		}
 		if u, want := w.uplinks[netID(c)], len(subnets) == 2; u.Host6.IsValid() != want || u.Tenant6.IsValid() != want {

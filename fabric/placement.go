@@ -31,9 +31,12 @@ type Placement struct {
 
 // Place finds the particle network among the networks of a container that is
 // about to be made. ok is false if there is none. The network's way out is made
-// here, once, because this call holds up one container and not its network.
-func (f *Fabric) Place(ctx context.Context, refs []Ref) (p Placement, ok bool, err error) {
+// here, once, because this call holds up one container and not its network. own
+// says that the container will have a namespace of its own, and may therefore be
+// on networks of other drivers, too.
+func (f *Fabric) Place(ctx context.Context, refs []Ref, own bool) (p Placement, ok bool, err error) {
 	var home *network
+	several := len(refs) > 1 && !own
 	for _, ref := range refs {
 		n, err := f.resolve(ctx, ref)
 		if err != nil {
@@ -41,6 +44,7 @@ func (f *Fabric) Place(ctx context.Context, refs []Ref) (p Placement, ok bool, e
 				Fix: "start the container again; if it stays, look at the log of the Docker daemon"}
 		}
 		if n != nil {
+			several = several || home != nil && home != n
 			home = n
 		}
 	}
@@ -50,10 +54,15 @@ func (f *Fabric) Place(ctx context.Context, refs []Ref) (p Placement, ok bool, e
 	f.mu.Lock()
 	record, ready, label := home.Network, home.applied && home.problem == "", home.label()
 	f.mu.Unlock()
-	if len(refs) > 1 {
+	if several && own {
+		return Placement{}, false, fault.New("place container on network", label,
+			fmt.Sprintf("another of its %d networks is a particle network, too", len(refs)),
+			"start it on one of them; with the label particle.namespace=own it can be connected to others while it runs")
+	}
+	if several {
 		return Placement{}, false, fault.New("place container on network", label,
 			fmt.Sprintf("it asks for %d networks, and a container in a shared namespace can have one", len(refs)),
-			"connect it to this network alone")
+			"connect it to this network alone, or give it the label particle.namespace=own")
 	}
 	if !ready { // it may be by now
 		home.work.Lock()
@@ -175,6 +184,7 @@ type ClaimSpec struct {
 	Pid       int
 	Cgroup    string
 	Join      topology.ContainerID // whose address it shares; empty if it has its own
+	Own       bool                 // it has a namespace of its own, to be connected
 	Hosts     []HostLine           // these two tell its own
 	Hostname  string
 }
@@ -182,16 +192,21 @@ type ClaimSpec struct {
 // Claim binds a container to the endpoint Docker made for it. The endpoint is
 // recognised by the container's own line in its hosts file: no call of Docker's
 // before version 29 carries a container's name or id. A container that joined
-// another's network has no endpoint and becomes a guest of the other's.
+// another's network has no endpoint and becomes a guest of the other's. One with
+// a namespace of its own is connected here.
 //
 // The guard admits the container first: one that is on record without it would
-// be mended later, but runs as soon as Claim returns.
+// be mended later, but runs as soon as Claim returns. It has nothing to do with
+// namespaces of containers' own.
 func (f *Fabric) Claim(ctx context.Context, spec ClaimSpec) error {
 	f.admission.RLock()
 	defer f.admission.RUnlock()
 	start, ok := f.o.Processes.StartTime(spec.Pid)
 	if !ok {
 		return claimError(spec, fmt.Sprintf("its process %d is gone", spec.Pid))
+	}
+	if spec.Own {
+		return f.claimOwn(ctx, spec, start)
 	}
 	f.mu.Lock()
 	e, err := f.claimed(spec)
@@ -307,7 +322,7 @@ func (f *Fabric) leasedTo(n *network, a netip.Addr) string {
 
 // Release notes that a container's process is gone. Its address stays held
 // until Docker takes it back and no guest uses it.
-func (f *Fabric) Release(_ context.Context, id topology.ContainerID) error {
+func (f *Fabric) Release(ctx context.Context, id topology.ContainerID) error {
 	f.mu.Lock()
 	var claimed []topology.EndpointID
 	for _, e := range f.containers[id] {
@@ -316,7 +331,7 @@ func (f *Fabric) Release(_ context.Context, id topology.ContainerID) error {
 	f.mu.Unlock()
 	var errs []error
 	for _, e := range claimed {
-		errs = append(errs, f.settle(e))
+		errs = append(errs, f.settle(ctx, e))
 	}
 	return errors.Join(errs...)
 }

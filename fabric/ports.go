@@ -20,6 +20,17 @@ type Segments interface {
 	Networks(context.Context) ([]topology.NetworkID, error)
 }
 
+// Branches connects containers that have a network namespace of their own. Every
+// method may be repeated.
+type Branches interface {
+	ApplyBranch(context.Context, topology.Branch) error
+	// RemoveBranches disconnects containers; gone already is success. Many take
+	// hardly longer than one.
+	RemoveBranches(context.Context, topology.NetworkID, []topology.EndpointID) error
+	// Branches lists those of a network, with the start of each endpoint's id.
+	Branches(context.Context, topology.NetworkID) ([]topology.Branch, error)
+}
+
 // Sandboxes looks after the files by which Docker knows a container's network
 // namespace.
 type Sandboxes interface {
@@ -29,6 +40,10 @@ type Sandboxes interface {
 	Expose(id topology.NetworkID, key string) error
 	// Conceal undoes Expose; gone already is success.
 	Conceal(key string) error
+	// Namespace is a path of what the key holds, for Branches.
+	Namespace(key string) (path string, err error)
+	// Restore binds the namespace at a path on the key, in place of all else.
+	Restore(key, path string) error
 }
 
 // SandboxState is what a sandbox key's file holds.
@@ -77,8 +92,6 @@ type Engine interface {
 	Network(ctx context.Context, ref string) (n EngineNetwork, found bool, err error)
 	// Endpoints lists the endpoints that Docker knows on a network.
 	Endpoints(context.Context, topology.NetworkID) (map[topology.EndpointID]EngineContainer, error)
-	// Kill ends a container.
-	Kill(context.Context, topology.ContainerID) error
 }
 
 // EngineNetwork is a network as Docker lists it.
@@ -103,6 +116,8 @@ type Processes interface {
 	// when there is no such process, or only a zombie. Pid and start time
 	// together name a process for ever.
 	StartTime(pid int) (ticks uint64, ok bool)
+	// Namespace is a path of the process's network namespace, for Branches.
+	Namespace(pid int) (path string)
 }
 
 // RunFiles are the files under /run/particle that others read.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -30,7 +29,7 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 	listed, err := f.o.Engine.Networks(asked)
 	cancel()
 	if err != nil {
-		return errors.Join(err, f.settleAll(), f.repairSegments(ctx), f.sweepGuard(ctx))
+		return errors.Join(err, f.settleAll(ctx), f.repairSegments(ctx), f.sweepGuard(ctx))
 	}
 	known := map[topology.NetworkID]bool{}
 	used := map[netip.Prefix]bool{}
@@ -44,7 +43,7 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 		}
 	}
 	return errors.Join(
-		f.settleAll(),
+		f.settleAll(ctx),
 		f.sweepEndpoints(ctx, known),
 		f.sweepNetworks(ctx, known),
 		f.repairSegments(ctx),
@@ -55,13 +54,13 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 }
 
 // settleAll finds the processes that ended while nobody could tell us.
-func (f *Fabric) settleAll() error {
+func (f *Fabric) settleAll(ctx context.Context) error {
 	f.mu.Lock()
 	ids := slices.Collect(maps.Keys(f.endpoints))
 	f.mu.Unlock()
 	var errs []error
 	for _, id := range ids {
-		errs = append(errs, f.settle(id))
+		errs = append(errs, f.settle(ctx, id))
 	}
 	return errors.Join(errs...)
 }
@@ -83,12 +82,12 @@ func (f *Fabric) sweepEndpoints(ctx context.Context, known map[topology.NetworkI
 			}
 		}
 		for _, e := range suspects {
-			holder, exists := live[e.ID]
+			_, exists := live[e.ID]
 			switch {
 			case !exists:
-				errs = append(errs, f.retire(e))
+				errs = append(errs, f.retire(ctx, e))
 			case f.strayed(e):
-				errs = append(errs, f.evict(ctx, e, holder))
+				errs = append(errs, f.adopt(ctx, e))
 			}
 		}
 	}
@@ -139,9 +138,10 @@ func (f *Fabric) suspectedFor(id topology.EndpointID) time.Duration {
 	return time.Since(since)
 }
 
-// strayed says whether a container was started on the network without our
-// runtime. Docker up to 27 joins it before the runtime is run, so Join cannot
-// tell; but its own namespace is bound over ours soon after.
+// strayed says whether a container has a namespace of its own that is not
+// connected yet, most likely because it was started without our runtime. Docker
+// up to 27 joins it before the runtime is run, so Join cannot tell; but its own
+// namespace is bound over ours soon after.
 func (f *Fabric) strayed(e Endpoint) bool {
 	if e.Joined.IsZero() || !e.Claimed.IsZero() || !e.Exposed {
 		return false
@@ -150,23 +150,18 @@ func (f *Fabric) strayed(e Endpoint) bool {
 	return err == nil && state == SandboxForeign
 }
 
-// evict ends a container that runs on one of our networks in a namespace of its
-// own: it has an address that it cannot use, and nobody told its user.
-func (f *Fabric) evict(ctx context.Context, e Endpoint, holder EngineContainer) error {
-	if holder.ID == "" {
-		return nil
-	}
-	cause := fault.New("end container", holder.Name, "it was started on a particle network by another runtime and has no connection",
-		"start it with --runtime particle")
-	f.o.Log.WithFields(map[string]any{"net": e.Network.Short(), "ep": e.ID.Short()}).Error(cause)
-	f.countRepair()
-	return f.o.Engine.Kill(ctx, holder.ID)
-}
-
 // retire removes an endpoint that nobody holds, with its own leases, or leaves it
 // to its guests. Docker may have removed it meanwhile and given its addresses to
 // another.
-func (f *Fabric) retire(e Endpoint) error {
+func (f *Fabric) retire(ctx context.Context, e Endpoint) error {
+	if e.Link != "" {
+		if now := f.copy(e.ID); f.ownerAlive(&now) {
+			return nil
+		}
+		if err := f.disconnect(ctx, e); err != nil {
+			return err
+		}
+	}
 	if e.Exposed {
 		if err := f.o.Sandboxes.Conceal(e.SandboxKey); err != nil {
 			return err
@@ -227,6 +222,9 @@ func (f *Fabric) repairSegments(ctx context.Context) error {
 		if !skip {
 			changed, err := f.apply(ctx, n)
 			errs = append(errs, err)
+			if err == nil {
+				errs = append(errs, f.repairBranches(ctx, n))
+			}
 			if changed {
 				f.countRepair()
 				f.o.Log.WithField("net", n.ID.Short()).Warn("network's kernel state had drifted and was repaired")

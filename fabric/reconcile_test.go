@@ -80,7 +80,7 @@ func TestAddressOfALiveProcessStaysHeld(t *testing.T) {
 		}
 		w.networks = nil
 		w.create(f, netID("b"), "jobs", "10.77.0.0/24")
-		if place, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err != nil || place.Network != netID("b") {
+		if place, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); err != nil || place.Network != netID("b") {
 			t.Fatalf("the next network of the name: placed on %s, %v", place.Network.Short(), err)
 		}
 		f = w.reopen()
@@ -208,32 +208,6 @@ func TestDriftIsRepairedAndCounted(t *testing.T) {
 	}
 }
 
-// Docker up to 27 joins a container before its runtime runs, so one of another
-// runtime gets an address; it must not go on without a connection.
-func TestStrayContainerIsEnded(t *testing.T) {
-	w := newWorld(t)
-	f := w.open()
-	p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
-	a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID("1"), Network: netID("a"), IPv4: a.Addr()}); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Join(ctx, netID("a"), epID("1"), "/var/run/docker/netns/1"); err != nil {
-		t.Fatal(err)
-	}
-	w.endpoints[epID("1")] = fabric.EngineContainer{ID: containerID("1"), Name: "stray"}
-	if err := f.Reconcile(ctx); err != nil || len(w.killed) != 0 {
-		t.Fatal("a container that is being made was ended", err)
-	}
-	w.sandboxes["/var/run/docker/netns/1"] = fabric.SandboxForeign
-	if err := f.Reconcile(ctx); err != nil || len(w.killed) != 1 || w.killed[0] != containerID("1") {
-		t.Fatalf("killed %v, %v", w.killed, err)
-	}
-}
-
 func TestOrderOfReleaseOutlivesARestart(t *testing.T) {
 	w := newWorld(t)
 	f := w.open()
@@ -315,11 +289,11 @@ func TestSilenceOfDockerStopsNoNetwork(t *testing.T) {
 	if err := f.Reconcile(ctx); !errors.Is(err, errKernel) {
 		t.Error(err)
 	}
-	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); !errors.Is(err, errKernel) {
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); !errors.Is(err, errKernel) {
 		t.Errorf("placed on a network that is not up: %v", err)
 	}
 	w.applyErr = nil
-	if _, member, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}); err != nil || !member {
+	if _, member, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); err != nil || !member {
 		t.Errorf("not placed although all is well again: %v", err)
 	}
 }

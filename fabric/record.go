@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"net"
 	"net/netip"
 	"time"
 
@@ -75,6 +76,11 @@ type Endpoint struct {
 	SandboxKey string    `json:",omitempty"`
 	Exposed    bool      `json:",omitempty"` // we bound the namespace on SandboxKey
 	Joined     time.Time `json:",omitzero"`
+
+	// Link is what the container calls its end of the branch (see
+	// topology.Branch), empty if it shares the tenant namespace.
+	Link string           `json:",omitempty"`
+	MAC  net.HardwareAddr `json:",omitempty"` // asked for by --mac-address
 
 	// The claim: which process in which cgroup owns the addresses.
 	Container topology.ContainerID `json:",omitempty"`

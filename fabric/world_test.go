@@ -40,7 +40,11 @@ type world struct {
 	engineErr  error
 	networks   []fabric.EngineNetwork
 	endpoints  map[topology.EndpointID]fabric.EngineContainer
-	killed     []topology.ContainerID
+	branches   map[topology.EndpointID]topology.Branch
+	removals   []int  // branches of each RemoveBranches
+	removing   func() // called by RemoveBranches
+	branchErr  error
+	restored   map[string]string // namespace by sandbox key
 	processes  map[int]uint64
 	published  []fabric.EngineNetwork
 	stores     []*store.DB
@@ -58,6 +62,8 @@ func newWorld(t testing.TB) *world {
 		uplinks:    map[topology.NetworkID]topology.Uplink{},
 		sandboxes:  map[string]fabric.SandboxState{},
 		endpoints:  map[topology.EndpointID]fabric.EngineContainer{},
+		branches:   map[topology.EndpointID]topology.Branch{},
+		restored:   map[string]string{},
 		processes:  map[int]uint64{},
 		resolvConf: map[topology.ContainerID]bool{},
 		protected:  map[topology.NetworkID]bool{},
@@ -107,7 +113,7 @@ func (w *world) open() *fabric.Fabric {
 	}
 	durable, live := w.store("durable.db"), w.store("live.db")
 	f, err := fabric.Open(context.Background(), fabric.Options{
-		Segments: w, Sandboxes: sandboxes{w}, Engine: engine{w}, Processes: w, RunFiles: w, Resolvers: resolvers{},
+		Segments: w, Branches: w, Sandboxes: sandboxes{w}, Engine: engine{w}, Processes: w, RunFiles: w, Resolvers: resolvers{},
 		Networks: table[fabric.Network](w, durable, "networks"), Pools: table[fabric.Pool](w, durable, "pools"),
 		Leases: table[fabric.Lease](w, live, "leases"), Endpoints: table[fabric.Endpoint](w, live, "endpoints"),
 		Defaults:     defaults,
@@ -154,6 +160,45 @@ func (w *world) ApplyUplink(_ context.Context, u topology.Uplink) (bool, error) 
 	w.uplinks[u.Network] = u
 	return !known, nil
 }
+
+func (w *world) ApplyBranch(_ context.Context, b topology.Branch) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.branchErr != nil {
+		return w.branchErr
+	}
+	w.branches[b.Endpoint] = b
+	return nil
+}
+
+func (w *world) RemoveBranches(_ context.Context, _ topology.NetworkID, ids []topology.EndpointID) error {
+	if w.removing != nil {
+		w.removing()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.removals = append(w.removals, len(ids))
+	for have := range w.branches {
+		if slices.ContainsFunc(ids, func(id topology.EndpointID) bool { return id.Short() == have.Short() }) {
+			delete(w.branches, have)
+		}
+	}
+	return w.branchErr
+}
+
+func (w *world) Branches(_ context.Context, id topology.NetworkID) ([]topology.Branch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []topology.Branch
+	for _, b := range w.branches {
+		if b.Network == id {
+			all = append(all, topology.Branch{Network: id, Endpoint: topology.EndpointID(b.Endpoint.Short()), IPv4: b.IPv4, IPv6: b.IPv6, MTU: b.MTU})
+		}
+	}
+	return all, nil
+}
+
+func (w *world) Namespace(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 
 func (w *world) Remove(_ context.Context, id topology.NetworkID) error {
 	w.mu.Lock()
@@ -218,6 +263,15 @@ func (s sandboxes) Conceal(key string) error {
 	return nil
 }
 
+func (sandboxes) Namespace(key string) (string, error) { return "/host" + key, nil }
+
+func (s sandboxes) Restore(key, namespace string) error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	s.w.sandboxes[key], s.w.restored[key] = fabric.SandboxForeign, namespace
+	return nil
+}
+
 type engine struct{ w *world }
 
 func (e engine) Networks(context.Context) ([]fabric.EngineNetwork, error) {
@@ -239,11 +293,6 @@ func (e engine) Network(_ context.Context, ref string) (fabric.EngineNetwork, bo
 
 func (e engine) Endpoints(context.Context, topology.NetworkID) (map[topology.EndpointID]fabric.EngineContainer, error) {
 	return e.w.endpoints, e.w.engineErr
-}
-
-func (e engine) Kill(_ context.Context, id topology.ContainerID) error {
-	e.w.killed = append(e.w.killed, id)
-	return nil
 }
 
 type resolvers struct{}

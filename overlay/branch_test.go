@@ -362,8 +362,8 @@ func TestSandboxKeyIsRebound(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Run("mount", "--bind", container.Path(), key) // by Docker's hook, later
-	for range 2 {
-		if err := m.Rebind(container.Path(), key); err != nil {
+	for _, source := range []string{container.Path(), container.Path(), key} {
+		if err := m.Rebind(source, key); err != nil {
 			t.Fatal(err)
 		}
 		if mounts := mountsBelow(t, key); len(mounts) != 1 {

@@ -112,6 +112,7 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	p.closers = append(p.closers, closeGuard)
 	o := fabric.Options{
 		Segments:     p.plane,
+		Branches:     p.plane,
 		Sandboxes:    sandboxkey.Keys{Binder: p.plane, Root: hostpath.PluginRoot},
 		Engine:       p.engine,
 		Processes:    process.Table{Root: "/proc"},

@@ -102,14 +102,6 @@ func (e *Engine) Endpoints(ctx context.Context, id topology.NetworkID) (map[topo
 	return all, nil
 }
 
-// Kill ends a container at once.
-func (e *Engine) Kill(ctx context.Context, id topology.ContainerID) error {
-	if err := e.api.ContainerKill(ctx, string(id), "KILL"); err != nil && !errdefs.IsNotFound(err) {
-		return explain("end container", id.Short(), err)
-	}
-	return nil
-}
-
 // Watch reports each network of ours that Docker has made, until ctx ends. It
 // calls resync whenever it has connected: what happened before is not reported.
 func (e *Engine) Watch(ctx context.Context, created func(topology.NetworkID, string), resync func(context.Context)) {

@@ -53,7 +53,7 @@ func (a API) place(ctx context.Context, req runtimeapi.Place) (*runtimeapi.Place
 	for i, n := range req.Networks {
 		refs[i] = fabric.Ref{Name: n.Name, ID: n.ID}
 	}
-	p, ok, err := a.Fabric.Place(ctx, refs)
+	p, ok, err := a.Fabric.Place(ctx, refs, req.Own)
 	if err != nil || !ok {
 		return &runtimeapi.Placement{}, err
 	}
@@ -62,6 +62,7 @@ func (a API) place(ctx context.Context, req runtimeapi.Place) (*runtimeapi.Place
 		Network:     p.Network,
 		NetworkName: p.Name,
 		Namespace:   p.Namespace,
+		Own:         req.Own,
 		Internal:    p.Internal,
 		Resolver:    p.Resolver,
 	}, nil
@@ -75,6 +76,7 @@ func (a API) claim(ctx context.Context, req runtimeapi.Claim) error {
 		Pid:       req.Pid,
 		Cgroup:    req.Cgroup,
 		Join:      req.Join,
+		Own:       req.Own,
 		Hostname:  req.Hostname,
 	}
 	for _, line := range req.Hosts {
@@ -132,7 +134,7 @@ func networkStatus(n fabric.NetworkView, denials func(topology.CgroupID) runtime
 	for _, e := range n.Endpoints {
 		s.Endpoints = append(s.Endpoints, runtimeapi.EndpointStatus{
 			ID: e.ID, Container: e.Container, Name: e.Name, IPv4: e.IPv4, IPv6: e.IPv6,
-			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Since: e.Created,
+			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Own: e.Link != "", Since: e.Created,
 			Denied: denials(e.Guarded), Guests: guests(e, denials),
 		})
 	}

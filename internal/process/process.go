@@ -12,6 +12,11 @@ import (
 // Table reads processes under a /proc mount of the host's pid namespace.
 type Table struct{ Root string }
 
+// Namespace is the file of the process's network namespace.
+func (t Table) Namespace(pid int) string {
+	return filepath.Join(t.Root, strconv.Itoa(pid), "ns", "net")
+}
+
 // StartTime is when the process started, in clock ticks since boot (field 22 of
 // /proc/PID/stat, proc(5)). ok is false if there is none, or only a zombie.
 func (t Table) StartTime(pid int) (ticks uint64, ok bool) {

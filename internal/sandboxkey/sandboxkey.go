@@ -21,6 +21,7 @@ type Binder interface {
 	SameNamespace(id topology.NetworkID, path string) (bool, error)
 	Expose(id topology.NetworkID, target string) error
 	Conceal(target string) error
+	Rebind(namespace, target string) error
 }
 
 // Keys translates Docker's keys to paths of this process. It is safe for
@@ -88,4 +89,16 @@ func (k Keys) Conceal(key string) error {
 		return err
 	}
 	return k.Binder.Conceal(path)
+}
+
+// Namespace is the key's path in this process.
+func (k Keys) Namespace(key string) (string, error) { return k.path(key) }
+
+// Restore binds a namespace on the key in place of all that is bound there.
+func (k Keys) Restore(key, namespace string) error {
+	path, err := k.path(key)
+	if err != nil {
+		return err
+	}
+	return k.Binder.Rebind(namespace, path)
 }
