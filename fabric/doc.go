@@ -13,6 +13,9 @@
 //
 //	Release  Leave  DeleteEndpoint  ReleaseAddress
 //
+// A container that must not share the network's namespace has one of its own and
+// a branch to it; see branch.go.
+//
 // Invariants:
 //
 //   - A fact is in a store before the caller is told of it, so a kill at any

@@ -116,8 +116,11 @@ func endpointTable(networks []runtimeapi.NetworkStatus, now time.Time) table {
 			if e.Pid > 0 {
 				process = strconv.Itoa(e.Pid)
 			}
-			address := addresses(e.IPv4, e.IPv6)
-			t.add(cmp.Or(e.Name, "-"), cmp.Or(short(string(e.Container)), "-"), name(n), address, process, e.State, denied(e.Denied), age(e.Since, now))
+			address, state := addresses(e.IPv4, e.IPv6), e.State
+			if e.Own {
+				state += ", own namespace"
+			}
+			t.add(cmp.Or(e.Name, "-"), cmp.Or(short(string(e.Container)), "-"), name(n), address, process, state, denied(e.Denied), age(e.Since, now))
 			for _, g := range e.Guests {
 				t.add(cmp.Or(g.Name, "-"), short(string(g.Container)), name(n), address, strconv.Itoa(g.Pid), "guest", denied(g.Denied), age(g.Since, now))
 			}

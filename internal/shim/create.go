@@ -182,8 +182,12 @@ func startError(container, fact string, err error) error {
 // X's records would: X may be a joiner too, at any distance.
 func (h *Host) createJoiner(c Call, b bundle) error {
 	path := h.sameNamespace(b.facts.Network)
-	if path == "" {
+	resolv := h.joinedResolvConf(b)
+	switch {
+	case path == "" && resolv == "":
 		return nil
+	case path == "": // the other has a namespace of its own
+		return b.rewrite(seccomp.Separate, seccomp.Sharing{ResolvConf: resolv})
 	}
 	if err := refuse(c, b, "the network of the container it joins", false); err != nil {
 		return err
@@ -201,15 +205,20 @@ func (h *Host) createJoiner(c Call, b bundle) error {
 
 			annotationNamespace: "",
 		},
-	}
-	// Docker shows a joiner the other's resolv.conf, so the other's replacement
-	// is right for it.
-	source := b.facts.Source(seccomp.ResolvConf)
-	resolv := filepath.Join(h.Resolv, filepath.Base(filepath.Dir(source)))
-	if _, err := os.Stat(resolv); err == nil && filepath.Dir(filepath.Dir(source)) == filepath.Dir(b.Dir) {
-		sharing.ResolvConf = resolv
+		ResolvConf: resolv,
 	}
 	return b.share(sharing)
+}
+
+// joinedResolvConf is the replacement of the resolv.conf that Docker shows a
+// joiner, which is the other's. It is empty if there is none.
+func (h *Host) joinedResolvConf(b bundle) string {
+	source := b.facts.Source(seccomp.ResolvConf)
+	resolv := filepath.Join(h.Resolv, filepath.Base(filepath.Dir(source)))
+	if _, err := os.Stat(resolv); err != nil || filepath.Dir(filepath.Dir(source)) != filepath.Dir(b.Dir) {
+		return ""
+	}
+	return resolv
 }
 
 // refuseUnknown keeps a container out of a tenant namespace that would come

@@ -265,6 +265,15 @@ func TestCreateJoiner(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
+	t.Run("of one with its own namespace", func(t *testing.T) {
+		w := newWorld(t)
+		spec := joiner(w, w.path("proc-7-ns-net"), `"Privileged":true`)
+		w.write("resolv/"+webID, "nameserver 10.0.0.9\n")
+		want := strings.Replace(spec, w.path("containers/"+webID+"/resolv.conf"), w.path("resolv/"+webID), 1)
+		if r := w.create(sideID); r.code != 0 || w.read("moby/"+sideID+"/config.json") != want {
+			t.Errorf("%+v\n%s", r, cmp.Diff(want, w.read("moby/"+sideID+"/config.json")))
+		}
+	})
 	t.Run("of another", func(t *testing.T) {
 		w := newWorld(t)
 		spec := joiner(w, w.path("proc-7-ns-net"), `"Privileged":true`)
