@@ -26,6 +26,7 @@ func TestDocker(t *testing.T) {
 			t.Run("others", e.testOthers)
 			t.Run("member", e.testMember)
 			t.Run("joiner", e.testJoiner)
+			t.Run("own namespace", e.testOwn)
 			t.Run("refusals", e.testRefusals)
 			t.Run("failed create", e.testFailedCreate)
 			t.Run("failed claim", e.testFailedClaim)
@@ -175,6 +176,38 @@ func (e *engine) testJoiner(t *testing.T) {
 	e.docker(t, "rm", "-f", id)
 }
 
+// A container with a namespace of its own is as Docker makes it, but is claimed.
+func (e *engine) testOwn(t *testing.T) {
+	id := e.docker(t, "run", "-d", "--init", "--network", "jobs", "--hostname", "alone", "--cap-add", "NET_ADMIN", "--sysctl", "net.core.somaxconn=100", lab.TestImage, "sleep", "600")
+	claim := await(t, e, claimOf(id)).Claim
+	if !claim.Own || string(claim.Network) != e.jobs || claim.Hostname != "alone" || e.docker(t, "inspect", "-f", "{{.State.Pid}}", id) != strconv.Itoa(claim.Pid) {
+		t.Errorf("claim %+v", claim)
+	}
+	for _, exec := range [][]string{{"exec", id}, {"exec", "-u", "nobody", id}} {
+		out := e.docker(t, append(exec, "sh", "-c", "readlink /proc/self/ns/net; cat /proc/sys/net/core/somaxconn; cat /proc/1/status")...)
+		netns, rest, _ := strings.Cut(out, "\n")
+		somaxconn, status, _ := strings.Cut(rest, "\n")
+		if netns == e.netns(t) || somaxconn != "100" || !netCaps(t, status) {
+			t.Errorf("docker %v: %s", exec, out)
+		}
+	}
+	if conf := e.docker(t, "exec", id, "cat", "/etc/resolv.conf"); strings.Contains(conf, "127.0.0.11") || !strings.Contains(conf, "nameserver") {
+		t.Errorf("resolv.conf: %q", conf)
+	}
+	e.docker(t, "stop", "-t", "1", id)
+	await(t, e, releaseOf(id))
+	e.noResolvConf(t, id)
+	e.docker(t, "rm", id)
+	id = e.docker(t, "create", "--network", "jobs", lab.TestImage, "true")
+	e.docker(t, "network", "connect", "plain", id)
+	e.docker(t, "start", id)
+	if claim := await(t, e, claimOf(id)).Claim; !claim.Own {
+		t.Errorf("claim %+v of a container on two networks", claim)
+	}
+	await(t, e, releaseOf(id))
+	e.docker(t, "rm", "-f", id)
+}
+
 func (e *engine) testRefusals(t *testing.T) {
 	for flags, want := range map[string]string{
 		"--privileged":                    "start container NAME: --privileged would let it change network jobs for all containers there; remove --privileged",
@@ -184,14 +217,15 @@ func (e *engine) testRefusals(t *testing.T) {
 		"-p 8080:80":                      "start container NAME: publishing ports (80/tcp) is not possible on network jobs; remove -p",
 		"-P":                              "start container NAME: publishing ports is not possible on network jobs; remove -P",
 	} {
-		args := append(append([]string{"run", "--rm", "--name", "refused", "--network", "jobs"}, strings.Fields(flags)...), lab.TestImage, "true")
+		shared := []string{"run", "--rm", "--name", "refused", "--network", "jobs", "--label", "particle.namespace=shared"}
+		args := append(append(shared, strings.Fields(flags)...), lab.TestImage, "true")
 		code, said := e.fails(t, args...)
 		if want := strings.Replace(want, "NAME", "refused", 1); !strings.Contains(said, want) {
 			t.Errorf("docker run %s: exit code %d, said\n%s\nwant\n%s", flags, code, said, want)
 		}
 		t.Logf("docker run %s: exit code %d\n%s", flags, code, said)
 	}
-	id := e.docker(t, "create", "--network", "jobs", "--name", "refused", lab.TestImage, "true")
+	id := e.docker(t, "create", "--network", "jobs", "--name", "refused", "--label", "particle.namespace=shared", lab.TestImage, "true")
 	e.docker(t, "network", "connect", "plain", id)
 	if _, said := e.fails(t, "start", id); !strings.Contains(said, "it is connected to jobs, plain; disconnect it from all but one with `docker network disconnect`") {
 		t.Errorf("docker start said %q", said)

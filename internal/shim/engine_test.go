@@ -108,7 +108,8 @@ func (e *engine) Handle(_ context.Context, req runtimeapi.Request) (runtimeapi.R
 	}
 	place := runtimeapi.Placement{}
 	if req.Place != nil && slices.ContainsFunc(req.Place.Networks, func(n runtimeapi.NetworkRef) bool { return n.Name == "jobs" }) {
-		place = runtimeapi.Placement{Member: true, Network: topology.NetworkID(e.jobs), NetworkName: "jobs", Namespace: "/run/particle/netns/" + e.jobs}
+		place = runtimeapi.Placement{Member: true, Network: topology.NetworkID(e.jobs), NetworkName: "jobs", Namespace: "/run/particle/netns/" + e.jobs,
+			Own: req.Place.Own}
 	}
 	return runtimeapi.Reply{Place: &place}, nil
 }
