@@ -18,6 +18,7 @@ const (
 	loopbackDevice = "lo"
 	overlayDevice  = "vx0"
 	uplinkDevice   = "up0" // sources are rewritten there by nftables
+	branchDevices  = "pb"  // start of the names of links to containers with a namespace of their own
 )
 
 func devicePin(netns uint64, device, program string) string {
@@ -63,7 +64,7 @@ func (g *Guard) equip(netns uint64, record *guardNetwork) error {
 		}
 		record.Mended[n] = uint32(index)
 	}
-	return nil
+	return g.equipBranches(netns)
 }
 
 func (g *Guard) equipDevice(netns uint64, name string, index int) error {
@@ -124,6 +125,7 @@ func (g *Guard) takeOverDevices(names []string) error {
 
 // unequip removes the programs from a namespace's devices.
 func (g *Guard) unequip(netns uint64) error {
+	delete(g.branches, netns)
 	names, err := g.pins()
 	if err != nil {
 		return err

@@ -46,6 +46,10 @@ type Guard struct {
 	device                               *part // of devices; likewise
 	networks, containers, steers, totals *ebpf.Map
 
+	// branches are the links equipped by this process: ifindexes by name, by the
+	// namespace's cookie. The lock of the pins guards it.
+	branches map[uint64]map[string]int
+
 	// mu guards what follows; it ranks after the lock of the pins.
 	mu      sync.RWMutex
 	anchors map[CgroupID]bool             // programs attached
@@ -60,7 +64,7 @@ type Guard struct {
 // Causes are told by Probe.
 func Open(ctx context.Context, opts Options) (*Guard, error) {
 	g := &Guard{opts: opts, dir: filepath.Join(opts.Pins, layout),
-		anchors: map[CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
+		branches: map[uint64]map[string]int{}, anchors: map[CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
 	if err := g.open(ctx); err != nil {
 		return nil, errors.Join(openError(opts, err), g.Close())
 	}

@@ -62,12 +62,12 @@ static __always_inline bool on_uplink(struct __sk_buff *skb, const struct subjec
 }
 
 /* The source of an echo request is set right at the device, which comes after
- * this hook. */
+ * this hook: at any but the uplink, if at all. */
 static __always_inline bool is_mended(struct __sk_buff *skb, const struct subject *s)
 {
 	struct network *n = bpf_map_lookup_elem(&networks, &s->netns);
 
-	return n && (n->mended[0] == skb->ifindex || n->mended[1] == skb->ifindex || n->mended[2] == skb->ifindex);
+	return n && n->mended[0] && n->uplink != skb->ifindex;
 }
 
 static __always_inline bool may_leave4(struct __sk_buff *skb, const struct subject *s, const struct ipv4 *ip)

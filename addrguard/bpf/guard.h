@@ -47,7 +47,7 @@ struct container {
 struct network {
 	__u8 id[64];
 	__u32 uplink;	 /* ifindex behind which sources are rewritten; or 0 */
-	__u32 mended[3]; /* ifindexes on which sources of echo requests are */
+	__u32 mended[3]; /* the first is not 0 if devices set sources of echo requests right */
 };
 
 enum { WILDCARD = 1, WILDCARD_MAPPED = 2 };

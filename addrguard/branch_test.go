@@ -1,0 +1,108 @@
+package addrguard_test
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/addrguard"
+	"github.com/particle-net/particle/internal/netnstest"
+	"github.com/particle-net/particle/topology"
+)
+
+func endpointID(n int) topology.EndpointID {
+	return topology.EndpointID(fmt.Sprintf("%012x%052x", n, n))
+}
+
+// own connects a container with a namespace of its own, which the guard has
+// nothing to do with.
+func (m *machine) own(ns *netnstest.Namespace, n int) *box {
+	m.t.Helper()
+	err := m.plane.ApplyBranch(m.t.Context(), topology.Branch{
+		Network: networkID(1), Endpoint: endpointID(n), Namespace: ns.Path(), Link: "eth%d", MTU: 1450,
+		IPv4: netip.AddrFrom4([4]byte{10, 77, 1, byte(n)}), IPv6: netip.MustParseAddr(fmt.Sprintf("fd00:77:1::%x", n)),
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.protect()
+	cgroup := fmt.Sprintf("%s/own%d", m.top, boundary.Add(1))
+	m.cgroup(cgroup)
+	return m.start(cgroup, ns)
+}
+
+// pinned counts the programs on branches.
+func (m *machine) pinned(want int) {
+	m.t.Helper()
+	pins, err := filepath.Glob(m.opts.Pins + "/*/device-*-pb*")
+	if err != nil || len(pins) != want {
+		m.t.Errorf("programs of branches: %v, %v; want %d", pins, err, want)
+	}
+}
+
+func TestContainersWithTheirOwnNamespace(t *testing.T) {
+	t.Parallel()
+	root := netnstest.New(t)
+	root.Run("ip", "link", "add", "eth0", "type", "bridge")
+	root.Run("ip", "address", "add", "192.0.2.1/24", "dev", "eth0")
+	root.Run("ip", "link", "set", "eth0", "up")
+	m := newMachine(t, root, "192.0.2.1", "10.77.1.0/24", "fd00:77:1::/64")
+	shared, own := m.container("10.77.1.5", "fd00:77:1::5"), m.own(netnstest.New(t), 9)
+
+	// A server for both families, as most are.
+	s := shared.socket(unix.AF_INET6, tcp)
+	expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "[::]:80"}).Err, 0)
+	s.must(Call{Name: "listen", FD: s.fd})
+	expect(t, "by IPv4", dial(t, own, s, "10.77.1.5:80").from, "::ffff:10.77.1.9")
+	expect(t, "by IPv6", dial(t, own, s, "[fd00:77:1::5]:80").from, "fd00:77:1::9")
+	expect(t, "the other way", dial(t, shared, own.listening("10.77.1.9:80"), "10.77.1.9:80").from, "10.77.1.5")
+	for family, to := range map[int]string{unix.AF_INET: "10.77.1.9", unix.AF_INET6: "fd00:77:1::9"} {
+		from, err := pinger(shared, family).echo(join(to, 0))
+		expect(t, "ping "+to, fmt.Sprint(from, err), fmt.Sprint(to, unix.Errno(0)))
+	}
+
+	// Its loopback is private towards them, too, under whatever name.
+	private, stranger := shared.bound(udp, "[::1]:53"), own.socket(unix.AF_INET6, udp)
+	name := addrguard.Prefixes()[0].Addr().As16()
+	name[15] = 1 // the slot
+	expect(t, "send", stranger.send(join(netip.AddrFrom16(name).String(), 53), "forbidden"), 0)
+	friend := shared.socket(unix.AF_INET6, udp)
+	expect(t, "send", friend.send("[::1]:53", "own"), 0)
+	text, _ := private.received("what arrives")
+	expect(t, "what arrives", text, "own")
+}
+
+func TestBranchesComeAndGo(t *testing.T) {
+	t.Parallel()
+	root := netnstest.New(t)
+	root.Run("ip", "link", "add", "eth0", "type", "bridge")
+	root.Run("ip", "address", "add", "192.0.2.1/24", "dev", "eth0")
+	root.Run("ip", "link", "set", "eth0", "up")
+	m := newMachine(t, root, "192.0.2.1", "10.77.1.0/24", "fd00:77:1::/64")
+	shared := m.container("10.77.1.5", "fd00:77:1::5")
+	m.own(netnstest.New(t), 9)
+	m.pinned(2)
+	m.own(netnstest.New(t), 9) // the link is made anew
+	m.own(netnstest.New(t), 10)
+	m.pinned(4)
+	if err := m.plane.RemoveBranches(t.Context(), networkID(1), []topology.EndpointID{endpointID(10)}); err != nil {
+		t.Fatal(err)
+	}
+	m.protect()
+	m.pinned(2)
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.open() // another process, which takes them over
+	m.protect()
+	m.pinned(2)
+	from, err := pinger(shared, unix.AF_INET).echo("10.77.1.9:0")
+	expect(t, "ping", fmt.Sprint(from, err), fmt.Sprint("10.77.1.9", unix.Errno(0)))
+	if err := m.Unprotect(t.Context(), networkID(1)); err != nil {
+		t.Fatal(err)
+	}
+	m.pinned(0)
+}
