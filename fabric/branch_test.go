@@ -252,6 +252,43 @@ func TestBranchesLeaveTogether(t *testing.T) {
 	}
 }
 
+// A container may change from the shared namespace to one of its own between two
+// starts, when it is connected to another network; its guests stay where they are.
+func TestOwnNamespaceTakesNoAddressFromGuests(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	p := w.create(f, netID("a"), "jobs", "10.77.0.0/16")
+	a := w.start(f, netID("a"), p, "1", 101)
+	if err := w.join(f, "2", "1", 102); err != nil {
+		t.Fatal(err)
+	}
+	w.stop(f, p, "1", 101, a)
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: a, Name: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID("5"), Network: netID("a"), IPv4: a}); err != nil {
+		t.Fatal(err)
+	}
+	w.sandboxes["/var/run/docker/netns/5"] = fabric.SandboxForeign
+	err := f.Join(ctx, netID("a"), epID("5"), "/var/run/docker/netns/5")
+	if !errors.Is(err, fabric.ErrAddressTaken) || !strings.Contains(err.Error(), "container c2 shares it") || len(w.branches) != 0 {
+		t.Errorf("%v, %v", err, w.branches)
+	}
+}
+
+// The guard has nothing to do with it.
+func TestOwnNamespaceIsNotAdmitted(t *testing.T) {
+	w, f, _, a := prepare(t)
+	w.joined(f, "1")
+	w.sandboxes[key1] = fabric.SandboxForeign
+	if err := w.claimOwn(f, "1", 101, a); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Reconcile(ctx); err != nil || len(w.admitted) != 0 {
+		t.Errorf("admitted %v, %v", w.admitted, err)
+	}
+}
+
 func TestPlacementExplainsNamespaces(t *testing.T) {
 	_, f, _, _ := prepare(t)
 	_, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}, {Name: "other"}}, false)
