@@ -21,6 +21,8 @@
 //   - Installing again converges from whatever an interrupted installation has
 //     left, and is also the upgrade: the plugin is replaced under its name, and
 //     running containers go on in their namespaces meanwhile.
+//   - One command at a time changes an engine: it holds the name of a container
+//     that is never started.
 //   - Helper containers name runc as their runtime, because the default one may
 //     be half installed.
 //   - A failed installation takes its steps back, the latest first.

@@ -38,9 +38,10 @@ type Options struct {
 // Run installs on the engine, or upgrades or completes what is there. It may be
 // called again after any failure, and after having been killed. If it fails or
 // ctx ends it takes back what it did, and says in the error what it could not
-// take back. Two calls for one engine must not run at the same time.
+// take back. While another call of Run or Remove changes the engine it fails.
 func Run(ctx context.Context, api *client.Client, opts Options, progress Progress) error {
-	i := &installation{api: api, opts: opts, steps: newSteps(progress)}
+	i := &installation{api: api, opts: opts, steps: newSteps(progress), unlock: func() {}}
+	defer func() { i.unlock() }()
 	if err := i.run(ctx); err != nil {
 		return i.steps.rollBack(ctx, err)
 	}
@@ -53,8 +54,9 @@ type installation struct {
 	opts Options
 	*steps
 
-	info  system.Info
-	image string // id
+	unlock func()
+	info   system.Info
+	image  string // id
 	// What was there before.
 	oldImage  string
 	oldPlugin *types.Plugin
@@ -92,6 +94,9 @@ func (i *installation) checkEngine(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if i.opts.From, err = sourceDir(i.opts.From); err != nil {
+		return "", err
+	}
+	if i.unlock, err = takeLock(ctx, i.api, "install"); err != nil {
 		return "", err
 	}
 	if i.oldPlugin, err = findPlugin(ctx, i.api); err != nil {

@@ -111,10 +111,12 @@ func containerNames(list []container.Summary) []string {
 
 // Remove takes the project off the engine: the plugin, the runtime's entry in
 // the daemon's configuration, the files, the images, and what the kernel holds
-// for the networks. It may be called again after any failure.
+// for the networks. It may be called again after any failure. While another call
+// of Run or Remove changes the engine it fails.
 func Remove(ctx context.Context, api *client.Client, opts RemoveOptions, progress Progress) error {
 	s := newSteps(progress)
-	u := &removal{api: api, opts: opts}
+	u := &removal{api: api, opts: opts, unlock: func() {}}
+	defer func() { u.unlock() }()
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) (string, error)
@@ -136,6 +138,7 @@ func Remove(ctx context.Context, api *client.Client, opts RemoveOptions, progres
 type removal struct {
 	api      *client.Client
 	opts     RemoveOptions
+	unlock   func()
 	dataRoot string
 	image    string
 	users    users
@@ -149,6 +152,9 @@ func (r *removal) check(ctx context.Context) (string, error) {
 		return "", err
 	}
 	r.dataRoot = info.DockerRootDir
+	if r.unlock, err = takeLock(ctx, r.api, "uninstall"); err != nil {
+		return "", err
+	}
 	if err := sweepHelpers(ctx, r.api); err != nil {
 		return "", err
 	}
