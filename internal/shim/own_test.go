@@ -67,7 +67,9 @@ func TestCreateOwnRefuses(t *testing.T) {
 	for name, change := range map[string]func(w *world, p *plugin){
 		"start container web: the particle plugin does not know containers with a namespace of their own": func(w *world, p *plugin) {
 			w.label(webID, "own")
+			p.mu.Lock()
 			p.old = true
+			p.mu.Unlock()
 		},
 		"start container web: its label particle.namespace=mine means nothing; give it the value own or shared": func(w *world, _ *plugin) {
 			w.label(webID, "mine")
