@@ -1,0 +1,101 @@
+package attack
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/integration/sockets/sock"
+)
+
+// forgeCases use sockets that take whole packets, and those that see them.
+func forgeCases() []Case {
+	raw := func(name string, family, kind, protocol int) Case {
+		return Case{"sniff/" + name, func(a *attacker) verdict {
+			_, err := a.Socket(family, kind, protocol)
+			return outcome(err)
+		}}
+	}
+	all := int(htons(unix.ETH_P_ALL))
+	return []Case{
+		raw("packet", unix.AF_PACKET, unix.SOCK_RAW, all),
+		raw("packet-cooked", unix.AF_PACKET, unix.SOCK_DGRAM, all),
+		raw("packet-old", unix.AF_INET, unix.SOCK_PACKET, all),
+		raw("raw-icmp", unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP),
+		raw("raw-tcp", unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP),
+		raw("raw-udp", unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_UDP),
+		raw("raw-icmp6", unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6),
+		raw("raw-udp6", unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_UDP),
+		raw("xdp", unix.AF_XDP, unix.SOCK_RAW, 0),
+		{"forge/raw-header", func(a *attacker) verdict {
+			fd, err := a.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+			if err == nil {
+				_, err = a.Send(fd, sock.Message{Data: a.forged(), To: sock.In(a.Victim.Four, 0)})
+			}
+			return a.forgedBy(err)
+		}},
+		{"forge/packet", func(a *attacker) verdict {
+			fd, err := a.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
+			if err == nil {
+				_, err = a.Send(fd, sock.Message{Data: a.forged(), To: linkLayer(1)})
+			}
+			return a.forgedBy(err)
+		}},
+		{"forge/tcp-repair", func(a *attacker) verdict {
+			fd, err := a.socket(tcp4)
+			if err == nil {
+				err = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_REPAIR, 1)
+			}
+			return outcome(err)
+		}},
+	}
+}
+
+// forgedBy waits for a forged packet to be heard, if it went out.
+func (a *attacker) forgedBy(err error) verdict {
+	if err != nil {
+		return failed(err)
+	}
+	return verdict{token: a.token()}
+}
+
+// forged is an IPv4 packet with the token to the victim, from the third address.
+func (a *attacker) forged() []byte {
+	data := []byte(a.token())
+	udp := make([]byte, 8, 8+len(data))
+	binary.BigEndian.PutUint16(udp, 4242)
+	binary.BigEndian.PutUint16(udp[2:], portUDPAny)
+	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(data)))
+	udp = append(udp, data...) // a checksum of 0 is none: RFC 768
+	return append(header4(a.Third.Four, a.Victim.Four, unix.IPPROTO_UDP, len(udp)), udp...)
+}
+
+// header4 is an IPv4 header (RFC 791).
+func header4(from, to netip.Addr, protocol byte, payload int) []byte {
+	h := make([]byte, 20)
+	h[0], h[8], h[9] = 0x45, 64, protocol
+	binary.BigEndian.PutUint16(h[2:], uint16(20+payload))
+	copy(h[12:], from.AsSlice())
+	copy(h[16:], to.AsSlice())
+	var sum uint32
+	for i := 0; i < len(h); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(h[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(h[10:], ^uint16(sum))
+	return h
+}
+
+// linkLayer is a struct sockaddr_ll for IPv4 on a link.
+func linkLayer(index uint32) []byte {
+	raw := make([]byte, unix.SizeofSockaddrLinklayer)
+	binary.NativeEndian.PutUint16(raw, unix.AF_PACKET)
+	binary.BigEndian.PutUint16(raw[2:], unix.ETH_P_IP)
+	binary.NativeEndian.PutUint32(raw[4:], index)
+	return raw
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }

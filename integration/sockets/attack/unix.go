@@ -1,0 +1,42 @@
+package attack
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/integration/sockets/sock"
+)
+
+// unixCases reach unix sockets whose names are not files: they belong to the
+// network namespace (unix(7), "abstract").
+func unixCases() []Case {
+	kinds := []struct {
+		name string
+		kind int
+	}{{"stream", unix.SOCK_STREAM}, {"seqpacket", unix.SOCK_SEQPACKET}, {"dgram", unix.SOCK_DGRAM}}
+	var cases []Case
+	for _, k := range kinds {
+		cases = append(cases, Case{"unix/" + k.name, func(a *attacker) verdict {
+			fd, err := a.Socket(unix.AF_UNIX, k.kind, 0)
+			if err == nil {
+				err = a.Connect(fd, sock.Abstract(abstractPrefix+k.name))
+			}
+			if err == nil {
+				_, err = a.Send(fd, sock.Message{Data: []byte(a.token() + "\n")})
+			}
+			if err != nil {
+				return failed(err)
+			}
+			return verdict{token: a.token()}
+		}})
+	}
+	return append(cases, Case{"unix/dgram-unconnected", func(a *attacker) verdict {
+		fd, err := a.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+		if err == nil {
+			_, err = a.Send(fd, sock.Message{Data: []byte(a.token()), To: sock.Abstract(abstractPrefix + "dgram")})
+		}
+		if err != nil {
+			return failed(err)
+		}
+		return verdict{token: a.token()}
+	}})
+}
