@@ -93,6 +93,10 @@ test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
 test-integration: ## the product on both engines (root)
 	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -timeout 60m -parallel 2 $(PRODUCT:%=./%)
 
+.PHONY: test-attack
+test-attack: ## one container against its neighbour, and what sockets do, on both engines (root)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -timeout 30m -run 'TestAttack|TestSocketTable|TestScripts/.*/servers' ./integration
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for a while (FUZZTIME=30s)
 	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \

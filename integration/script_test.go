@@ -48,6 +48,7 @@ func TestScripts(t *testing.T) {
 				"clean":      cmdClean,
 				"put":        cmdPut,
 				"same":       cmdSame,
+				"image":      cmdImage,
 			},
 		})
 	})

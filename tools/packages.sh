@@ -17,6 +17,9 @@ needed() {
 	/usr/bin/clang-14 clang-14
 	/usr/bin/llvm-strip-14 llvm-14
 	/usr/include/bpf/bpf_helpers.h libbpf-dev
+	/usr/bin/python3 python3
+	/usr/sbin/nginx nginx
+	/usr/bin/redis-server redis-server
 	EOF
 }
 
@@ -26,6 +29,14 @@ echo "installing" $missing
 if [ "$(id -u)" != 0 ]; then
 	echo "packages: root is needed to install them; run as root, or: sudo apt-get install" $missing >&2
 	exit 1
+fi
+# The servers are for containers: invoke-rc.d(8) asks this file whether to start one
+# here, and 101 forbids it.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+	trap 'rm -f $policy' EXIT
+	printf '#!/bin/sh\nexit 101\n' >$policy
+	chmod +x $policy
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q

@@ -3,7 +3,8 @@
 //
 //	sockets victim                         listen in every way (package attack)
 //	sockets attack -victim A [CASE...]     try to be the victim, or to touch it
-//	sockets table                          do what programs do with sockets (package table)
+//	sockets table [-peer A]                do what programs do with sockets (package table)
+//	sockets idle                           until a signal, for docker exec
 //
 // Results are lines of JSON. The own addresses are those that Docker wrote to
 // /etc/hosts.
@@ -37,7 +38,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: sockets victim | attack [flags] [case...] | table [flags]")
+		return errors.New("usage: sockets victim | attack [flags] [case...] | table [flags] | idle")
 	}
 	if args[0] == "inside" && len(args) == 2 {
 		return attack.Inside(args[1])
@@ -47,6 +48,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	switch args[0] {
+	case "idle":
+		<-ctx.Done()
+		return nil
 	case "victim":
 		return attack.Victim(ctx, os.Stdout, self.Four, self.Six)
 	case "attack":

@@ -31,6 +31,15 @@ func straightCases() []Case {
 			}})
 		}
 	}
+	for _, t := range []transport{tcp4, udp4} {
+		cases = append(cases, Case{"reach/" + t.name + "-any-link", func(a *attacker) verdict {
+			link := linkAddress()
+			if !link.IsValid() {
+				return failed(unix.EADDRNOTAVAIL)
+			}
+			return a.say(t, sock.In(link, t.anyPort()))
+		}})
+	}
 	return cases
 }
 

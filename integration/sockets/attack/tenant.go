@@ -3,6 +3,7 @@ package attack
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -24,11 +25,29 @@ func tenantCases() []Case {
 	}
 	return append(cases, Case{"tenant/uplinks", func(a *attacker) verdict {
 		var links []netip.Addr
+		own := linkAddress()
 		for low := range 128 {
-			links = append(links, netip.AddrFrom4([4]byte{169, 254, 192, byte(low)}))
+			if addr := netip.AddrFrom4([4]byte{169, 254, 192, byte(low)}); addr != own {
+				links = append(links, addr)
+			}
 		}
 		return a.knock(links, portTCPAny)
 	}})
+}
+
+// linkAddress is the IPv4 address of the namespace's link to the world; not valid
+// if there is none.
+func linkAddress() netip.Addr {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
 }
 
 // knock connects to all addresses at once, and succeeds if one of them is open.

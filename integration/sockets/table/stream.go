@@ -175,14 +175,5 @@ func streamCases() []testCase {
 			t.tcp4().connect(t.in("SELF", t.port))
 			own.accept().named()
 		}},
-		{"stream/original-destination", func(t *trial) {
-			server := t.tcp4().bind(t.in("0.0.0.0", t.port)).listen()
-			t.tcp4().connect(t.in("SELF", t.port))
-			conn := server.accept()
-			conn.do("SO_ORIGINAL_DST", func() error {
-				_, err := unix.GetsockoptIPv6Mreq(conn.fd, unix.SOL_IP, 80)
-				return err
-			})
-		}},
 	}
 }

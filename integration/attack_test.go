@@ -1,0 +1,253 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/particle-net/particle/integration/sockets/attack"
+	"github.com/particle-net/particle/integration/sockets/sock"
+	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/lab"
+)
+
+// concession is what a shared namespace cannot give, or does otherwise. The
+// phrase stands in docs/limits.md, where a user reads of it.
+type concession struct {
+	cases  []string // patterns of path.Match
+	phrase string
+}
+
+// find returns the concession that covers a case.
+func find(list []concession, name string) (concession, bool) {
+	for _, c := range list {
+		for _, pattern := range c.cases {
+			if ok, err := path.Match(pattern, name); err == nil && ok {
+				return c, true
+			}
+		}
+	}
+	return concession{}, false
+}
+
+// documented fails for concessions that the limits do not name, and for those
+// that cover nothing.
+func documented(t *testing.T, list []concession, used map[string]bool) {
+	t.Helper()
+	limits, err := os.ReadFile("../docs/limits.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range list {
+		if !strings.Contains(string(limits), c.phrase) {
+			t.Errorf("docs/limits.md does not say %q of %s", c.phrase, strings.Join(c.cases, " "))
+		}
+		if !used[c.phrase] {
+			t.Errorf("nothing differs of what is conceded as %q: %s", c.phrase, strings.Join(c.cases, " "))
+		}
+	}
+}
+
+// conceded are attacks that succeed in spite of the guard.
+var conceded = []concession{
+	{[]string{"squat/*-auto"}, "A port that the kernel chose for one container"},
+	{[]string{"squat/unix"}, "Two containers cannot bind the same abstract name"},
+}
+
+// refusedAnyway are the attacks that something else than the guard stops: that the
+// containers hold no rights over the namespace, that the kernel lacks the protocol,
+// or that what is attacked was never shared.
+var refusedAnyway = []string{
+	"bind/*-transparent", "bind/sctp4*", "bind/dccp4*", "bind/l2tp4*", "bind/smc4", "bind/rds", "bind/udp4-unspec",
+	"spoof/ping4-pktinfo-connected", "sniff/*", "forge/*", "squat/ping", "change/*", "tenant/*",
+	"private/*-victim", "private/*-route", "private/udp6-unspec",
+	// Without the guard there are no private addresses to find.
+	"scan/tcp4", "scan/udp4", "scan/udp-mapped", "scan/tcp6", "scan/udp6",
+	// A disconnected IPv6 socket of Linux hears its former peer alone.
+	"catch/udp6-disconnected",
+	"escape/return", "escape/raw", "escape/address", "escape/transparent", "escape/settings",
+}
+
+// manner is how an attacker runs.
+type manner struct {
+	name    string
+	program string
+	entry   string
+	// unconfined is without Docker's seccomp profile, which forbids new user
+	// namespaces, and on current engines io_uring.
+	unconfined bool
+	exec       bool   // in a container that runs already
+	user       string // "" is root
+}
+
+var manners = []manner{
+	{name: "ordinary", program: "sockets", entry: sock.Syscall},
+	{name: "exec", program: "sockets", entry: sock.Syscall, exec: true},
+	{name: "user", program: "sockets", entry: sock.Syscall, user: "1000:1000"},
+	{name: "unconfined", program: "sockets", entry: sock.Syscall, unconfined: true},
+	{name: "386", program: "sockets386", entry: sock.Syscall},
+	{name: "socketcall", program: "sockets386", entry: sock.Socketcall, unconfined: true},
+	{name: "uring", program: "sockets", entry: sock.Uring, unconfined: true},
+	{name: "uring-async", program: "sockets", entry: sock.UringAsync, unconfined: true},
+	{name: "uring-sqpoll", program: "sockets", entry: sock.UringSqpoll, unconfined: true},
+	{name: "uring-386", program: "sockets386", entry: sock.Uring, unconfined: true},
+}
+
+// stage is a host with a victim on each of two networks.
+type stage struct {
+	*bed
+	scene []string // flags of "sockets attack"
+}
+
+func newStage(t *testing.T, engine string, settings ...string) *stage {
+	t.Helper()
+	s := &stage{bed: newTestBed(t, lab.Options{Engine: engine})}
+	if len(settings) > 0 {
+		s.must(t, "plugin", "disable", "-f", hostpath.PluginName)
+		s.must(t, append([]string{"plugin", "set", hostpath.PluginName}, settings...)...)
+		s.must(t, "plugin", "enable", hostpath.PluginName)
+	}
+	if err := s.load(t.Context(), socketsImage); err != nil {
+		t.Fatal(err)
+	}
+	s.must(t, "network", "create", "-d", "particle", "--ipam-driver", "particle", "--ipv6", "--subnet", "10.77.0.0/16", "--subnet", "fd00:77::/64", "red")
+	s.must(t, "network", "create", "-d", "particle", "--ipam-driver", "particle", "--ipv6", "--subnet", "10.88.0.0/16", "--subnet", "fd00:88::/64", "blue")
+	red4, red6 := s.victim(t, "red")
+	blue4, blue6 := s.victim(t, "blue")
+	s.scene = []string{"-victim", red4, "-victim6", red6, "-other", blue4, "-other6", blue6, "-third", "10.77.200.200", "-third6", "fd00:77::c8c8"}
+	return s
+}
+
+// victim starts one, and returns its addresses once it listens.
+func (b *bed) victim(t *testing.T, network string) (four, six string) {
+	t.Helper()
+	name := "victim-" + network
+	b.must(t, "run", "-d", "--name", name, "--network", network, socketsImage, "sockets", "victim")
+	b.mustCome(t, name+" listens", func() error {
+		out, err := b.docker(t.Context(), "logs", name)
+		if err == nil && !strings.Contains(out, "listening on") {
+			err = errors.New("it does not")
+		}
+		return err
+	})
+	out := b.must(t, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}", name)
+	four, six, _ = strings.Cut(out, " ")
+	return four, six
+}
+
+// attack runs all attacks in one manner, or those named.
+func (s *stage) attack(t *testing.T, m manner, names ...string) map[string]attack.Result {
+	t.Helper()
+	var args []string
+	if m.exec {
+		s.must(t, "run", "-d", "--name", "idle", "--network", "red", socketsImage, "sockets", "idle")
+		defer s.must(t, "rm", "-f", "idle")
+		args = []string{"exec", "idle"}
+	} else {
+		args = []string{"run", "--rm", "--network", "red"}
+		if m.unconfined {
+			args = append(args, "--security-opt", "seccomp=unconfined")
+		}
+		if m.user != "" {
+			args = append(args, "--user", m.user)
+		}
+		args = append(args, socketsImage)
+	}
+	args = append(append(append(args, m.program, "attack", "-entry", m.entry), s.scene...), names...)
+	results := map[string]attack.Result{}
+	for line := range strings.Lines(s.must(t, args...)) {
+		var r attack.Result
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		results[r.Case] = r
+	}
+	want := len(names)
+	if want == 0 {
+		want = len(attack.Cases())
+	}
+	if len(results) != want {
+		t.Fatalf("%d results of %d attacks", len(results), want)
+	}
+	return results
+}
+
+// TestAttack lets a container attack its neighbour in every manner. Nothing
+// succeeds but what is conceded.
+func TestAttack(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		s := newStage(t, engine)
+		used := map[string]bool{}
+		for _, m := range manners {
+			t.Run(m.name, func(t *testing.T) {
+				for _, r := range sorted(s.attack(t, m)) {
+					c, allowed := find(conceded, r.Case)
+					used[c.phrase] = used[c.phrase] || allowed && r.Success
+					switch {
+					case attack.IsControl(r.Case) && !r.Success:
+						t.Errorf("%s fails: %s %s", r.Case, r.Errno, r.Detail)
+					case !attack.IsControl(r.Case) && r.Success && !allowed:
+						t.Errorf("%s succeeds: %s %s", r.Case, r.Errno, r.Detail)
+					}
+				}
+			})
+		}
+		documented(t, conceded, used)
+		s.refusesRights(t)
+	})
+}
+
+// refusesRights asks for the right to forge packets.
+func (s *stage) refusesRights(t *testing.T) {
+	t.Helper()
+	for _, right := range []string{"NET_RAW", "NET_ADMIN", "ALL"} {
+		out, err := s.docker(t.Context(), "run", "--rm", "--network", "red", "--cap-add", right, socketsImage, "sockets", "idle")
+		if err == nil || !strings.Contains(err.Error(), right) {
+			t.Errorf("--cap-add %s: %v %s", right, err, out)
+		}
+	}
+}
+
+// TestAttackWithoutGuard turns the guard off and the same attacks succeed: it is the
+// guard that stops them, and they are attacks.
+func TestAttackWithoutGuard(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		s := newStage(t, engine, "PARTICLE_GUARD=off")
+		for _, name := range []string{"unconfined", "socketcall", "uring"} {
+			m := manners[slices.IndexFunc(manners, func(m manner) bool { return m.name == name })]
+			t.Run(name, func(t *testing.T) {
+				expectSuccess(t, m, s.attack(t, m))
+			})
+		}
+	})
+}
+
+// expectSuccess compares with what the plain kernel lets happen.
+func expectSuccess(t *testing.T, m manner, results map[string]attack.Result) {
+	t.Helper()
+	for _, r := range sorted(results) {
+		refused := slices.ContainsFunc(refusedAnyway, func(pattern string) bool {
+			ok, err := path.Match(pattern, r.Case)
+			return err == nil && ok
+		})
+		// A ring's fast open does not carry data.
+		refused = refused || m.entry == sock.Uring && strings.HasSuffix(r.Case, "-fastopen")
+		if r.Success == refused {
+			t.Errorf("%s: success is %v without the guard: %s %s", r.Case, r.Success, r.Errno, r.Detail)
+		}
+	}
+}
+
+// sorted are results in the order of their names.
+func sorted(results map[string]attack.Result) []attack.Result {
+	var out []attack.Result
+	for _, name := range slices.Sorted(maps.Keys(results)) {
+		out = append(out, results[name])
+	}
+	return out
+}
