@@ -140,8 +140,7 @@ func (a *attacker) catch(t, to transport, p prepare) verdict {
 
 // got takes a connection or a datagram that is there.
 func (a *attacker) got(t transport, fd int) (netip.AddrPort, error) {
-	short := unix.NsecToTimeval(sock.Patience.Nanoseconds() / 10)
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &short); err != nil {
+	if err := a.Await(fd, sock.Patience/10); err != nil {
 		return netip.AddrPort{}, err
 	}
 	if t.stream() {

@@ -187,8 +187,30 @@ func (k *Kernel) Send(fd int, m Message) (int, error) {
 	}
 }
 
+// Await waits until there is something to accept or to receive; EAGAIN if there is
+// not in time.
+func (k *Kernel) Await(fd int, patience time.Duration) error {
+	end := time.Now().Add(patience)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, time.Until(end).Milliseconds())))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return unix.EAGAIN
+		}
+		return nil
+	}
+}
+
 // Accept waits for a connection. Its socket has timeouts, too.
 func (k *Kernel) Accept(fd int) (int, unix.Sockaddr, error) {
+	// A listener of MPTCP does not heed its timeout.
+	if err := k.Await(fd, Patience); err != nil {
+		return -1, nil, err
+	}
 	for {
 		conn, peer, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
 		if errors.Is(err, unix.EINTR) {
