@@ -75,8 +75,13 @@ func pingCases() []testCase {
 			prepare(t, s)
 			m := sock.Message{Data: []byte{request, 0, 0, 0, 0, 0, 0, 1}, To: t.in(to, 0)}
 			if connected {
-				s.connect(m.To).named()
+				s.connect(m.To)
 				m.To = nil
+				s.do("getsockname", func() error { // its port is an identifier, of any size
+					name, err := unix.Getsockname(s.fd)
+					t.saw("sockname %s", t.name(sock.AddrPort(name).Addr()))
+					return err
+				})
 			}
 			s.sendMessage(m).do("receive", func() error {
 				data, control := make([]byte, 64), make([]byte, 256)
