@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/integration/sockets/attack"
 	"github.com/particle-net/particle/integration/sockets/sock"
 	"github.com/particle-net/particle/internal/hostpath"
@@ -55,8 +56,8 @@ func documented(t *testing.T, list []concession, used map[string]bool) {
 
 // conceded are attacks that succeed in spite of the guard.
 var conceded = []concession{
-	{[]string{"squat/*-auto"}, "A port that the kernel chose for one container"},
-	{[]string{"squat/unix"}, "Two containers cannot bind the same abstract name"},
+	{[]string{"squat/*-auto"}, "A port that the kernel chose for a socket that was never bound"},
+	{[]string{"squat/unix"}, "A name of an abstract unix socket that one container holds"},
 }
 
 // refusedAnyway are the attacks that something else than the guard stops: that the
@@ -120,6 +121,9 @@ func newStage(t *testing.T, engine string, settings ...string) *stage {
 	red4, red6 := s.victim(t, "red")
 	blue4, blue6 := s.victim(t, "blue")
 	s.scene = []string{"-victim", red4, "-victim6", red6, "-other", blue4, "-other6", blue6, "-third", "10.77.200.200", "-third6", "fd00:77::c8c8"}
+	for _, p := range addrguard.Prefixes() {
+		s.scene = append(s.scene, "-private", p.String())
+	}
 	return s
 }
 
