@@ -14,7 +14,29 @@ import (
 
 // differences are the socket calls whose answer is another one in a particle
 // network than in a network namespace of the container's own.
-var differences = []concession{}
+var differences = []concession{
+	{[]string{"bind/*-127.1.2.3", "connect/*-by-127.1.2.3", "datagram/*-by-127.1.2.3", "datagram/*-by-127.1.2.3-connected"},
+		"127.0.0.0/8 beyond 127.0.0.0/24 does not exist"},
+	{[]string{"bind/*-fe80::1", "option/pktinfo-other*", "mistake/connect-mapped-v6only"},
+		"An address that is not the container's is refused with EADDRNOTAVAIL"},
+	{[]string{"conflict/*-any-loopback", "conflict/*-loopback-any", "conflict/*-dual-self6", "conflict/*-v6only-loopback6"},
+		"A wildcard and a loopback address, or the own IPv6 address, can be bound at one port"},
+	{[]string{"mistake/bind-unspec-any*"}, "A wildcard of the family AF_UNSPEC cannot be bound"},
+	{[]string{"connect/*-by-127.0.0.2", "stream/from-any-to-loopback", "stream/from-self-to-loopback", "stream/from-loopback-to-self",
+		"stream/from-self6-to-loopback6", "stream/disconnect-reconnect", "datagram/disconnect-reconnect", "datagram/reconnect-*", "peer/tcp-reconnected"},
+		"A container's connection to itself may be named by its own address"},
+	{[]string{"stream/from-any6-*", "peer/tcp6-from-dual", "peer/udp*-autobound-connected"},
+		"A socket of both families that was bound to the wildcard cannot connect"},
+	{[]string{"stream/device-loopback"}, "A server on the wildcard of the link `lo`"},
+	{[]string{"option/freebind-tcp", "option/freebind-udp", "option/freebind6-*"}, "IP_FREEBIND"},
+	{[]string{"option/transparent*", "option/mark", "option/priority-7", "family/raw-*", "family/packet*", "family/xdp"},
+		"CAP_NET_RAW is taken from every container"},
+	{[]string{"family/udplite"}, "Raw sockets, packet sockets, SCTP, DCCP and the like are refused"},
+	{[]string{"option/device-eth0", "name/own-address-on-a-link"}, "There is no `eth0`"},
+	{[]string{"option/pktinfo-loopback*", "option/pktinfo-none-loopback*", "option/pktinfo-none6-loopback*"}, "IP_PKTINFO, IP_RECVERR and `/proc/net` show"},
+	{[]string{"option/pktinfo-none-connected", "peer/udp-connected-pktinfo"}, "A connected UDP socket that sends with an IP_PKTINFO without a source"},
+	{[]string{"group/receive-*", "group/broadcast"}, "Multicast and broadcast"},
+}
 
 // TestSocketTable does the same with sockets in a container of a Docker bridge
 // and in one of a particle network, and compares what the kernel says.

@@ -47,6 +47,10 @@ type Case struct {
 	run  func(a *attacker) verdict
 }
 
+// patience bounds each call of an attack. Where one works, the kernel does it at
+// once, between processes of one host; what is dropped takes all of it.
+const patience = 250 * time.Millisecond
+
 // verdict is what a case comes to: success, an error, or a token that tells of
 // success if the witness has heard it, from a peer that judge finds wrong.
 type verdict struct {
@@ -88,7 +92,7 @@ func Run(ctx context.Context, out io.Writer, entry string, scene Scene, names ..
 		return err
 	}
 	a := &attacker{Scene: scene, entry: entry, ports: answer.Ports, nonce: fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano())}
-	if a.Kernel, err = sock.Open(entry); err != nil {
+	if a.Kernel, err = sock.Open(entry, patience); err != nil {
 		return err
 	}
 	defer a.Close()
@@ -120,9 +124,9 @@ func Run(ctx context.Context, out io.Writer, entry string, scene Scene, names ..
 // was sent over loopback is in the victim's sockets already; it may still have to
 // read it, so it is asked until all that is expected has come or time is up.
 func (a *attacker) hearWitness(ctx context.Context, results []Result, verdicts []verdict) error {
-	ctx, cancel := context.WithTimeout(ctx, sock.Patience)
+	ctx, cancel := context.WithTimeout(ctx, 4*patience)
 	defer cancel()
-	tick := time.NewTicker(sock.Patience / 10)
+	tick := time.NewTicker(patience / 2)
 	defer tick.Stop()
 	for {
 		// One last question after the time is up gets time of its own.

@@ -140,7 +140,7 @@ func (a *attacker) catch(t, to transport, p prepare) verdict {
 
 // got takes a connection or a datagram that is there.
 func (a *attacker) got(t transport, fd int) (netip.AddrPort, error) {
-	if err := a.Await(fd, sock.Patience/10); err != nil {
+	if err := a.Await(fd, patience/2); err != nil {
 		return netip.AddrPort{}, err
 	}
 	if t.stream() {

@@ -149,7 +149,7 @@ func (in insideArgs) try() verdict {
 
 // bind binds the victim's address to a socket, or to a new one.
 func (in insideArgs) bind(fd int) verdict {
-	k, err := sock.Open(in.Entry)
+	k, err := sock.Open(in.Entry, patience)
 	if err != nil {
 		return failed(err)
 	}

@@ -6,8 +6,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/particle-net/particle/integration/sockets/sock"
 )
 
 // Netlink messages that x/sys does not name.
@@ -99,8 +97,8 @@ func tellNetlink(protocol int, kind uint16, body []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
-	patience := unix.NsecToTimeval(sock.Patience.Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+	timeout := unix.NsecToTimeval(patience.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return err
 	}
 	order := binary.NativeEndian

@@ -76,7 +76,7 @@ func (a *attacker) knock(at []netip.Addr, port uint16) verdict {
 		polled = append(polled, unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT})
 	}
 	for len(polled) > 0 {
-		n, err := unix.Poll(polled, int(sock.Patience.Milliseconds()))
+		n, err := unix.Poll(polled, int(patience.Milliseconds()))
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

@@ -97,7 +97,7 @@ func (v *victim) respond(ctx context.Context, q Question) Answer {
 
 // call touches an address.
 func call(ctx context.Context, network, address string) error {
-	d := net.Dialer{Timeout: sock.Patience}
+	d := net.Dialer{Timeout: patience}
 	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func call(ctx context.Context, network, address string) error {
 
 // tryBind binds, listens if it is a stream, and lets go.
 func tryBind(network, address string) error {
-	k, err := sock.Open(sock.Syscall)
+	k, err := sock.Open(sock.Syscall, patience)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,4 +103,14 @@ func PacketDestination(control []byte) (netip.Addr, error) {
 		}
 	}
 	return netip.Addr{}, unix.ENOMSG
+}
+
+// ControlInt is a control message that holds a number, as for IP_TOS.
+func ControlInt(level, kind, value int) []byte {
+	b := make([]byte, unix.CmsgSpace(4))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+	h.Level, h.Type = int32(level), int32(kind)
+	h.SetLen(unix.CmsgLen(4))
+	binary.NativeEndian.PutUint32(b[unix.CmsgLen(0):], uint32(value))
+	return b
 }

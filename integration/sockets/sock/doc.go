@@ -6,8 +6,8 @@
 //
 // # Invariants
 //
-//   - Nothing waits for ever: a socket made here has send and receive timeouts
-//     of Patience, and a request by io_uring is given up after it.
+//   - Nothing waits for ever: a socket made here has send and receive timeouts,
+//     the patience of its Kernel, and a request by io_uring is given up after it.
 //   - Errors are bare errnos, unless the entry itself failed.
 //   - A Kernel is for one goroutine; one that uses io_uring stays on its thread.
 package sock

@@ -8,9 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Patience bounds each call that could wait.
-const Patience = time.Second
-
 // Entries by name.
 const (
 	Syscall     = "syscall"      // a system call for each operation
@@ -49,13 +46,14 @@ type entry interface {
 
 // Kernel is the socket layer behind one entry.
 type Kernel struct {
-	entry entry
-	open  []int
+	entry    entry
+	patience time.Duration
+	open     []int
 }
 
-// Open prepares an entry. The error wraps ENOSYS where the architecture does not
+// Open prepares an entry; patience bounds each of its calls. The error wraps ENOSYS where the architecture does not
 // have it, and EPERM where io_uring is forbidden.
-func Open(name string) (*Kernel, error) {
+func Open(name string, patience time.Duration) (*Kernel, error) {
 	var e entry
 	var err error
 	switch name {
@@ -64,14 +62,14 @@ func Open(name string) (*Kernel, error) {
 	case Socketcall:
 		e, err = newSocketcall()
 	case Uring, UringAsync, UringSqpoll:
-		e, err = newRing(name)
+		e, err = newRing(name, patience)
 	default:
 		err = unix.EINVAL
 	}
 	if err != nil {
 		return nil, fmt.Errorf("entry %s: %w", name, err)
 	}
-	return &Kernel{entry: e}, nil
+	return &Kernel{entry: e, patience: patience}, nil
 }
 
 // Close closes the entry and every socket.
@@ -98,12 +96,12 @@ func (k *Kernel) Socket(family, kind, protocol int) (int, error) {
 		return -1, err
 	}
 	k.Adopt(fd)
-	return fd, bound(fd)
+	return fd, k.bound(fd)
 }
 
 // bound gives a socket its timeouts.
-func bound(fd int) error {
-	patience := unix.NsecToTimeval(Patience.Nanoseconds())
+func (k *Kernel) bound(fd int) error {
+	patience := unix.NsecToTimeval(k.patience.Nanoseconds())
 	return errors.Join(
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience))
@@ -120,19 +118,19 @@ func (k *Kernel) BindLength(fd int, addr []byte, length int) error {
 }
 
 // Connect connects, or with an address of AF_UNSPEC disconnects. A handshake that
-// takes longer than Patience ends with EINPROGRESS or ETIMEDOUT.
+// takes longer than the patience ends with EINPROGRESS or ETIMEDOUT.
 func (k *Kernel) Connect(fd int, addr []byte) error {
 	_, err := k.entry.do(request{op: opConnect, fd: fd, addr: addr, size: len(addr)})
 	if errors.Is(err, unix.EINTR) { // it goes on nevertheless: connect(2)
-		return connected(fd)
+		return k.connected(fd)
 	}
 	return err
 }
 
 // connected waits for the end of a handshake.
-func connected(fd int) error {
+func (k *Kernel) connected(fd int) error {
 	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(Patience.Milliseconds()))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(k.patience.Milliseconds()))
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -208,7 +206,7 @@ func (k *Kernel) Await(fd int, patience time.Duration) error {
 // Accept waits for a connection. Its socket has timeouts, too.
 func (k *Kernel) Accept(fd int) (int, unix.Sockaddr, error) {
 	// A listener of MPTCP does not heed its timeout.
-	if err := k.Await(fd, Patience); err != nil {
+	if err := k.Await(fd, k.patience); err != nil {
 		return -1, nil, err
 	}
 	for {
@@ -220,7 +218,7 @@ func (k *Kernel) Accept(fd int) (int, unix.Sockaddr, error) {
 			return -1, nil, err
 		}
 		k.Adopt(conn)
-		return conn, peer, bound(conn)
+		return conn, peer, k.bound(conn)
 	}
 }
 

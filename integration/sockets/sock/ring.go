@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -64,18 +65,19 @@ type cqe struct {
 // ring is an io_uring of which one request is in flight at a time. Where a
 // request got stuck, the ring is given up and another one made.
 type ring struct {
-	name   string
-	fd     int
-	params ringParams
-	rings  []byte // both rings: every kernel with bind has IORING_FEAT_SINGLE_MMAP
-	sqes   []byte
-	next   uint64 // userData of the request before
+	name     string
+	patience time.Duration
+	fd       int
+	params   ringParams
+	rings    []byte // both rings: every kernel with bind has IORING_FEAT_SINGLE_MMAP
+	sqes     []byte
+	next     uint64 // userData of the request before
 }
 
-func newRing(name string) (entry, error) {
+func newRing(name string, patience time.Duration) (entry, error) {
 	// Work by the caller's task must be seen to by the caller's thread.
 	runtime.LockOSThread()
-	r := &ring{name: name, fd: -1}
+	r := &ring{name: name, patience: patience, fd: -1}
 	return r, r.setup()
 }
 
@@ -163,7 +165,7 @@ func (r *ring) submit(e sqe) (int, error) {
 			return n, err
 		}
 		// struct io_uring_getevents_arg, and the struct __kernel_timespec it leads to.
-		wait := &[2]int64{int64(Patience.Seconds()), 0}
+		wait := &[2]int64{int64(r.patience / time.Second), int64(r.patience % time.Second)}
 		arg := &[3]uint64{0, 8, uint64(uintptr(unsafe.Pointer(wait)))}
 		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), submit, 1, flags, uintptr(unsafe.Pointer(arg)), unsafe.Sizeof(*arg))
 		runtime.KeepAlive(wait)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +31,7 @@ func TestAddresses(t *testing.T) {
 func TestEntries(t *testing.T) {
 	for _, name := range []string{Syscall, Socketcall, Uring, UringAsync, UringSqpoll} {
 		t.Run(name, func(t *testing.T) {
-			k, err := Open(name)
+			k, err := Open(name, time.Second)
 			if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 				t.Log("not here:", err)
 				return

@@ -14,6 +14,6 @@
 //
 //   - Two runs in equal surroundings write equal lines: no line holds a time, a
 //     number the kernel chose, or the order of things that race.
-//   - No case waits longer than a few times sock.Patience.
+//   - No case waits longer than a few times its patience.
 //   - Cases share nothing: each has ports of its own and closes what it opened.
 package table

@@ -104,3 +104,52 @@ func packetInfoCases() []testCase {
 	}
 	return out
 }
+
+// answerCases are servers on the wildcard that answer from the address they were
+// asked at, as name servers do.
+func answerCases() []testCase {
+	var out []testCase
+	for _, to := range []string{"SELF", "127.0.0.1", "SELF6", "::1"} {
+		six := familyOf(to) == unix.AF_INET6
+		any, level, option := "0.0.0.0", unix.SOL_IP, unix.IP_PKTINFO
+		if six {
+			any, level, option = "::", unix.SOL_IPV6, unix.IPV6_RECVPKTINFO
+		}
+		for _, connected := range []bool{false, true} {
+			name := "answer/pktinfo-" + to
+			if connected {
+				name += "-connected"
+			}
+			out = append(out, testCase{name, func(t *trial) {
+				server := t.open(familyOf(to), unix.SOCK_DGRAM, 0).set(level, option, 1).bind(t.in(any, t.port))
+				client, raw := t.open(familyOf(to), unix.SOCK_DGRAM, 0), t.in(to, t.port)
+				if connected {
+					client.connect(raw)
+					raw = nil
+				}
+				client.send("ask", raw)
+				server.do("answer", func() error { return answerFromThere(t, server.fd, six) })
+				client.receive()
+			}})
+		}
+	}
+	return out
+}
+
+// answerFromThere answers one datagram from its destination.
+func answerFromThere(t *trial, fd int, six bool) error {
+	control := make([]byte, 256)
+	_, n, from, err := t.kernel.Receive(fd, make([]byte, 64), control)
+	if err != nil {
+		return err
+	}
+	at, err := sock.PacketDestination(control[:n])
+	if err != nil {
+		return err
+	}
+	info := unix.PktInfo6(&unix.Inet6Pktinfo{Addr: at.As16()})
+	if !six {
+		info = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: at.As4()})
+	}
+	return unix.Sendmsg(fd, []byte("answer"), info, from, 0)
+}

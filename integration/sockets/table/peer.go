@@ -10,8 +10,10 @@ import (
 const (
 	peerTCP  = 7001
 	peerTCP6 = 7002
+	peerDual = 7003 // both families by one socket
 	peerUDP  = 7011
 	peerUDP6 = 7012
+	dualUDP  = 7013
 	peerLo   = 7021
 	peerOwn  = 7004
 	peerNone = 7099
@@ -78,9 +80,31 @@ func peerCases() []testCase {
 		{"peer/tcp-reconnected", tcp("PEER", peerTCP, func(t *trial, s socket) {
 			s.connect(t.in("PEER", peerOwn)).connect(sock.Unspec()).named()
 		})},
+		{"peer/tcp6-dual", tcp("PEER6", peerDual, nothing)},
+		{"peer/udp6-dual", udp("PEER6", dualUDP, false, nothing)},
+		{"peer/udp6-dual-connected", udp("PEER6", dualUDP, true, nothing)},
+		{"peer/udp6-from-dual", udp("PEER6", peerUDP6, false, func(t *trial, s socket) { s.v6only(false).bind(t.in("::", 0)).named() })},
+		{"peer/tcp6-from-dual", tcp("PEER6", peerTCP6, func(t *trial, s socket) { s.v6only(false).bind(t.in("::", 0)).named() })},
+		{"peer/udp-connected-tos", withControl("PEER", peerUDP, unix.SOL_IP, unix.IP_TOS)},
+		{"peer/udp6-connected-class", withControl("PEER6", peerUDP6, unix.SOL_IPV6, unix.IPV6_TCLASS)},
+		{"peer/udp-connected-pktinfo", func(t *trial) {
+			t.udp4().connect(t.in("PEER", peerUDP)).sendMessage(sock.Message{Data: []byte("table"), Control: unix.PktInfo4(&unix.Inet4Pktinfo{})}).greeted()
+		}},
+		{"peer/udp6-connected-pktinfo", func(t *trial) {
+			t.udp6().connect(t.in("PEER6", peerUDP6)).sendMessage(sock.Message{Data: []byte("table"), Control: unix.PktInfo6(&unix.Inet6Pktinfo{})}).greeted()
+		}},
 		{"peer/udp-refused", func(t *trial) {
 			s := t.udp4().connect(t.in("PEER", peerNone)).send("x", nil)
 			t.try("receive", func() { s.receive() })
 		}},
+	}
+}
+
+// withControl sends from a connected socket with a control message that is about
+// something else than addresses.
+func withControl(host string, port uint16, level, kind int) func(t *trial) {
+	return func(t *trial) {
+		s := t.open(familyOf(host), unix.SOCK_DGRAM, 0).connect(t.in(host, port))
+		s.sendMessage(sock.Message{Data: []byte("table"), Control: sock.ControlInt(level, kind, 0)}).greeted()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/particle-net/particle/integration/sockets/sock"
 )
@@ -15,6 +16,9 @@ const (
 	portsPerCase = 4
 )
 
+// patience bounds each call: what does not come over loopback within it is lost.
+const patience = time.Second
+
 // testCase is one case of the table.
 type testCase struct {
 	name string
@@ -23,7 +27,7 @@ type testCase struct {
 
 func cases() []testCase {
 	return slices.Concat(bindCases(), conflictCases(), mistakeCases(), connectCases(), streamCases(),
-		datagramCases(), optionCases(), pingCases(), groupCases(), unixCases(), familyCases(), peerCases())
+		datagramCases(), optionCases(), answerCases(), pingCases(), groupCases(), unixCases(), familyCases(), peerCases())
 }
 
 // Names lists the cases in order.
@@ -53,7 +57,7 @@ func Run(out io.Writer, self, peer Party) error {
 }
 
 func runOne(c testCase, port uint16, self, peer Party) (Line, error) {
-	kernel, err := sock.Open(sock.Syscall)
+	kernel, err := sock.Open(sock.Syscall, patience)
 	if err != nil {
 		return Line{}, err
 	}

@@ -64,6 +64,35 @@ func familyOf(host string) int {
 	return unix.AF_INET
 }
 
+// groupOfListeners lets two listeners share a port, and counts the connections that
+// reach either: which of them is the kernel's choice.
+func groupOfListeners(at, to string, only6 bool) func(t *trial) {
+	return func(t *trial) {
+		const count = 8
+		var listeners []socket
+		for range 2 {
+			s := t.open(familyOf(at), unix.SOCK_STREAM, 0).set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+			if only6 {
+				s.v6only(true)
+			}
+			listeners = append(listeners, s.bind(t.in(at, t.port)).listen())
+		}
+		for range count {
+			t.open(familyOf(to), unix.SOCK_STREAM, 0).connect(t.in(to, t.port))
+		}
+		accepted := 0
+		for _, l := range listeners {
+			for !t.broken && t.kernel.Await(l.fd, 0) == nil {
+				if _, _, err := t.kernel.Accept(l.fd); err != nil {
+					t.fail("accept", err)
+				}
+				accepted++
+			}
+		}
+		t.saw("%d of %d", accepted, count)
+	}
+}
+
 // streamCases are connections out of the ordinary.
 func streamCases() []testCase {
 	// from lets a client bind before it connects.
@@ -140,6 +169,12 @@ func streamCases() []testCase {
 			t.tcp4().bind(t.in("0.0.0.0", t.port)).listen().shutdown(unix.SHUT_RD)
 			t.tcp4().connect(t.in("SELF", t.port))
 		}},
+		{"stream/group", groupOfListeners("0.0.0.0", "SELF", false)},
+		{"stream/group-by-loopback", groupOfListeners("0.0.0.0", "127.0.0.1", false)},
+		{"stream/group-dual", groupOfListeners("::", "SELF", false)},
+		{"stream/group-dual-by-own6", groupOfListeners("::", "SELF6", false)},
+		{"stream/group-dual-by-loopback6", groupOfListeners("::", "::1", false)},
+		{"stream/group-v6only", groupOfListeners("::", "SELF6", true)},
 		{"stream/mptcp", mptcp(unix.AF_INET, "0.0.0.0", "SELF")},
 		{"stream/mptcp-loopback", mptcp(unix.AF_INET, "0.0.0.0", "127.0.0.1")},
 		{"stream/mptcp6", mptcp(unix.AF_INET6, "::", "SELF6")},
