@@ -2,6 +2,7 @@ package attack
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,15 @@ func forgeCases() []Case {
 		}}
 	}
 	all := int(htons(unix.ETH_P_ALL))
+	third := func(a *attacker) netip.Addr { return a.Third.Four }
+	self := func(a *attacker) netip.Addr { return a.Self.Four }
 	return []Case{
+		{"forge/header", func(a *attacker) verdict { return a.forgeHeader(third(a)) }},
+		{"forge/packet", func(a *attacker) verdict { return a.forgePacket(third(a)) }},
+		// Who may make packets can make true ones, too: that shows that the false
+		// ones are well made.
+		{"forge/header-true", func(a *attacker) verdict { return a.forgeHeader(self(a)) }},
+		{"forge/packet-true", func(a *attacker) verdict { return a.forgePacket(self(a)) }},
 		raw("packet", unix.AF_PACKET, unix.SOCK_RAW, all),
 		raw("packet-cooked", unix.AF_PACKET, unix.SOCK_DGRAM, all),
 		raw("packet-old", unix.AF_INET, unix.SOCK_PACKET, all),
@@ -28,20 +37,6 @@ func forgeCases() []Case {
 		raw("raw-icmp6", unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6),
 		raw("raw-udp6", unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_UDP),
 		raw("xdp", unix.AF_XDP, unix.SOCK_RAW, 0),
-		{"forge/raw-header", func(a *attacker) verdict {
-			fd, err := a.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
-			if err == nil {
-				_, err = a.Send(fd, sock.Message{Data: a.forged(), To: sock.In(a.Victim.Four, 0)})
-			}
-			return a.forgedBy(err)
-		}},
-		{"forge/packet", func(a *attacker) verdict {
-			fd, err := a.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
-			if err == nil {
-				_, err = a.Send(fd, sock.Message{Data: a.forged(), To: linkLayer(1)})
-			}
-			return a.forgedBy(err)
-		}},
 		{"forge/tcp-repair", func(a *attacker) verdict {
 			fd, err := a.socket(tcp4)
 			if err == nil {
@@ -52,6 +47,28 @@ func forgeCases() []Case {
 	}
 }
 
+// forgeHeader sends a packet from an address by a raw socket.
+func (a *attacker) forgeHeader(from netip.Addr) verdict {
+	fd, err := a.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if err == nil {
+		_, err = a.Send(fd, sock.Message{Data: a.forged(from), To: sock.In(a.Victim.Four, 0)})
+	}
+	return a.forgedBy(err)
+}
+
+// forgePacket sends one past the routes, on every link.
+func (a *attacker) forgePacket(from netip.Addr) verdict {
+	fd, err := a.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return failed(err)
+	}
+	links, err := net.Interfaces()
+	for _, link := range links {
+		_, _ = a.Send(fd, sock.Message{Data: a.forged(from), To: linkLayer(link.Index)}) // not every link takes it
+	}
+	return a.forgedBy(err)
+}
+
 // forgedBy waits for a forged packet to be heard, if it went out.
 func (a *attacker) forgedBy(err error) verdict {
 	if err != nil {
@@ -60,15 +77,15 @@ func (a *attacker) forgedBy(err error) verdict {
 	return verdict{token: a.token()}
 }
 
-// forged is an IPv4 packet with the token to the victim, from the third address.
-func (a *attacker) forged() []byte {
+// forged is an IPv4 packet with the token to the victim, from an address.
+func (a *attacker) forged(from netip.Addr) []byte {
 	data := []byte(a.token())
 	udp := make([]byte, 8, 8+len(data))
 	binary.BigEndian.PutUint16(udp, 4242)
 	binary.BigEndian.PutUint16(udp[2:], portUDPAny)
 	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(data)))
 	udp = append(udp, data...) // a checksum of 0 is none: RFC 768
-	return append(header4(a.Third.Four, a.Victim.Four, unix.IPPROTO_UDP, len(udp)), udp...)
+	return append(header4(from, a.Victim.Four, unix.IPPROTO_UDP, len(udp)), udp...)
 }
 
 // header4 is an IPv4 header (RFC 791).
@@ -89,12 +106,16 @@ func header4(from, to netip.Addr, protocol byte, payload int) []byte {
 	return h
 }
 
-// linkLayer is a struct sockaddr_ll for IPv4 on a link.
-func linkLayer(index uint32) []byte {
+// linkLayer is a struct sockaddr_ll for IPv4 to everybody on a link.
+func linkLayer(index int) []byte {
 	raw := make([]byte, unix.SizeofSockaddrLinklayer)
 	binary.NativeEndian.PutUint16(raw, unix.AF_PACKET)
 	binary.BigEndian.PutUint16(raw[2:], unix.ETH_P_IP)
-	binary.NativeEndian.PutUint32(raw[4:], index)
+	binary.NativeEndian.PutUint32(raw[4:], uint32(index))
+	raw[11] = 6
+	for i := range 6 {
+		raw[12+i] = 0xff
+	}
 	return raw
 }
 

@@ -34,6 +34,7 @@ const (
 	portUDPLo6     = 7024
 	portWitness    = 7040 // own address
 	identPing      = 7050 // own address
+	numberNetlink  = 7051 // NETLINK_USERSOCK
 	portFree       = 7060 // to this and the next 39 the victim binds nothing
 	abstractPrefix = "particle-victim-"
 )
@@ -204,6 +205,27 @@ func (v *victim) openUnbound() error {
 		return err
 	}
 	go v.hear("udp-auto", conn)
+	return nil
+}
+
+// openNetlink hears what other programs say by netlink.
+func (v *victim) openNetlink() error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_USERSOCK)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: numberNetlink})
+	}
+	if err != nil {
+		return err
+	}
+	go func() {
+		packet := make([]byte, 2048)
+		for {
+			n, _, err := unix.Recvfrom(fd, packet, 0)
+			if err == nil && n > unix.SizeofNlMsghdr {
+				v.touched("netlink", nil, string(packet[unix.SizeofNlMsghdr:n]))
+			}
+		}
+	}()
 	return nil
 }
 

@@ -66,13 +66,13 @@ func spoofCases() []Case {
 		cases = append(cases, Case{name, func(a *attacker) verdict { return a.pretend(t, s, connected) }})
 	}
 	for _, t := range []transport{udp4, udp6, udpMapped} {
-		for _, s := range []source{fromNobody(), fromBound(), fromBound(freebind), fromPacketInfo(), fromUse()} {
+		for _, s := range []source{fromNobody(), fromBound(), fromBound(freebind), fromBound(transparent), fromPacketInfo(), fromUse()} {
 			add(t, s, false)
 			add(t, s, true)
 		}
 	}
 	for _, t := range []transport{tcp4, tcp6, tcpMapped, mptcp4} {
-		for _, s := range []source{fromNobody(), fromBound(), fromBound(freebind)} {
+		for _, s := range []source{fromNobody(), fromBound(), fromBound(freebind), fromBound(transparent)} {
 			add(t, s, false)
 		}
 	}

@@ -177,6 +177,16 @@ func squatCases() []Case {
 			}
 			return a.victimBinds("ping", netip.AddrPortFrom(a.Victim.Four, identPing+1).String())
 		}},
+		Case{"squat/netlink", func(a *attacker) verdict {
+			fd, err := a.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+			if err == nil {
+				err = a.Bind(fd, sock.Netlink(numberNetlink+1))
+			}
+			if err != nil {
+				return failed(err)
+			}
+			return a.victimBinds("netlink", "")
+		}},
 		Case{"squat/unix", func(a *attacker) verdict {
 			fd, err := a.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 			if err == nil {

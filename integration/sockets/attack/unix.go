@@ -6,8 +6,9 @@ import (
 	"github.com/particle-net/particle/integration/sockets/sock"
 )
 
-// unixCases reach unix sockets whose names are not files: they belong to the
-// network namespace (unix(7), "abstract").
+// unixCases reach sockets of other families whose names belong to the network
+// namespace: unix sockets whose names are not files (unix(7), "abstract"), and
+// netlink's.
 func unixCases() []Case {
 	kinds := []struct {
 		name string
@@ -29,6 +30,18 @@ func unixCases() []Case {
 			return verdict{token: a.token()}
 		}})
 	}
+	// Messages between programs that are not the kernel's.
+	cases = append(cases, Case{"unix/netlink", func(a *attacker) verdict {
+		fd, err := a.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_USERSOCK)
+		if err == nil {
+			data := append(make([]byte, unix.SizeofNlMsghdr), a.token()...)
+			_, err = a.Send(fd, sock.Message{Data: data, To: sock.Netlink(numberNetlink)})
+		}
+		if err != nil {
+			return failed(err)
+		}
+		return verdict{token: a.token()}
+	}})
 	return append(cases, Case{"unix/dgram-unconnected", func(a *attacker) verdict {
 		fd, err := a.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 		if err == nil {

@@ -62,10 +62,10 @@ func bindCases() []Case {
 		name   string
 		family int
 		kind   int
-	}{{"smc4", unix.AF_SMC, unix.SOCK_STREAM}, {"rds", unix.AF_RDS, unix.SOCK_SEQPACKET}} {
+	}{{"smc4", unix.AF_SMC, unix.SOCK_STREAM}, {"rds", unix.AF_RDS, unix.SOCK_SEQPACKET}, {"tipc", unix.AF_TIPC, unix.SOCK_RDM}} {
 		cases = append(cases, Case{"bind/" + f.name, func(a *attacker) verdict {
 			fd, err := a.Socket(f.family, f.kind, 0)
-			if err == nil {
+			if err == nil && f.family != unix.AF_TIPC { // whose names have no addresses
 				err = a.Bind(fd, sock.In(a.Victim.Four, portFree))
 			}
 			return outcome(err)

@@ -20,7 +20,7 @@ type Question struct {
 	// Op is "touches"; "bind", to try an address as the victim; or "call", to
 	// connect or send to an address as the victim.
 	Op      string `json:"op"`
-	Network string `json:"network,omitempty"` // tcp4, udp6...; unix; ping
+	Network string `json:"network,omitempty"` // tcp4, udp6...; unix; ping; netlink
 	Address string `json:"address,omitempty"`
 	Count   int    `json:"count,omitempty"` // of calls
 }
@@ -44,6 +44,9 @@ func Victim(ctx context.Context, out io.Writer, own, own6 netip.Addr) error {
 		return err
 	}
 	if err := v.openPing(); err != nil {
+		return err
+	}
+	if err := v.openNetlink(); err != nil {
 		return err
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", netip.AddrPortFrom(own, portWitness).String())
@@ -115,9 +118,12 @@ func tryBind(network, address string) error {
 	}
 	defer k.Close()
 	var raw []byte
-	if network == "unix" {
+	switch network {
+	case "unix":
 		raw = sock.Abstract(address)
-	} else {
+	case "netlink":
+		raw = sock.Netlink(numberNetlink + 1)
+	default:
 		at, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return err
@@ -128,6 +134,7 @@ func tryBind(network, address string) error {
 		"tcp4": {unix.AF_INET, unix.SOCK_STREAM, 0}, "udp4": {unix.AF_INET, unix.SOCK_DGRAM, 0},
 		"tcp6": {unix.AF_INET6, unix.SOCK_STREAM, 0}, "udp6": {unix.AF_INET6, unix.SOCK_DGRAM, 0},
 		"ping": {unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP}, "unix": {unix.AF_UNIX, unix.SOCK_STREAM, 0},
+		"netlink": {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE},
 	}
 	kind := kinds[network]
 	fd, err := k.Socket(kind[0], kind[1], kind[2])

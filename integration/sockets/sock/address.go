@@ -43,6 +43,14 @@ func Abstract(name string) []byte {
 	return raw
 }
 
+// Netlink is the address of a netlink socket with a number.
+func Netlink(number uint32) []byte {
+	raw := make([]byte, unix.SizeofSockaddrNetlink)
+	binary.NativeEndian.PutUint16(raw, unix.AF_NETLINK)
+	binary.NativeEndian.PutUint32(raw[4:], number)
+	return raw
+}
+
 func head(family, port uint16, size int) []byte {
 	raw := make([]byte, size)
 	binary.NativeEndian.PutUint16(raw, family)
