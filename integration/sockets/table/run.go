@@ -26,8 +26,8 @@ type testCase struct {
 }
 
 func cases() []testCase {
-	return slices.Concat(bindCases(), conflictCases(), mistakeCases(), connectCases(), streamCases(),
-		datagramCases(), optionCases(), answerCases(), pingCases(), groupCases(), unixCases(), familyCases(), peerCases())
+	return slices.Concat(bindCases(), conflictCases(), mistakeCases(), connectCases(), streamCases(), oddStreamCases(),
+		datagramCases(), oddDatagramCases(), optionCases(), answerCases(), pingCases(), groupCases(), unixCases(), familyCases(), peerCases())
 }
 
 // Names lists the cases in order.

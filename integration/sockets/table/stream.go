@@ -126,6 +126,47 @@ func streamCases() []testCase {
 		{"stream/to-itself", func(t *trial) {
 			t.tcp4().set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1).bind(t.in("SELF", t.port)).connect(t.in("SELF", t.port)).named().peered()
 		}},
+		{"stream/mptcp", mptcp(unix.AF_INET, "0.0.0.0", "SELF")},
+		{"stream/mptcp-loopback", mptcp(unix.AF_INET, "0.0.0.0", "127.0.0.1")},
+		{"stream/mptcp6", mptcp(unix.AF_INET6, "::", "SELF6")},
+		{"stream/mptcp6-loopback", mptcp(unix.AF_INET6, "::", "::1")},
+		{"stream/fastopen-send", func(t *trial) {
+			server := t.tcp4().set(unix.SOL_TCP, unix.TCP_FASTOPEN, 8).bind(t.in("0.0.0.0", t.port)).listen()
+			t.tcp4().sendMessage(sock.Message{Data: []byte("early"), To: t.in("SELF", t.port), Flags: unix.MSG_FASTOPEN}).named().peered()
+			server.accept().receive().named()
+		}},
+		{"stream/fastopen-connect", func(t *trial) {
+			server := t.tcp4().bind(t.in("0.0.0.0", t.port)).listen()
+			t.tcp4().set(unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT, 1).connect(t.in("127.0.0.1", t.port)).send("early", nil).named().peered()
+			server.accept().receive().named()
+		}},
+		{"stream/device-loopback", func(t *trial) {
+			server := t.tcp4().device("lo").bind(t.in("0.0.0.0", t.port)).listen()
+			t.tcp4().connect(t.in("127.0.0.1", t.port)).named()
+			server.accept().named()
+		}},
+		{"stream/v4-and-v6-on-one-port", func(t *trial) {
+			four := t.tcp4().bind(t.in("0.0.0.0", t.port)).listen()
+			six := t.tcp6().v6only(true).bind(t.in("::", t.port)).listen()
+			t.tcp4().connect(t.in("127.0.0.1", t.port))
+			four.accept()
+			t.tcp6().connect(t.in("::1", t.port))
+			six.accept()
+		}},
+		{"stream/self-and-loopback-on-one-port", func(t *trial) {
+			own := t.tcp4().bind(t.in("SELF", t.port)).listen()
+			private := t.tcp4().bind(t.in("127.0.0.1", t.port)).listen()
+			t.tcp4().connect(t.in("127.0.0.1", t.port))
+			private.accept().named()
+			t.tcp4().connect(t.in("SELF", t.port))
+			own.accept().named()
+		}},
+	}
+}
+
+// oddStreamCases are connections that programs seldom make.
+func oddStreamCases() []testCase {
+	return []testCase{
 		{"stream/listen-unbound", func(t *trial) {
 			server := t.tcp4().listen().named()
 			t.tcp4().connect(t.in("SELF", server.portOf())).named()
@@ -175,40 +216,5 @@ func streamCases() []testCase {
 		{"stream/group-dual-by-own6", groupOfListeners("::", "SELF6", false)},
 		{"stream/group-dual-by-loopback6", groupOfListeners("::", "::1", false)},
 		{"stream/group-v6only", groupOfListeners("::", "SELF6", true)},
-		{"stream/mptcp", mptcp(unix.AF_INET, "0.0.0.0", "SELF")},
-		{"stream/mptcp-loopback", mptcp(unix.AF_INET, "0.0.0.0", "127.0.0.1")},
-		{"stream/mptcp6", mptcp(unix.AF_INET6, "::", "SELF6")},
-		{"stream/mptcp6-loopback", mptcp(unix.AF_INET6, "::", "::1")},
-		{"stream/fastopen-send", func(t *trial) {
-			server := t.tcp4().set(unix.SOL_TCP, unix.TCP_FASTOPEN, 8).bind(t.in("0.0.0.0", t.port)).listen()
-			t.tcp4().sendMessage(sock.Message{Data: []byte("early"), To: t.in("SELF", t.port), Flags: unix.MSG_FASTOPEN}).named().peered()
-			server.accept().receive().named()
-		}},
-		{"stream/fastopen-connect", func(t *trial) {
-			server := t.tcp4().bind(t.in("0.0.0.0", t.port)).listen()
-			t.tcp4().set(unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT, 1).connect(t.in("127.0.0.1", t.port)).send("early", nil).named().peered()
-			server.accept().receive().named()
-		}},
-		{"stream/device-loopback", func(t *trial) {
-			server := t.tcp4().device("lo").bind(t.in("0.0.0.0", t.port)).listen()
-			t.tcp4().connect(t.in("127.0.0.1", t.port)).named()
-			server.accept().named()
-		}},
-		{"stream/v4-and-v6-on-one-port", func(t *trial) {
-			four := t.tcp4().bind(t.in("0.0.0.0", t.port)).listen()
-			six := t.tcp6().v6only(true).bind(t.in("::", t.port)).listen()
-			t.tcp4().connect(t.in("127.0.0.1", t.port))
-			four.accept()
-			t.tcp6().connect(t.in("::1", t.port))
-			six.accept()
-		}},
-		{"stream/self-and-loopback-on-one-port", func(t *trial) {
-			own := t.tcp4().bind(t.in("SELF", t.port)).listen()
-			private := t.tcp4().bind(t.in("127.0.0.1", t.port)).listen()
-			t.tcp4().connect(t.in("127.0.0.1", t.port))
-			private.accept().named()
-			t.tcp4().connect(t.in("SELF", t.port))
-			own.accept().named()
-		}},
 	}
 }
