@@ -58,6 +58,10 @@ bench-start: build ## start-up times as a table and JSON (N= C= ROUNDS= ENGINE= 
 bench-network: ## the network's part alone, beside the paper's baseline and today's best
 	$(GO) run ./bench/network
 
+.PHONY: bench-guard
+bench-guard: ## socket calls with the address guard, as ratios to none (root)
+	$(GO) test ./addrguard -run '^$$' -bench .
+
 .PHONY: bench-calls
 bench-calls: ## plugin calls of one container's start, with 0 and 10,000 endpoints
 	GOGC=400 TMPDIR=/dev/shm $(GO) test ./fabric -run '^$$' -bench Connect -benchtime 10000x
