@@ -15,6 +15,7 @@ import (
 
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/internal/netnstest"
+	"github.com/particle-net/particle/topology"
 )
 
 // confined tells whether the guard acts on a process: with none, 0.0.0.0 is bound.
@@ -171,7 +172,7 @@ func TestNamespaceOfItsOwn(t *testing.T) {
 func TestAdmitted(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	want := map[addrguard.CgroupID]addrguard.Identity{}
+	want := map[topology.CgroupID]addrguard.Identity{}
 	for n, families := range []int{v4, v6, v4 | v6} {
 		network := h.network(n+1, families)
 		for i := 1; i <= 2; i++ {
@@ -272,7 +273,7 @@ func (h *host) pinned(prefix string) (names []string) {
 }
 
 // admittedID admits a cgroup without a process.
-func (h *host) admittedID(id addrguard.Identity) addrguard.CgroupID {
+func (h *host) admittedID(id addrguard.Identity) topology.CgroupID {
 	h.t.Helper()
 	cgroup := filepath.Join(h.top, "e"+id.IPv4.String()+id.IPv6.String())
 	h.cgroup(cgroup)
@@ -287,7 +288,7 @@ func TestThousandEntries(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	network := h.network(1, v4|v6)
-	ids := make([]addrguard.CgroupID, 1000)
+	ids := make([]topology.CgroupID, 1000)
 	for n := range ids {
 		ids[n] = h.admittedID(identityOf(network, n+1, v4|v6))
 	}

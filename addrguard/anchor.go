@@ -14,19 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
 )
 
-// CgroupID names a cgroup of version 2 for as long as the kernel runs: the inode
-// number of its directory.
-type CgroupID uint64
-
 // cgroupID is that of a directory below the root of the hierarchy.
-func cgroupID(path string) (CgroupID, error) {
+func cgroupID(path string) (topology.CgroupID, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return 0, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return CgroupID(st.Ino), nil
+	return topology.CgroupID(st.Ino), nil
 }
 
 // anchorOf is the top of a cgroup's branch: /docker of /docker/4f2a.
@@ -40,19 +37,19 @@ func anchorOf(cgroup string) (string, error) {
 	return "/" + top, nil
 }
 
-func anchorPin(id CgroupID, program string) string {
+func anchorPin(id topology.CgroupID, program string) string {
 	return fmt.Sprintf("anchor-%d-%s", id, program)
 }
 
 // parseAnchorPin undoes anchorPin.
-func parseAnchorPin(name string) (id CgroupID, program string, ok bool) {
+func parseAnchorPin(name string) (id topology.CgroupID, program string, ok bool) {
 	rest, ok := strings.CutPrefix(name, "anchor-")
 	if !ok {
 		return 0, "", false
 	}
 	number, program, ok := strings.Cut(rest, "-")
 	n, err := strconv.ParseUint(number, 10, 64)
-	return CgroupID(n), program, ok && err == nil
+	return topology.CgroupID(n), program, ok && err == nil
 }
 
 // anchor attaches the programs to the top of a cgroup's branch, if they are not.
@@ -81,7 +78,7 @@ func (g *Guard) anchor(ctx context.Context, cgroup string) error {
 }
 
 // attach makes every program run in the cgroup. The pins' lock is held.
-func (g *Guard) attach(path string, id CgroupID) error {
+func (g *Guard) attach(path string, id topology.CgroupID) error {
 	dir, err := os.Open(path)
 	if err != nil {
 		return err
@@ -98,7 +95,7 @@ func (g *Guard) attach(path string, id CgroupID) error {
 	return nil
 }
 
-func (g *Guard) attachPart(p *part, dir *os.File, id CgroupID) error {
+func (g *Guard) attachPart(p *part, dir *os.File, id topology.CgroupID) error {
 	if p == nil {
 		return nil
 	}
@@ -132,7 +129,7 @@ func (g *Guard) takeOver() error {
 	if err := g.takeOverDevices(names); err != nil {
 		return err
 	}
-	seen := map[CgroupID]bool{}
+	seen := map[topology.CgroupID]bool{}
 	for _, name := range names {
 		id, program, ok := parseAnchorPin(name)
 		if !ok {
@@ -157,12 +154,12 @@ func (g *Guard) takeOver() error {
 }
 
 // topCgroups are the cgroups at the top of the hierarchy, each with its path.
-func topCgroups(root string) (map[CgroupID]string, error) {
+func topCgroups(root string) (map[topology.CgroupID]string, error) {
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return nil, err
 	}
-	top := map[CgroupID]string{}
+	top := map[topology.CgroupID]string{}
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/internal/netnstest"
+	"github.com/particle-net/particle/topology"
 )
 
 // batch is so many system calls, one after another, and what goes before and after
@@ -218,7 +218,7 @@ func BenchmarkAdmit(b *testing.B) {
 	for n := range many {
 		h.cgroup(fmt.Sprintf("%s/%d", h.top, n))
 	}
-	ids := make([]addrguard.CgroupID, many)
+	ids := make([]topology.CgroupID, many)
 	h.box(network, many+1, v4) // attaches the programs
 	b.ResetTimer()
 	for n := range b.N {

@@ -159,7 +159,7 @@ type box struct {
 	t      testing.TB
 	client *rpc.Client
 	cgroup string
-	id     addrguard.CgroupID
+	id     topology.CgroupID
 	addr4  string
 	addr6  string
 	slot   uint16

@@ -23,7 +23,7 @@ import (
 // container below an anchor takes about a millisecond, others some microseconds.
 //
 // Causes: fs.ErrNotExist when there is no such cgroup.
-func (g *Guard) Admit(ctx context.Context, cgroup string, id Identity) (CgroupID, error) {
+func (g *Guard) Admit(ctx context.Context, cgroup string, id Identity) (topology.CgroupID, error) {
 	if err := id.check(); err != nil {
 		return 0, &fault.Error{Op: "admit container", On: cgroup, Err: err, Fix: "report this as a bug"}
 	}
@@ -49,7 +49,7 @@ func admitError(cgroup string, err error) error {
 	return &fault.Error{Op: "admit container", On: cgroup, Err: err, Fix: "run `particle doctor` on this host"}
 }
 
-func (g *Guard) admit(ctx context.Context, cgroup string, want guardContainer) (CgroupID, error) {
+func (g *Guard) admit(ctx context.Context, cgroup string, want guardContainer) (topology.CgroupID, error) {
 	if cgroup == "" || filepath.Clean(cgroup) == "/" {
 		return 0, fault.New("admit container", "", "it has no cgroup of its own in the version 2 hierarchy",
 			"mount cgroup v2 beside version 1 at /sys/fs/cgroup/unified, or use it alone; give containers a cgroup parent other than the root")
@@ -107,7 +107,7 @@ func (g *Guard) forgetSteers(c *guardContainer) error {
 
 // Expel makes strangers of a cgroup's processes: they get no more sockets. Those
 // they have keep their identity. Gone already is success.
-func (g *Guard) Expel(id CgroupID) error {
+func (g *Guard) Expel(id topology.CgroupID) error {
 	var have guardContainer
 	err := g.containers.LookupAndDelete(id, &have)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -124,15 +124,15 @@ func (g *Guard) Expel(id CgroupID) error {
 
 // Admitted is everyone who was admitted and not expelled, by any process. The
 // Network of one whose namespace is not protected any more is empty.
-func (g *Guard) Admitted() (map[CgroupID]Identity, error) {
+func (g *Guard) Admitted() (map[topology.CgroupID]Identity, error) {
 	names := map[uint64]topology.NetworkID{}
 	g.mu.RLock()
 	for id, netns := range g.cookies {
 		names[netns] = id
 	}
 	g.mu.RUnlock()
-	all := map[CgroupID]Identity{}
-	var id CgroupID
+	all := map[topology.CgroupID]Identity{}
+	var id topology.CgroupID
 	var c guardContainer
 	list := g.containers.Iterate()
 	for list.Next(&id, &c) {

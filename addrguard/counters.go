@@ -7,6 +7,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
 )
 
 // Counters tell how often the programs stepped in. They only grow; those of a
@@ -37,7 +38,7 @@ func counters(n [guardVerdictVERDICTS]uint64) Counters {
 }
 
 // Counters are those of one container; all zero if it is not admitted.
-func (g *Guard) Counters(id CgroupID) (Counters, error) {
+func (g *Guard) Counters(id topology.CgroupID) (Counters, error) {
 	var c guardContainer
 	err := g.containers.Lookup(id, &c)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -52,7 +52,7 @@ type Guard struct {
 
 	// mu guards what follows; it ranks after the lock of the pins.
 	mu      sync.RWMutex
-	anchors map[CgroupID]bool             // programs attached
+	anchors map[topology.CgroupID]bool    // programs attached
 	cookies map[topology.NetworkID]uint64 // of protected namespaces
 	lacks   []error
 }
@@ -64,7 +64,7 @@ type Guard struct {
 // Causes are told by Probe.
 func Open(ctx context.Context, opts Options) (*Guard, error) {
 	g := &Guard{opts: opts, dir: filepath.Join(opts.Pins, layout),
-		branches: map[uint64]map[string]int{}, anchors: map[CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
+		branches: map[uint64]map[string]int{}, anchors: map[topology.CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
 	if err := g.open(ctx); err != nil {
 		return nil, errors.Join(openError(opts, err), g.Close())
 	}

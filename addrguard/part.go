@@ -48,7 +48,6 @@ func (g *Guard) loadPart(load func() (*ebpf.CollectionSpec, error), shared map[s
 	}
 	made, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
-
 		return nil, err
 	}
 	return &part{made, spec}, nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/addrguard"
+	"github.com/particle-net/particle/topology"
 )
 
 // stop ends hammer.
@@ -169,7 +170,7 @@ func TestTakeOverClears(t *testing.T) {
 	expect(t, "guarded", a.confined("10.77.0.1"), true)
 }
 
-func cgroupName(id addrguard.CgroupID) string {
+func cgroupName(id topology.CgroupID) string {
 	return "anchor-" + fmt.Sprint(uint64(id)) + "-"
 }
 

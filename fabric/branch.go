@@ -48,8 +48,7 @@ func (f *Fabric) connect(ctx context.Context, n *network, id topology.EndpointID
 	if err := f.o.Branches.ApplyBranch(ctx, b); err != nil {
 		return err
 	}
-	_, err := f.o.Guard.Protect(ctx, n.ID) // the branch is a new link
-	return err
+	return f.o.Guard.Protect(ctx, n.ID) // the branch is a new link
 }
 
 // branch is what an endpoint's record asks for, but for the namespace.

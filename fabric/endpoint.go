@@ -221,15 +221,8 @@ func (f *Fabric) DeleteEndpoint(ctx context.Context, id topology.EndpointID) err
 
 // removeEndpoint takes away all that an endpoint left behind.
 func (f *Fabric) removeEndpoint(ctx context.Context, e Endpoint) error {
-	if e.Link != "" {
-		if err := f.disconnect(ctx, e); err != nil {
-			return err
-		}
-	}
-	if e.Exposed {
-		if err := f.o.Sandboxes.Conceal(e.SandboxKey); err != nil {
-			return err
-		}
+	if err := f.detach(ctx, e); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -238,6 +231,19 @@ func (f *Fabric) removeEndpoint(ctx context.Context, e Endpoint) error {
 		return nil
 	}
 	return f.dropEndpoint(f.networks[e.Network], current)
+}
+
+// detach undoes in the kernel what Join and Claim did for an endpoint.
+func (f *Fabric) detach(ctx context.Context, e Endpoint) error {
+	if e.Link != "" {
+		if err := f.disconnect(ctx, e); err != nil {
+			return err
+		}
+	}
+	if e.Exposed {
+		return f.o.Sandboxes.Conceal(e.SandboxKey)
+	}
+	return nil
 }
 
 // dropEndpoint deletes the record and frees the leases of an endpoint that

@@ -209,9 +209,7 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 		changed, up = changed || more, err == nil
 	}
 	if err == nil {
-		var more bool
-		more, err = f.o.Guard.Protect(ctx, n.ID)
-		changed = changed || more
+		err = f.o.Guard.Protect(ctx, n.ID)
 	}
 	if err != nil && ctx.Err() != nil {
 		return changed, err // that our time is over says nothing about the network

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
@@ -15,7 +16,7 @@ import (
 type Unguarded struct{}
 
 // Protect does nothing.
-func (Unguarded) Protect(context.Context, topology.NetworkID) (bool, error) { return false, nil }
+func (Unguarded) Protect(context.Context, topology.NetworkID) error { return nil }
 
 // Unprotect does nothing.
 func (Unguarded) Unprotect(context.Context, topology.NetworkID) error { return nil }
@@ -90,12 +91,9 @@ func (e *Endpoint) guarded() []topology.CgroupID {
 // Reconcile expels. It may be called with mu held: the kernel forgets an entry
 // without waiting for anything.
 func (f *Fabric) expelMissing(was, now Endpoint) {
-	left := map[topology.CgroupID]bool{0: true}
-	for _, id := range now.guarded() {
-		left[id] = true
-	}
+	left := now.guarded()
 	for _, id := range was.guarded() {
-		if left[id] {
+		if id == 0 || slices.Contains(left, id) {
 			continue
 		}
 		if err := f.o.Guard.Expel(id); err != nil {

@@ -336,7 +336,7 @@ func (f *Fabric) ensureUplink(ctx context.Context, n *network) error {
 	if _, err := f.applyUplink(ctx, record); err != nil {
 		return err
 	}
-	if _, err := f.o.Guard.Protect(ctx, n.ID); err != nil { // the uplink is a new link
+	if err := f.o.Guard.Protect(ctx, n.ID); err != nil { // the uplink is a new link
 		return err
 	}
 	f.mu.Lock()

@@ -59,9 +59,9 @@ const (
 // Guard keeps each container of a network to its own addresses, in the kernel:
 // what it was told holds on without the plugin. Every method may be repeated.
 type Guard interface {
-	// Protect lets no process use the network's namespace that was not admitted,
-	// and says whether anything had to change. Call it again when a link is new.
-	Protect(context.Context, topology.NetworkID) (changed bool, err error)
+	// Protect lets no process use the network's namespace that was not admitted.
+	// Call it again when a link is new.
+	Protect(context.Context, topology.NetworkID) error
 	// Unprotect forgets a network whose namespace is about to go.
 	Unprotect(context.Context, topology.NetworkID) error
 	// Admit lets the processes of a cgroup, named by its path in the version 2

@@ -158,14 +158,9 @@ func (f *Fabric) retire(ctx context.Context, e Endpoint) error {
 		if now := f.copy(e.ID); f.ownerAlive(&now) {
 			return nil
 		}
-		if err := f.disconnect(ctx, e); err != nil {
-			return err
-		}
 	}
-	if e.Exposed {
-		if err := f.o.Sandboxes.Conceal(e.SandboxKey); err != nil {
-			return err
-		}
+	if err := f.detach(ctx, e); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -312,12 +312,11 @@ func cgroupID(path string) (id topology.CgroupID) {
 	return id
 }
 
-func (g guard) Protect(_ context.Context, id topology.NetworkID) (bool, error) {
+func (g guard) Protect(_ context.Context, id topology.NetworkID) error {
 	g.w.mu.Lock()
 	defer g.w.mu.Unlock()
-	known := g.w.protected[id]
 	g.w.protected[id] = true
-	return !known, nil
+	return nil
 }
 
 func (g guard) Unprotect(_ context.Context, id topology.NetworkID) error {

@@ -44,10 +44,7 @@ func (h *Host) Expose(id topology.NetworkID, target string) error {
 	if err != nil {
 		return err
 	}
-	bound, err := isBound(own)
-	if err == nil && !bound {
-		err = ErrNoNetwork
-	}
+	err = ensureBound(own)
 	if err == nil {
 		err = expose(own, target)
 	}
@@ -128,10 +125,7 @@ func (h *Host) listen(id topology.NetworkID, address string, open func() error) 
 	if err != nil {
 		return err
 	}
-	bound, err := isBound(path)
-	if err == nil && !bound {
-		err = ErrNoNetwork
-	}
+	err = ensureBound(path)
 	if err == nil {
 		err = within(path, open)
 	}
@@ -149,15 +143,21 @@ func (h *Host) Within(id topology.NetworkID, fn func() error) error {
 	if err != nil {
 		return err
 	}
-	bound, err := isBound(path)
-	if err == nil && !bound {
-		err = ErrNoNetwork
-	}
+	err = ensureBound(path)
 	if err != nil {
 		return &fault.Error{Op: "enter namespace", On: id.Short(), Err: err,
 			Fix: "create the network, or restart the plugin if Docker lists it"}
 	}
 	return within(path, fn)
+}
+
+// ensureBound fails for a network's file on which no namespace is bound.
+func ensureBound(path string) error {
+	bound, err := isBound(path)
+	if err == nil && !bound {
+		err = ErrNoNetwork
+	}
+	return err
 }
 
 func within(path string, fn func() error) error {

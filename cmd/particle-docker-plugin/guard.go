@@ -3,13 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
-	"strings"
 
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/hostapi"
 	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/process"
 	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
@@ -24,19 +23,10 @@ const cgroupRoot = "/cgroup"
 // containers alone, no helpers.
 type guard struct{ *addrguard.Guard }
 
-// Protect implements fabric.Guard.
-func (g guard) Protect(ctx context.Context, id topology.NetworkID) (bool, error) {
-	return false, g.Guard.Protect(ctx, id)
-}
-
 // Admit implements fabric.Guard.
 func (g guard) Admit(ctx context.Context, cgroup string, id topology.Identity) (topology.CgroupID, error) {
-	made, err := g.Guard.Admit(ctx, cgroup, addrguard.Identity{Network: id.Network, IPv4: id.IPv4, IPv6: id.IPv6, Slot: uint16(id.Slot)})
-	return topology.CgroupID(made), err
+	return g.Guard.Admit(ctx, cgroup, addrguard.Identity{Network: id.Network, IPv4: id.IPv4, IPv6: id.IPv6, Slot: uint16(id.Slot)})
 }
-
-// Expel implements fabric.Guard.
-func (g guard) Expel(id topology.CgroupID) error { return g.Guard.Expel(addrguard.CgroupID(id)) }
 
 // Admitted implements fabric.Guard.
 func (g guard) Admitted() (map[topology.CgroupID]topology.Identity, error) {
@@ -44,7 +34,7 @@ func (g guard) Admitted() (map[topology.CgroupID]topology.Identity, error) {
 	containers := make(map[topology.CgroupID]topology.Identity, len(all))
 	for cgroup, id := range all {
 		if !id.Exempt {
-			containers[topology.CgroupID(cgroup)] = topology.Identity{Network: id.Network, IPv4: id.IPv4, IPv6: id.IPv6, Slot: topology.Slot(id.Slot)}
+			containers[cgroup] = topology.Identity{Network: id.Network, IPv4: id.IPv4, IPv6: id.IPv6, Slot: topology.Slot(id.Slot)}
 		}
 	}
 	return containers, err
@@ -66,7 +56,7 @@ func (g guard) Status() runtimeapi.GuardStatus {
 
 // Denials implements hostapi.Guard.
 func (g guard) Denials(id topology.CgroupID) (runtimeapi.Denials, error) {
-	c, err := g.Counters(addrguard.CgroupID(id))
+	c, err := g.Counters(id)
 	return runtimeapi.Denials{
 		Binds: c.BindsDenied, Connects: c.ConnectsDenied, Sources: c.SourcesDenied, Sockets: c.SocketsDenied,
 		Unix: c.UnixDenied, Packets: c.EgressDropped + c.IngressDropped,
@@ -109,17 +99,10 @@ func openGuard(ctx context.Context, wanted bool, plane *overlay.Host) (keeper, f
 // exempt lets the plugin itself open sockets in tenant namespaces, for name
 // servers, where its cgroup lies below one that holds containers.
 func exempt(ctx context.Context, g *addrguard.Guard) error {
-	const file = "/proc/self/cgroup"
-	raw, err := os.ReadFile(file)
-	if err != nil {
+	own, err := process.Unified("/proc/self/cgroup")
+	if err != nil || own == "" || own == "/" {
 		return err
 	}
-	for line := range strings.Lines(string(raw)) {
-		own, unified := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::")
-		if unified && own != "/" {
-			_, err := g.Admit(ctx, own, addrguard.Identity{Exempt: true})
-			return err
-		}
-	}
-	return nil
+	_, err = g.Admit(ctx, own, addrguard.Identity{Exempt: true})
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 // Table reads processes under a /proc mount of the host's pid namespace.
@@ -33,4 +34,19 @@ func (t Table) StartTime(pid int) (ticks uint64, ok bool) {
 	}
 	ticks, err = strconv.ParseUint(string(fields[startTime]), 10, 64)
 	return ticks, err == nil
+}
+
+// Unified reads the path in hierarchy 0, which is cgroup v2, from a process's
+// cgroup file (cgroups(7)); empty if it has none there.
+func Unified(file string) (string, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	for line := range bytes.Lines(raw) {
+		if path, ok := strings.CutPrefix(string(line), "0::"); ok {
+			return strings.TrimSuffix(path, "\n"), nil
+		}
+	}
+	return "", nil
 }

@@ -1,16 +1,15 @@
 package shim
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/particle-net/particle/internal/dockerdir"
 	"github.com/particle-net/particle/internal/fault"
+	proctable "github.com/particle-net/particle/internal/process"
 	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/topology"
 )
@@ -102,11 +101,11 @@ func (h *Host) newClaim(c Call, s *state) (claim runtimeapi.Claim, err error) {
 // uses v1 only: the process then stays where containerd's shim is, and to claim
 // an address for that cgroup would give it to every container at once.
 func (h *Host) cgroup(pid int) (string, error) {
-	path, err := unified(filepath.Join(h.Proc, strconv.Itoa(pid), "cgroup"))
+	path, err := proctable.Unified(filepath.Join(h.Proc, strconv.Itoa(pid), "cgroup"))
 	if err != nil {
 		return "", err
 	}
-	own, err := unified(filepath.Join(h.Proc, "self", "cgroup"))
+	own, err := proctable.Unified(filepath.Join(h.Proc, "self", "cgroup"))
 	if err != nil {
 		return "", err
 	}
@@ -114,18 +113,4 @@ func (h *Host) cgroup(pid int) (string, error) {
 		return "", nil
 	}
 	return path, nil
-}
-
-// unified reads the line of hierarchy 0, which is cgroup v2 (cgroups(7)).
-func unified(file string) (string, error) {
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	for line := range bytes.Lines(raw) {
-		if path, ok := strings.CutPrefix(string(line), "0::"); ok {
-			return strings.TrimSuffix(path, "\n"), nil
-		}
-	}
-	return "", nil
 }
