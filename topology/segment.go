@@ -52,4 +52,8 @@ type Segment struct {
 	Port    uint16         // UDP destination port of VXLAN
 	MTU     int            // bytes, of the VXLAN device
 	Pools   []netip.Prefix // every address in them is local to the tenant namespace
+	// Subnets are the network's ranges on all hosts. What lies in them but is
+	// neither local nor a peer's is unreachable: it never leaves by another way.
+	Subnets []netip.Prefix
+	Peers   []Peer // the other hosts that have a part of the network
 }

@@ -1,0 +1,68 @@
+package control
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/particle-net/particle/topology"
+)
+
+// Node is a host of the cluster.
+type Node struct {
+	ID      topology.NodeID
+	Name    string           // its host name, for people
+	VTEP    netip.Addr       // its tunnel address; invalid if it has none yet
+	MAC     net.HardwareAddr // of its VXLAN devices; nil derives it from VTEP
+	Version string           // of the plugin
+	Boot    string           // changes with each boot of the host
+}
+
+// Network is a network as every host is to make it.
+type Network struct {
+	ID       topology.SharedID
+	Name     string // empty until Docker has told it on the host that made the network
+	VNI      topology.VNI
+	MTU      int // bytes
+	Internal bool
+	Subnets  []Subnet
+	Options  map[string]string // of docker network create -o, as the user gave them
+	Labels   map[string]string
+	Creator  topology.NodeID
+	Created  time.Time
+	// Removed: a user has removed the network on some host. Its name is free, and
+	// hosts let go of it as their last containers on it end.
+	Removed bool
+}
+
+// Subnet is one address range of a network.
+type Subnet struct {
+	Prefix  netip.Prefix
+	Range   netip.Prefix          `json:",omitzero"` // blocks are cut from it; zero means all of Prefix
+	Gateway netip.Addr            `json:",omitzero"`
+	Aux     map[string]netip.Addr `json:",omitempty"`
+	Block   int                   // prefix length of a block
+}
+
+// Claim says that a host owns addresses of a network: a block, or one address
+// outside all blocks (docker run --ip).
+type Claim struct {
+	Network topology.SharedID
+	Prefix  netip.Prefix
+	Node    topology.NodeID
+	Holder  string `json:",omitempty"` // of a single address: the container, for people
+}
+
+// Single says whether the claim is of one address.
+func (c Claim) Single() bool { return c.Prefix.IsSingleIP() }
+
+// Route says which host answers for addresses of a network. Two hosts that
+// announce the same prefix are two routes: Network, Prefix and Node tell them
+// apart.
+type Route struct {
+	Network topology.SharedID
+	Prefix  netip.Prefix
+	Node    topology.NodeID
+	VTEP    netip.Addr
+	MAC     net.HardwareAddr `json:",omitempty"` // nil derives it from VTEP
+}

@@ -1,0 +1,93 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"github.com/particle-net/particle/topology"
+)
+
+// Causes that callers may ask for.
+var (
+	ErrTaken       = errors.New("taken")                                     // by another host or network; the text says by whom
+	ErrExhausted   = errors.New("no free block is left")                     //
+	ErrNoNetwork   = errors.New("the cluster has no such network")           // or no more
+	ErrUnreachable = errors.New("the cluster's store does not answer")       // the outcome of a write is unknown
+	ErrReserved    = errors.New("the address is kept by the network itself") // gateway, auxiliary address, first or last
+)
+
+// Allocator decides who owns what, for the host it was opened for. Every method
+// is one transaction that either happened or did not; after ErrUnreachable the
+// watch tells which. Methods wait until ctx ends at most, and are safe for
+// concurrent use.
+type Allocator interface {
+	// ClaimNetwork registers a network under its id, without a name, with the VNI
+	// n.VNI or, if that is 0, a free one. Causes: ErrTaken.
+	ClaimNetwork(ctx context.Context, n Network) (topology.VNI, error)
+	// NameNetwork gives a registered network its name, options and labels, and
+	// so lets the other hosts make it. Causes: ErrTaken, ErrNoNetwork.
+	NameNetwork(ctx context.Context, n Network) error
+	// RemoveNetwork marks it as removed and frees its name; not there is success.
+	RemoveNetwork(ctx context.Context, id topology.SharedID) error
+	// LeaveNetwork gives up all claims of this host on a network. The last host
+	// to leave a removed network takes its record away and frees its VNI.
+	LeaveNetwork(ctx context.Context, id topology.SharedID) error
+	// ClaimBlock claims a block of one of the network's subnets that nobody has:
+	// one never owned, else the one that was given up longest ago. Causes:
+	// ErrExhausted, ErrNoNetwork.
+	ClaimBlock(ctx context.Context, id topology.SharedID, subnet netip.Prefix) (Claim, error)
+	// ClaimAddress claims one address that lies in nobody's block; one that this
+	// host has already is success. Causes: ErrTaken, ErrReserved, ErrNoNetwork.
+	ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) (Claim, error)
+	// Restore claims again what this host had: a store that has lost it gets it
+	// back. Cause: ErrTaken if another host has it, or part of it, by now.
+	Restore(ctx context.Context, n Network, c Claim) error
+	// Release gives up a claim of this host; not there, or another's, is success.
+	Release(ctx context.Context, c Claim) error
+}
+
+// Directory tells which hosts and networks there are.
+type Directory interface {
+	// WatchNetworks delivers every registered network, removed ones too.
+	WatchNetworks(ctx context.Context) <-chan Update[Network]
+	// WatchNodes delivers every host, with whether its lease lives.
+	WatchNodes(ctx context.Context) <-chan Update[NodeState]
+}
+
+// NodeState is a host and whether it has been heard of lately, which is advice
+// and no more.
+type NodeState struct {
+	Node
+	Alive bool
+}
+
+// Distributor tells hosts which host answers for which addresses. Every
+// implementation passes the suite in control/controltest.
+type Distributor interface {
+	// Announce lets the other hosts of the route's network know it, until Withdraw.
+	// It may be repeated.
+	Announce(ctx context.Context, r Route) error
+	// Withdraw takes it back; not there is success.
+	Withdraw(ctx context.Context, r Route) error
+	// WatchRoutes delivers the routes of one network, this host's own among them.
+	WatchRoutes(ctx context.Context, n Network) <-chan Update[Route]
+}
+
+// Update is one message of a watch. The first that is healthy is Whole; so is
+// the one after each interruption that may have lost changes. The channel is
+// closed when the watch's context ends, and only then: whatever else goes wrong
+// is told by Down, and the watch goes on by itself.
+type Update[T any] struct {
+	// Whole: Put is all there is, and Deleted is empty.
+	Whole   bool
+	Put     []T
+	Deleted []T // as last put
+	// Down: the watch delivers nothing for now, for the reason given. What was
+	// delivered before may be out of date, and is no less true for it.
+	Down error
+	// Instance and Revision tell whether a Whole list is of the store that the
+	// last one was of, and later. Empty and 0 if the source has no such thing.
+	Instance string
+	Revision int64
+}
