@@ -20,6 +20,47 @@ type Segments interface {
 	Networks(context.Context) ([]topology.NetworkID, error)
 }
 
+// Cluster shares networks with other hosts. Only Share and ClaimAddress wait for
+// the cluster's store, and for no longer than their context; nothing that a
+// container's start needs calls them, unless it asks for an address of another
+// host's part by name.
+type Cluster interface {
+	// Share makes a network known to the other hosts, or joins one that is, and
+	// claims a block of each managed subnet for this host. ok is false if this
+	// host is in no cluster.
+	Share(context.Context, SharedSpec) (s Shared, ok bool, err error)
+	// Unshare notes that a user has removed the network here. It is carried out
+	// when the store answers, and survives a restart.
+	Unshare(topology.SharedID) error
+	// ClaimAddress makes one address outside all blocks this host's.
+	ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) error
+	// ReleaseAddress gives it back; it returns at once.
+	ReleaseAddress(id topology.SharedID, addr netip.Addr)
+	// Low says that this host's blocks of a subnet are nearly used up. It returns
+	// at once; another block comes with SetClaims.
+	Low(id topology.SharedID, subnet netip.Prefix)
+}
+
+// SharedSpec is a network as this host's Docker is about to have it.
+type SharedSpec struct {
+	ID       topology.SharedID // of a network that other hosts have; empty if it is new
+	Network  topology.NetworkID
+	VNI      topology.VNI // 0 chooses a free one
+	MTU      int          // bytes
+	Internal bool
+	Block    int // prefix length of IPv4 blocks, 0 for the default
+	Subnets  []Subnet
+	Ranges   []netip.Prefix // of the subnet of the same index; invalid: all of it
+}
+
+// Shared is what the cluster has made of it.
+type Shared struct {
+	ID     topology.SharedID
+	VNI    topology.VNI
+	MTU    int
+	Claims []netip.Prefix // this host's
+}
+
 // Branches connects containers that have a network namespace of their own. Every
 // method may be repeated.
 type Branches interface {
