@@ -11,16 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespace is a network namespace held by descriptor, with an rtnetlink socket
-// that was opened inside and therefore acts there from any thread.
+// namespace is a network namespace held by descriptor, with rtnetlink sockets
+// that were opened inside and therefore act there from any thread.
 type namespace struct {
 	file  *os.File
 	route *netlink.Handle
+	bulk  *rtnl // for what comes by the thousand
 }
 
 func (n *namespace) fd() int { return int(n.file.Fd()) }
 
 func (n *namespace) close() {
+	n.bulk.close()
 	n.route.Close()
 	_ = n.file.Close()
 }
@@ -73,7 +75,13 @@ func adopt() (*namespace, error) {
 		_ = file.Close()
 		return nil, fmt.Errorf("set timeout of rtnetlink socket: %w", err)
 	}
-	return &namespace{file: file, route: route}, nil
+	bulk, err := openRTNL()
+	if err != nil {
+		route.Close()
+		_ = file.Close()
+		return nil, err
+	}
+	return &namespace{file: file, route: route, bulk: bulk}, nil
 }
 
 func currentNamespace() (*namespace, error) {

@@ -59,8 +59,12 @@ func (h *Host) found(ctx context.Context, path string, seg topology.Segment) err
 	if err == nil {
 		_, err = h.ensureVXLAN(ctx, ns, seg)
 	}
+	if err == nil {
+		_, err = ns.ensurePeers(seg)
+	}
 	if err != nil {
-		return applyError(seg, err)
+		_, undo := ns.remove(vxlanName)
+		return applyError(seg, errors.Join(err, undo))
 	}
 	if err := bind(ns.source(), path); err != nil {
 		_, undo := ns.remove(vxlanName)
@@ -82,6 +86,7 @@ func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment) 
 		ns.ensureBase,
 		func() (bool, error) { return ns.ensurePools(seg.Pools) },
 		func() (bool, error) { return h.ensureVXLAN(ctx, ns, seg) },
+		func() (bool, error) { return ns.ensurePeers(seg) },
 	}
 	var errs []error
 	for _, step := range steps {
@@ -195,9 +200,9 @@ func (h *Host) observe(id topology.NetworkID) (topology.Segment, error) {
 	seg := topology.Segment{Network: id}
 	var errs [2]error
 	seg.Pools, errs[0] = ns.routes(netlink.FAMILY_ALL, unix.RTN_LOCAL)
-	link, err := ns.find(vxlanName)
-	errs[1] = err
-	if device, ok := link.(*netlink.Vxlan); ok {
+	device, err := ns.vxlan()
+	errs[1] = errors.Join(err, ns.observePeers(&seg, device))
+	if device != nil {
 		seg.VNI = topology.VNI(device.VxlanId)
 		seg.VTEP = address(device.SrcAddr)
 		seg.Port = uint16(device.Port)
