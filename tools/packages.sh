@@ -20,6 +20,7 @@ needed() {
 	/usr/bin/python3 python3
 	/usr/sbin/nginx nginx
 	/usr/bin/redis-server redis-server
+	/usr/bin/etcd etcd-server
 	EOF
 }
 

@@ -1,0 +1,302 @@
+package etcdtest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+
+	"github.com/particle-net/particle/internal/lab"
+)
+
+// The releases a server can be of.
+const (
+	Debian  = lab.EtcdDebian
+	V35     = lab.Etcd35
+	V36     = lab.Etcd36
+	Current = "3.7" // the one that the plugin embeds
+)
+
+// variable asks the test's program to be an etcd server in the folder it names.
+const variable = "PARTICLE_ETCDTEST"
+
+// Main runs the tests, or the server that one of them has started.
+func Main(m *testing.M) {
+	dir, client, peer := server()
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	if err := serve(dir, client, peer); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// server tells what the environment asks for.
+func server() (dir, client, peer string) {
+	parts := strings.Split(os.Getenv(variable), " ")
+	if len(parts) != 3 {
+		return "", "", ""
+	}
+	return parts[0], parts[1], parts[2]
+}
+
+// serve is an etcd server until the process is ended.
+func serve(dir, client, peer string) error {
+	cfg := embed.NewConfig()
+	cfg.Name, cfg.Dir, cfg.LogLevel = "test", dir, "warn"
+	c, errC := url.Parse(client)
+	p, errP := url.Parse(peer)
+	if errC != nil || errP != nil {
+		return fmt.Errorf("bad URLs: %w, %w", errC, errP)
+	}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*c}, []url.URL{*c}
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*p}, []url.URL{*p}
+	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	e, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return <-e.Err()
+}
+
+// Server is one etcd server, alone in its cluster.
+type Server struct {
+	t            testing.TB
+	release      string
+	folder       string // of data, log and copies
+	client, peer string // URLs
+	cmd          *exec.Cmd
+	exited       chan struct{}
+}
+
+// Start starts a server and waits until it answers; it ends with the test.
+func Start(t testing.TB, release string) *Server {
+	t.Helper()
+	s := &Server{t: t, release: release, folder: t.TempDir(), client: free(t), peer: free(t)}
+	t.Cleanup(func() {
+		s.Kill()
+		if t.Failed() {
+			raw, _ := os.ReadFile(s.logFile())
+			t.Logf("etcd %s said, at the end:\n%s", s.release, raw[max(0, len(raw)-4000):])
+		}
+	})
+	s.Restart()
+	return s
+}
+
+func free(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String()
+}
+
+func (s *Server) data() string    { return filepath.Join(s.folder, "data") }
+func (s *Server) logFile() string { return filepath.Join(s.folder, "log") }
+
+// Endpoint is where clients find it.
+func (s *Server) Endpoint() string { return strings.TrimPrefix(s.client, "http://") }
+
+// Release is what it runs.
+func (s *Server) Release() string { return s.release }
+
+// command is what starts the server.
+func (s *Server) command() *exec.Cmd {
+	if s.release == Current {
+		self, err := os.Executable()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", variable, s.data(), s.client, s.peer))
+		return cmd
+	}
+	path, err := lab.FindEtcd(s.t.Context(), s.release, s.t.Output())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return exec.Command(path, "--name=test", "--data-dir="+s.data(),
+		"--listen-client-urls="+s.client, "--advertise-client-urls="+s.client,
+		"--listen-peer-urls="+s.peer, "--initial-advertise-peer-urls="+s.peer, "--initial-cluster=test="+s.peer,
+		"--logger=zap", "--log-level=warn")
+}
+
+// Restart starts the server on its data, ending it first if it runs.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Kill()
+	cmd := s.command()
+	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that is killed leaves nothing
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	s.cmd, s.exited = cmd, exited
+	s.await()
+}
+
+// await waits until the server answers.
+func (s *Server) await() {
+	s.t.Helper()
+	c := s.dial()
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		asking, done := context.WithTimeout(ctx, time.Second)
+		_, err := c.Get(asking, "ready")
+		done()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-s.exited:
+			s.t.Fatalf("etcd %s has ended by itself: %v", s.release, err)
+		case <-ctx.Done():
+			s.t.Fatalf("etcd %s does not answer: %v", s.release, err)
+		}
+	}
+}
+
+func (s *Server) dial() *clientv3.Client {
+	s.t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Endpoint()}, Logger: zap.NewNop()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
+}
+
+// Client is a client of the server's, for the test itself.
+func (s *Server) Client() *clientv3.Client {
+	s.t.Helper()
+	c := s.dial()
+	s.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func (s *Server) end(sig os.Signal) {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Signal(sig)
+	<-s.exited
+	s.cmd = nil
+}
+
+// Kill ends it at once, as kill -9 does; ended already is fine.
+func (s *Server) Kill() { s.end(syscall.SIGKILL) }
+
+// Stop ends it as an operator does; ended already is fine.
+func (s *Server) Stop() {
+	if s.release == Current {
+		s.end(os.Interrupt)
+		return
+	}
+	s.end(syscall.SIGTERM)
+}
+
+// Freeze keeps it from running until Thaw.
+func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+
+// Thaw undoes Freeze.
+func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig os.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Wipe has it begin anew without its data.
+func (s *Server) Wipe() {
+	s.t.Helper()
+	s.Kill()
+	if err := os.RemoveAll(s.data()); err != nil {
+		s.t.Fatal(err)
+	}
+	s.Restart()
+}
+
+// Upgrade stops it and has another release take over its data.
+func (s *Server) Upgrade(release string) {
+	s.t.Helper()
+	s.Stop()
+	s.release = release
+	s.Restart()
+}
+
+// Save keeps a copy of the data for Load. The server is down meanwhile.
+func (s *Server) Save() {
+	s.t.Helper()
+	s.Stop()
+	s.copy(s.data(), filepath.Join(s.folder, "copy"))
+	s.Restart()
+}
+
+// Load has it begin anew with the copy: of the same cluster, at an older
+// revision.
+func (s *Server) Load() {
+	s.t.Helper()
+	s.Kill()
+	s.copy(filepath.Join(s.folder, "copy"), s.data())
+	s.Restart()
+}
+
+func (s *Server) copy(from, to string) {
+	s.t.Helper()
+	if err := os.RemoveAll(to); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		s.t.Fatal(err)
+	}
+	// CopyFS loosens rights, and etcd wants the folder to itself.
+	if err := os.Chmod(to, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Compact forgets all history up to now.
+func (s *Server) Compact() {
+	s.t.Helper()
+	c := s.dial()
+	defer c.Close()
+	got, err := c.Get(s.t.Context(), "any")
+	if err == nil {
+		_, err = c.Compact(s.t.Context(), got.Header.Revision, clientv3.WithCompactPhysical())
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}

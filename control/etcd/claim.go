@@ -1,0 +1,290 @@
+package etcd
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/blocks"
+	"github.com/particle-net/particle/topology"
+)
+
+// ClaimBlock implements control.Allocator.
+func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet netip.Prefix) (control.Claim, error) {
+	mine := s.hold("")
+	out := control.Claim{Network: id, Node: mine.Node}
+	var tried candidate // by an attempt whose answer was lost
+	window := 1
+	err := s.do(ctx, "claim block of", subnet.String(), func(ctx context.Context) error {
+		if tried.prefix.IsValid() {
+			// Asked again for the same block, the store tells whether it is ours.
+			if got, err := s.takeBlock(ctx, id, tried, mine); err != nil || got {
+				out.Prefix = tried.prefix
+				return err
+			}
+		}
+		for {
+			free, err := s.freeBlocks(ctx, id, subnet, window)
+			if err != nil {
+				return err
+			}
+			tried = free[rand.IntN(len(free))]
+			got, err := s.takeBlock(ctx, id, tried, mine)
+			if err != nil || got {
+				out.Prefix = tried.prefix
+				return err
+			}
+			tried = candidate{}
+			// The more hosts are at it, the wider they spread. A host on its own
+			// gets the first block, which people like to see.
+			window = min(8*window, 4096)
+		}
+	})
+	if err != nil {
+		return control.Claim{}, err
+	}
+	return out, nil
+}
+
+// candidate is a block that was free when the network was at a revision.
+type candidate struct {
+	prefix netip.Prefix
+	spec   int64
+}
+
+// freeBlocks lists up to limit blocks that may be claimed: those never owned, in
+// order, or else those given up, oldest first. Never none of both without an
+// error.
+func (s *Store) freeBlocks(ctx context.Context, id topology.SharedID, subnet netip.Prefix, limit int) ([]candidate, error) {
+	below := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithKeysOnly()}
+	got, _, err := s.read(ctx, clientv3.OpGet(s.k.spec(id)),
+		clientv3.OpGet(s.k.blocks(id), below...), clientv3.OpGet(s.k.addrs(id), below...), clientv3.OpGet(s.k.freed(id), below...))
+	if err != nil {
+		return nil, err
+	}
+	n, mod, err := s.parseSpec(id, got[0])
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(n.Subnets, func(sub control.Subnet) bool { return sub.Prefix == subnet })
+	if i < 0 || n.Removed {
+		return nil, control.ErrNoNetwork
+	}
+	sub := n.Subnets[i]
+	taken := map[netip.Prefix]bool{}
+	for _, kv := range got[1].Kvs {
+		p, _ := parsePrefix(string(kv.Key[len(s.k.blocks(id)):]))
+		taken[p] = true
+	}
+	for _, kv := range got[2].Kvs {
+		p, _ := parsePrefix(string(kv.Key[len(s.k.addrs(id)):]))
+		if b, ok := blocks.Covering(sub, p.Addr()); ok {
+			taken[b] = true
+		}
+	}
+	freed := map[netip.Prefix]int64{}
+	var waiting []netip.Prefix
+	for _, kv := range got[3].Kvs {
+		p, _ := parsePrefix(string(kv.Key[len(s.k.freed(id)):]))
+		freed[p] = kv.ModRevision
+		if !taken[p] && blocks.Fits(n, p) == nil && subnet.Contains(p.Addr()) {
+			waiting = append(waiting, p)
+		}
+	}
+	free := blocks.Unused(sub, limit, func(p netip.Prefix) bool { return taken[p] || freed[p] != 0 })
+	if len(free) == 0 {
+		slices.SortFunc(waiting, func(a, b netip.Prefix) int { return cmp.Compare(freed[a], freed[b]) })
+		free = waiting[:min(limit, len(waiting))]
+	}
+	if len(free) == 0 {
+		return nil, control.ErrExhausted
+	}
+	out := make([]candidate, len(free))
+	for i, p := range free {
+		out[i] = candidate{prefix: p, spec: mod}
+	}
+	return out, nil
+}
+
+// takeBlock claims one block if it is free and the network unchanged.
+func (s *Store) takeBlock(ctx context.Context, id topology.SharedID, c candidate, mine holding) (got bool, err error) {
+	key := s.k.block(id, c.prefix)
+	r, err := s.txn(ctx,
+		[]clientv3.Cmp{absent(key), s.k.noneWithin(id, c.prefix), unchanged(s.k.spec(id), c.spec)},
+		[]clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.tombstone(id, c.prefix))},
+		[]clientv3.Op{clientv3.OpGet(key)})
+	if err != nil || r.Succeeded {
+		return err == nil, err
+	}
+	h, _ := parseHolding(gets(r)[0])
+	return h.Node == mine.Node && h.Op == mine.Op, nil
+}
+
+// parseHolding reads a claim; ok is false if there is none.
+func parseHolding(got *clientv3.GetResponse) (h holding, ok bool) {
+	if len(got.Kvs) == 0 {
+		return holding{}, false
+	}
+	// A value that cannot be read is a claim all the same, of nobody we know.
+	_ = json.Unmarshal(got.Kvs[0].Value, &h)
+	return h, true
+}
+
+// ClaimAddress implements control.Allocator.
+func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) (control.Claim, error) {
+	c := control.Claim{Network: id, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Node: s.self().ID, Holder: holder}
+	mine := s.hold(holder)
+	err := s.do(ctx, "claim address", addr.String(), func(ctx context.Context) error {
+		n, mod, err := s.spec(ctx, id)
+		if err != nil {
+			return err
+		}
+		if n.Removed {
+			return control.ErrNoNetwork
+		}
+		if err := blocks.Fits(n, c.Prefix); err != nil {
+			return badAddress(addr, err)
+		}
+		sub, _ := blocks.Of(n, addr)
+		if why := blocks.Reserved(sub, addr); why != "" {
+			return badAddress(addr, fmt.Errorf("%w: %s", control.ErrReserved, why))
+		}
+		return s.takeAddress(ctx, c, sub, mine, unchanged(s.k.spec(id), mod))
+	})
+	if err != nil {
+		return control.Claim{}, err
+	}
+	return c, nil
+}
+
+// takeAddress claims a single address while the guard holds.
+func (s *Store) takeAddress(ctx context.Context, c control.Claim, sub control.Subnet, mine holding, guard clientv3.Cmp) error {
+	addr := c.Prefix.Addr()
+	key := s.k.addr(c.Network, addr)
+	cmps := []clientv3.Cmp{absent(key), guard}
+	reads := []clientv3.Op{clientv3.OpGet(key)}
+	block, covered := blocks.Covering(sub, addr)
+	if covered {
+		cmps = append(cmps, absent(s.k.block(c.Network, block)))
+		reads = append(reads, clientv3.OpGet(s.k.block(c.Network, block)))
+	}
+	r, err := s.txn(ctx, cmps, []clientv3.Op{clientv3.OpPut(key, encode(mine))}, reads)
+	if err != nil || r.Succeeded {
+		return err
+	}
+	got := gets(r)
+	if h, ok := parseHolding(got[0]); ok {
+		if h.Node == mine.Node && h.Holder == mine.Holder && h.VTEP == mine.VTEP {
+			return nil
+		}
+		if h.Node == mine.Node {
+			return s.swap(ctx, []clientv3.Cmp{unchanged(key, got[0].Kvs[0].ModRevision)}, clientv3.OpPut(key, encode(mine)))
+		}
+		return s.addressTaken(ctx, addr, h, "")
+	}
+	if covered {
+		if h, ok := parseHolding(got[1]); ok {
+			return s.addressTaken(ctx, addr, h, fmt.Sprintf(" with the block %s", block))
+		}
+	}
+	return errAgain
+}
+
+// Restore implements control.Allocator. What is there is left as it is.
+func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim) error {
+	if err := blocks.Check(n); err != nil {
+		return err
+	}
+	mine := s.hold(c.Holder)
+	return s.do(ctx, "claim again", c.Prefix.String(), func(ctx context.Context) error {
+		now, mod, err := s.spec(ctx, n.ID)
+		if err == control.ErrNoNetwork {
+			return s.restoreSpec(ctx, n)
+		}
+		if err != nil {
+			return err
+		}
+		if now.VNI != n.VNI {
+			return fmt.Errorf("%w: the network has VNI %d in the store, and %d here", control.ErrTaken, now.VNI, n.VNI)
+		}
+		if err := blocks.Fits(now, c.Prefix); err != nil {
+			return badAddress(c.Prefix.Addr(), fmt.Errorf("%w: %w", control.ErrTaken, err))
+		}
+		guard := unchanged(s.k.spec(n.ID), mod)
+		if c.Single() {
+			sub, _ := blocks.Of(now, c.Prefix.Addr())
+			return s.takeAddress(ctx, c, sub, mine, guard)
+		}
+		return s.restoreBlock(ctx, c, mine, guard)
+	})
+}
+
+// restoreSpec registers a lost network, under its name if that is free, and has
+// the caller go on.
+func (s *Store) restoreSpec(ctx context.Context, n control.Network) error {
+	spec, vni, name := s.k.spec(n.ID), s.k.vni(n.VNI), s.k.name(n.Name)
+	got, _, err := s.read(ctx, clientv3.OpGet(vni), clientv3.OpGet(name))
+	if err != nil {
+		return err
+	}
+	if kvs := got[0].Kvs; len(kvs) > 0 && topology.SharedID(kvs[0].Value) != n.ID {
+		return s.vniTaken(ctx, n.VNI, topology.SharedID(kvs[0].Value))
+	}
+	cmps := []clientv3.Cmp{absent(spec), absent(vni)}
+	ops := []clientv3.Op{clientv3.OpPut(spec, encode(n)), clientv3.OpPut(vni, string(n.ID))}
+	if n.Name != "" && !n.Removed && len(got[1].Kvs) == 0 {
+		cmps, ops = append(cmps, absent(name)), append(ops, clientv3.OpPut(name, string(n.ID)))
+	}
+	if err := s.swap(ctx, cmps, ops...); err != nil {
+		return err
+	}
+	return errAgain // now for the claim itself
+}
+
+func (s *Store) restoreBlock(ctx context.Context, c control.Claim, mine holding, guard clientv3.Cmp) error {
+	key := s.k.block(c.Network, c.Prefix)
+	inside := clientv3.OpGet(s.k.addr(c.Network, c.Prefix.Addr()), clientv3.WithRange(s.k.addr(c.Network, blocks.Last(c.Prefix))+"\x00"), clientv3.WithLimit(1))
+	r, err := s.txn(ctx,
+		[]clientv3.Cmp{absent(key), s.k.noneWithin(c.Network, c.Prefix), guard},
+		[]clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.tombstone(c.Network, c.Prefix))},
+		[]clientv3.Op{clientv3.OpGet(key), inside})
+	if err != nil || r.Succeeded {
+		return err
+	}
+	got := gets(r)
+	if h, ok := parseHolding(got[0]); ok {
+		if h.Node == mine.Node {
+			return nil
+		}
+		return s.addressTaken(ctx, c.Prefix.Addr(), h, fmt.Sprintf(" with the block %s", c.Prefix))
+	}
+	if h, ok := parseHolding(got[1]); ok {
+		p, _ := parsePrefix(string(got[1].Kvs[0].Key[len(s.k.addrs(c.Network)):]))
+		return s.addressTaken(ctx, p.Addr(), h, "")
+	}
+	return errAgain
+}
+
+// Release implements control.Allocator.
+func (s *Store) Release(ctx context.Context, c control.Claim) error {
+	key := s.k.claim(c.Network, c.Prefix)
+	return s.do(ctx, "release", c.Prefix.String(), func(ctx context.Context) error {
+		got, _, err := s.read(ctx, clientv3.OpGet(key))
+		if err != nil {
+			return err
+		}
+		h, ok := parseHolding(got[0])
+		if !ok || h.Node != s.self().ID {
+			return nil
+		}
+		mine := owned{holding: h, key: key, mod: got[0].Kvs[0].ModRevision, network: c.Network, prefix: c.Prefix}
+		return s.drop(ctx, []owned{mine}, nil)
+	})
+}

@@ -1,0 +1,45 @@
+// Package etcd keeps a cluster's records in etcd 3.4 or later. It is the
+// allocator, the directory and the distributor in one.
+//
+// # Keys
+//
+// Values are JSON unless told otherwise; id is a control.SharedID, node a
+// control.NodeID, and addr the family and the hex digits of an address, which
+// sort as addresses do.
+//
+//	instance                 a name drawn at random by the first host: a store that
+//	                         was wiped has another
+//	nodes/<node>/info        control.Node
+//	nodes/<node>/alive       the host's boot, as text; the only key with a lease
+//	nodes/<node>/lost        how long the host has been away, by those who watch
+//	specs/<id>               control.Network
+//	vnis/<6 hex digits>      the id of the network that has the VNI, as text
+//	names/<name>             the id of the network that has the name, as text
+//	nets/<id>/blocks/<addr>-<bits>   which host owns the block, and its VTEP and MAC
+//	nets/<id>/addrs/<addr>           the same of a single address outside all blocks
+//	nets/<id>/freed/<addr>-<bits>    the block was given up; the revision tells when
+//
+// Networks are apart from their claims, because every host watches all networks
+// but only the claims of those it has joined. With everything below nets, one
+// claim in a cluster of 1000 hosts would be sent 1000 times.
+//
+// # Claims
+//
+// A claim is one transaction: the block is there only if neither it nor an
+// address in it was, the address only if neither it nor the block around it
+// was, and both only if the network is unchanged since it was read. A claim is
+// an announcement too, so what is claimed and what is announced cannot differ.
+//
+// An answer may be lost. The value carries a number drawn for the call, so that
+// asking again for the same thing tells whether it was granted; only if time is
+// up before that is the outcome unknown.
+//
+// # Watching
+//
+// One goroutine of each Store, the keeper, looks at the store three times in a
+// lease and whenever something is strange: the connection breaks, an attempt
+// fails, or an answer is of an older revision than one before. It needs to: a
+// watch waits silently for ever if its store was replaced by one whose revisions
+// are lower. When the keeper finds the store away, back, or another, every watch
+// begins anew with a whole list.
+package etcd

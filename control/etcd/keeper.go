@@ -1,0 +1,257 @@
+package etcd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/particle-net/particle/control"
+)
+
+// keep looks at the store three times in each lease, whenever an answer was
+// strange and when the connection breaks: it renews the lease, repairs this
+// host's record, and tells the watches when the store is away, back, or another.
+func (s *Store) keep() {
+	s.done.Go(s.watchConnection)
+	wait := time.Duration(0)
+	for {
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-s.wake:
+			t.Stop()
+		case <-s.ctx.Done():
+			t.Stop()
+			return
+		}
+		err := s.check()
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.report(err)
+		wait = s.o.LeaseTTL / 3
+		if err != nil {
+			wait = min(wait, 500*time.Millisecond)
+		}
+	}
+}
+
+// poke has the keeper look at the store now.
+func (s *Store) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watchConnection has the keeper look when the connection breaks, which is
+// seconds before its next turn.
+func (s *Store) watchConnection() {
+	for pause(s.ctx, 50*time.Millisecond) {
+		c, err := s.conn()
+		if err != nil {
+			continue
+		}
+		conn := c.ActiveConnection()
+		state := conn.GetState()
+		if state != connectivity.Ready {
+			s.poke()
+		}
+		if !conn.WaitForStateChange(s.ctx, state) {
+			return
+		}
+	}
+}
+
+// report notes whether the store is healthy and wakes the watches if that is
+// news.
+func (s *Store) report(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.down
+	s.down = err
+	if (was == nil) == (err == nil) {
+		return
+	}
+	if err != nil {
+		s.log.WithError(err).Warn("the cluster's store does not answer; everything stays as it is")
+	} else if was != errUnknown {
+		s.log.Info("the cluster's store answers again")
+	}
+	s.jump()
+}
+
+// jump has every watch begin anew with a whole list. s.mu is held.
+func (s *Store) jump() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// health is the state that a watch begins with, and a channel that is closed
+// when it is no longer so.
+func (s *Store) health() (down error, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down, s.changed
+}
+
+// note compares an answer's revision with the highest that was seen when the
+// question was sent. Reads and writes are linearizable, so it cannot be lower
+// unless the store was replaced by an older copy of itself, or by an empty one.
+func (s *Store) note(before, revision int64) {
+	if revision < before {
+		if s.seen.CompareAndSwap(before, revision) {
+			s.mu.Lock()
+			s.log.WithFields(map[string]any{"known": before, "revision": revision}).Warn("the cluster's store has gone back in time")
+			s.jump()
+			s.mu.Unlock()
+			s.poke()
+		}
+		return
+	}
+	for {
+		now := s.seen.Load()
+		// Another answer may have found out meanwhile that the store is an older
+		// one; a revision of before that must not come back.
+		if revision <= now || now < before || s.seen.CompareAndSwap(now, revision) {
+			return
+		}
+	}
+}
+
+// check is one look at the store.
+func (s *Store) check() error {
+	ctx, cancel := context.WithTimeout(s.ctx, attempt)
+	defer cancel()
+	if _, err := s.conn(); err != nil {
+		if err := s.connect(ctx); err != nil {
+			return err
+		}
+	}
+	me := s.self()
+	got, _, err := s.read(ctx, clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me.ID)), clientv3.OpGet(s.k.alive(me.ID)), clientv3.OpGet(s.k.lost(me.ID)))
+	if err != nil {
+		return err
+	}
+	if err := s.identify(ctx, got[0]); err != nil {
+		return err
+	}
+	return s.enlist(ctx, got[1], got[2], got[3])
+}
+
+// identify compares the store's name with the known one, and gives it one if it
+// is new.
+func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse) error {
+	if len(got.Kvs) == 0 {
+		value := encode(identity{UUID: random(16)})
+		key := s.k.instance()
+		r, err := s.txn(ctx, []clientv3.Cmp{absent(key)}, []clientv3.Op{clientv3.OpPut(key, value), clientv3.OpGet(key)}, []clientv3.Op{clientv3.OpGet(key)})
+		if err != nil {
+			return err
+		}
+		got = gets(r)[0]
+	}
+	var id identity
+	if err := json.Unmarshal(got.Kvs[0].Value, &id); err != nil || id.UUID == "" {
+		return fmt.Errorf("the key %s holds no name of a store; remove what else uses the prefix %s in etcd, or pass another prefix", s.k.instance(), string(s.k))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.instance == id.UUID {
+		return nil
+	}
+	if s.instance != "" {
+		s.log.WithFields(map[string]any{"known": s.instance, "instance": id.UUID}).Warn("the cluster's store is another one than before")
+	}
+	s.instance = id.UUID
+	s.jump()
+	return nil
+}
+
+// enlist makes this host's record and its lease what they should be.
+func (s *Store) enlist(ctx context.Context, info, alive, lost *clientv3.GetResponse) error {
+	s.record.Lock()
+	defer s.record.Unlock()
+	if s.retired {
+		return nil
+	}
+	me := s.self()
+	c, err := s.conn()
+	if err != nil {
+		return err
+	}
+	if s.lease != 0 {
+		_, err := c.KeepAliveOnce(ctx, s.lease)
+		switch {
+		case errors.Is(err, rpctypes.ErrLeaseNotFound):
+			s.lease = 0
+		case err != nil:
+			return err
+		}
+	}
+	value := encode(me)
+	same := len(info.Kvs) == 1 && string(info.Kvs[0].Value) == value
+	living := s.lease != 0 && len(alive.Kvs) == 1 && clientv3.LeaseID(alive.Kvs[0].Lease) == s.lease
+	if same && living && len(lost.Kvs) == 0 {
+		return nil
+	}
+	if s.lease == 0 {
+		granted, err := c.Grant(ctx, max(1, int64(s.o.LeaseTTL/time.Second)))
+		if err != nil {
+			return err
+		}
+		s.lease = granted.ID
+	}
+	ops := []clientv3.Op{
+		clientv3.OpPut(s.k.alive(me.ID), me.Boot, clientv3.WithLease(s.lease)),
+		clientv3.OpDelete(s.k.lost(me.ID)),
+	}
+	if !same {
+		// Claims name the tunnel address too: they go first, so that a stop in
+		// between leaves the record old and the next look goes on.
+		if err := s.readdress(ctx, info, me); err != nil {
+			return err
+		}
+		ops = append(ops, clientv3.OpPut(s.k.info(me.ID), value))
+	}
+	_, err = s.txn(ctx, nil, ops, nil)
+	return err
+}
+
+// readdress writes this host's tunnel address into its claims, if its record
+// says that they have another.
+func (s *Store) readdress(ctx context.Context, info *clientv3.GetResponse, me control.Node) error {
+	if len(info.Kvs) == 0 {
+		return nil // a host without a record has claims of its own making only
+	}
+	var was control.Node
+	if err := json.Unmarshal(info.Kvs[0].Value, &was); err == nil && was.VTEP == me.VTEP && was.MAC.String() == me.MAC.String() {
+		return nil
+	}
+	claims, err := s.claimsOf(ctx, me.ID, s.k.nets())
+	if err != nil {
+		return err
+	}
+	for _, c := range claims {
+		h := c.holding
+		h.VTEP, h.MAC = me.VTEP, me.MAC
+		if _, err := s.txn(ctx, []clientv3.Cmp{unchanged(c.key, c.mod)}, []clientv3.Op{clientv3.OpPut(c.key, encode(h))}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func encode(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // our own records hold nothing that JSON cannot
+	}
+	return string(b)
+}

@@ -1,0 +1,159 @@
+package etcd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// SetNode tells the cluster what has changed about this host. Its claims carry
+// its tunnel address, so they are written anew if that is another. If the store
+// is away, the host's record follows when it is back.
+func (s *Store) SetNode(ctx context.Context, n control.Node) error {
+	s.mu.Lock()
+	if n.ID != s.node.ID {
+		s.mu.Unlock()
+		return fault.New("update host", n.ID.Short(), "this store was opened for host "+s.node.ID.Short(), "close it and open another")
+	}
+	s.node = n
+	s.mu.Unlock()
+	return s.do(ctx, "update host", n.Name, func(ctx context.Context) error {
+		got, _, err := s.read(ctx, clientv3.OpGet(s.k.info(n.ID)), clientv3.OpGet(s.k.alive(n.ID)), clientv3.OpGet(s.k.lost(n.ID)))
+		if err != nil {
+			return err
+		}
+		return s.enlist(ctx, got[0], got[1], got[2])
+	})
+}
+
+// RemoveNode gives up all claims of a host and takes its record away. Another
+// host must be suspect: its containers would lose their addresses to others
+// while they run. This host must have ended its own before. Gone already is
+// success.
+func (s *Store) RemoveNode(ctx context.Context, id topology.NodeID) error {
+	guard := []clientv3.Cmp{absent(s.k.alive(id))}
+	if id == s.self().ID {
+		guard = nil
+		s.record.Lock()
+		s.retired = true
+		s.record.Unlock()
+	}
+	return s.do(ctx, "remove host", id.Short(), func(ctx context.Context) error { return s.removeNode(ctx, id, guard) })
+}
+
+func (s *Store) removeNode(ctx context.Context, id topology.NodeID, guard []clientv3.Cmp) error {
+	if guard != nil {
+		got, _, err := s.read(ctx, clientv3.OpGet(s.k.alive(id)))
+		if err != nil {
+			return err
+		}
+		if len(got[0].Kvs) > 0 {
+			return fault.New("remove host", id.Short(), "it is alive", "run `particle cluster leave` on it, or stop it and wait until it is suspect")
+		}
+	}
+	claims, err := s.claimsOf(ctx, id, s.k.nets())
+	if err != nil {
+		return err
+	}
+	if err := s.drop(ctx, claims, guard); err != nil {
+		return err
+	}
+	r, err := s.txn(ctx, guard, []clientv3.Op{clientv3.OpDelete(s.k.node(id), clientv3.WithPrefix())}, nil)
+	if err != nil {
+		return err
+	}
+	if !r.Succeeded {
+		return errAgain
+	}
+	var left []topology.SharedID
+	for _, c := range claims {
+		if !slices.Contains(left, c.network) {
+			left = append(left, c.network)
+		}
+	}
+	for _, network := range left {
+		if err := s.collect(ctx, network); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// owned is a claim as it was read.
+type owned struct {
+	holding
+	key     string
+	mod     int64 // revision of its last change
+	network topology.SharedID
+	prefix  netip.Prefix
+}
+
+// claimsOf lists a host's claims below a prefix.
+func (s *Store) claimsOf(ctx context.Context, id topology.NodeID, below string) ([]owned, error) {
+	got, _, err := s.read(ctx, clientv3.OpGet(below, clientv3.WithPrefix()))
+	if err != nil {
+		return nil, err
+	}
+	var out []owned
+	for _, kv := range got[0].Kvs {
+		c := owned{key: string(kv.Key), mod: kv.ModRevision}
+		var ok bool
+		if c.network, c.prefix, ok = s.k.parseClaim(c.key); !ok {
+			continue
+		}
+		if err := json.Unmarshal(kv.Value, &c.holding); err == nil && c.Node == id {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// drop gives up claims, as long as the guard holds. If it does not, or a claim
+// has changed since it was read, the cause is errAgain.
+func (s *Store) drop(ctx context.Context, claims []owned, guard []clientv3.Cmp) error {
+	// etcd takes 128 operations in a transaction unless it is told otherwise.
+	for some := range slices.Chunk(claims, 50) {
+		cmps := slices.Clone(guard)
+		var ops []clientv3.Op
+		for _, c := range some {
+			cmps = append(cmps, unchanged(c.key, c.mod))
+			ops = append(ops, s.giveUp(c)...)
+		}
+		r, err := s.txn(ctx, cmps, ops, nil)
+		if err != nil {
+			return err
+		}
+		if !r.Succeeded {
+			return errAgain
+		}
+	}
+	return nil
+}
+
+// giveUp is what ends one claim. A block leaves a mark, whose revision says how
+// long ago that was.
+func (s *Store) giveUp(c owned) []clientv3.Op {
+	ops := []clientv3.Op{clientv3.OpDelete(c.key)}
+	if !c.prefix.IsSingleIP() {
+		ops = append(ops, clientv3.OpPut(s.k.tombstone(c.network, c.prefix), encode(holding{Node: c.Node})))
+	}
+	return ops
+}
+
+// nameOf is what people call a host.
+func (s *Store) nameOf(ctx context.Context, id topology.NodeID) string {
+	got, _, err := s.read(ctx, clientv3.OpGet(s.k.info(id)))
+	var n control.Node
+	if err != nil || len(got[0].Kvs) == 0 || json.Unmarshal(got[0].Kvs[0].Value, &n) != nil || n.Name == "" {
+		return "host " + id.Short()
+	}
+	return fmt.Sprintf("host %s", n.Name)
+}

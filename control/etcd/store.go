@@ -1,0 +1,207 @@
+package etcd
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/internal/fault"
+)
+
+// Options say where the store is and which host asks.
+type Options struct {
+	Endpoints      []string      // host:port or URLs of etcd's members; one is enough
+	TLS            *tls.Config   // nil speaks plain text
+	User, Password string        // empty if etcd wants none
+	Prefix         string        // of all keys; empty is "/particle/v1/"
+	Node           control.Node  // this host
+	LeaseTTL       time.Duration // 0 is 30 s; a host is suspect when it has been silent for so long
+	Log            *logrus.Entry // nil keeps silent
+}
+
+var errClosed = errors.New("the store is closed on this host")
+
+// Store is one host's view of the cluster's store. All of its methods may be
+// called from any goroutine, whether etcd runs or not.
+type Store struct {
+	o   Options
+	k   keys
+	log *logrus.Entry
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	wake   chan struct{} // asks the keeper to look at the store now
+	seen   atomic.Int64  // highest revision an answer has carried
+
+	record  sync.Mutex // held while this host's record is written; before mu
+	lease   clientv3.LeaseID
+	retired bool // RemoveNode has taken this host away
+
+	mu       sync.Mutex
+	client   *clientv3.Client // nil until the first connection, see connect
+	node     control.Node
+	instance string        // of the store; empty until it has answered
+	down     error         // why the store is unhealthy; nil if it is not
+	changed  chan struct{} // closed when instance, down or revision have jumped
+}
+
+var (
+	_ control.Allocator   = (*Store)(nil)
+	_ control.Directory   = (*Store)(nil)
+	_ control.Distributor = (*Store)(nil)
+)
+
+var errUnknown = errors.New("it has not answered yet")
+
+// Open starts to look after this host's record in the store, and to keep a
+// connection to it. It does not wait for the store and fails only for options
+// that can never work.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		o: o, k: keys(o.Prefix), log: o.Log, node: o.Node,
+		wake: make(chan struct{}, 1), down: errUnknown, changed: make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if o.User == "" {
+		// Without a password nothing is asked when a client is made, so what fails
+		// now fails for ever.
+		if err := s.connect(ctx); err != nil {
+			s.cancel()
+			return nil, &fault.Error{Op: "open the cluster's store", On: strings.Join(o.Endpoints, ","), Err: err, Fix: "check the endpoints"}
+		}
+	}
+	s.done.Go(s.keep)
+	return s, nil
+}
+
+func (o *Options) complete() error {
+	if len(o.Endpoints) == 0 {
+		return fault.New("open the cluster's store", "", "no endpoint is given", "pass the address of one of etcd's members, such as 10.0.0.1:2379")
+	}
+	if o.Node.ID == "" {
+		return fault.New("open the cluster's store", "", "this host has no id", "pass one")
+	}
+	if o.Prefix == "" {
+		o.Prefix = "/particle/v1/"
+	}
+	if !strings.HasSuffix(o.Prefix, "/") {
+		o.Prefix += "/"
+	}
+	if o.LeaseTTL == 0 {
+		o.LeaseTTL = 30 * time.Second
+	}
+	if o.Log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		o.Log = logrus.NewEntry(silent)
+	}
+	return nil
+}
+
+// connect makes the client. With a user it asks etcd for a token, and so can
+// fail because etcd is away.
+func (s *Store) connect(ctx context.Context) error {
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: s.o.Endpoints, TLS: s.o.TLS, Username: s.o.User, Password: s.o.Password,
+		Context: s.ctx, DialTimeout: attempt, Logger: zap.NewNop(),
+		// A host that went away without a word is noticed within 8 s.
+		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second, PermitWithoutStream: true,
+		// gRPC would wait up to two minutes before it tries a store again that was
+		// away for long.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: attempt,
+		})},
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil || ctx.Err() != nil {
+		c.Close()
+		return errClosed
+	}
+	s.client = c
+	return nil
+}
+
+func (s *Store) conn() (*clientv3.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client == nil {
+		return nil, s.down
+	}
+	return s.client, nil
+}
+
+// Close ends all watches and lets this host be shown as suspect. Its claims
+// stay: its containers run on.
+func (s *Store) Close() error {
+	s.cancel()
+	s.done.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client == nil {
+		return nil
+	}
+	err := s.client.Close()
+	s.client = nil
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Instance is the name that the store was given when it was first used; another
+// one says that it is not the store it was. Empty until the store has answered.
+func (s *Store) Instance() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.instance
+}
+
+// Healthy is nil while the store answers, or why it does not.
+func (s *Store) Healthy() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down
+}
+
+// self is this host as it is now.
+func (s *Store) self() control.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node
+}
+
+// hold is the value of a claim of this host.
+func (s *Store) hold(holder string) holding {
+	n := s.self()
+	return holding{Node: n.ID, VTEP: n.VTEP, MAC: n.MAC, Holder: holder, Op: random(8)}
+}
+
+// random is n random bytes in hex digits.
+func random(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) // never fails: it ends the process if the kernel has no random numbers
+	return hex.EncodeToString(b)
+}

@@ -1,0 +1,278 @@
+package etcd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Announce implements control.Distributor. A claim is an announcement, so this
+// only looks whether the prefix is this host's, and writes its tunnel address
+// anew if it is another.
+func (s *Store) Announce(ctx context.Context, r control.Route) error {
+	key := s.k.claim(r.Network, r.Prefix)
+	return s.do(ctx, "announce", r.Prefix.String(), func(ctx context.Context) error {
+		got, _, err := s.read(ctx, clientv3.OpGet(key))
+		if err != nil {
+			return err
+		}
+		h, ok := parseHolding(got[0])
+		switch {
+		case !ok:
+			return fault.New("announce", r.Prefix.String(), "this host has not claimed it", "claim it first")
+		case h.Node != s.self().ID:
+			return s.addressTaken(ctx, r.Prefix.Addr(), h, "")
+		case h.VTEP == r.VTEP && h.MAC.String() == r.MAC.String():
+			return nil
+		}
+		h.VTEP, h.MAC = r.VTEP, r.MAC
+		return s.swap(ctx, []clientv3.Cmp{unchanged(key, got[0].Kvs[0].ModRevision)}, clientv3.OpPut(key, encode(h)))
+	})
+}
+
+// Withdraw implements control.Distributor. The announcement ends with the claim,
+// so there is nothing to do.
+func (s *Store) Withdraw(context.Context, control.Route) error { return nil }
+
+// WatchRoutes implements control.Distributor.
+func (s *Store) WatchRoutes(ctx context.Context, n control.Network) <-chan control.Update[control.Route] {
+	return watch(ctx, s, s.k.net(n.ID), func(found map[string]string) []control.Route {
+		var out []control.Route
+		for key, value := range found {
+			id, p, ok := s.k.parseClaim(key)
+			var h holding
+			if ok && json.Unmarshal([]byte(value), &h) == nil && h.Node != "" {
+				out = append(out, h.route(id, p))
+			}
+		}
+		return out
+	}, func(key string) string { return key })
+}
+
+// WatchNetworks implements control.Directory.
+func (s *Store) WatchNetworks(ctx context.Context) <-chan control.Update[control.Network] {
+	return watch(ctx, s, s.k.specs(), func(found map[string]string) []control.Network {
+		var out []control.Network
+		for _, value := range found {
+			var n control.Network
+			if json.Unmarshal([]byte(value), &n) == nil && n.ID != "" {
+				out = append(out, n)
+			}
+		}
+		return out
+	}, func(key string) string { return key })
+}
+
+// WatchNodes implements control.Directory.
+func (s *Store) WatchNodes(ctx context.Context) <-chan control.Update[control.NodeState] {
+	return watch(ctx, s, s.k.nodes(), func(found map[string]string) []control.NodeState {
+		var out []control.NodeState
+		for key, value := range found {
+			id, ok := strings.CutSuffix(strings.TrimPrefix(key, s.k.nodes()), "/info")
+			if !ok {
+				continue
+			}
+			n := control.NodeState{}
+			if json.Unmarshal([]byte(value), &n.Node) != nil {
+				continue
+			}
+			_, n.Alive = found[s.k.alive(topology.NodeID(id))]
+			out = append(out, n)
+		}
+		return out
+	}, func(key string) string { return key[:strings.LastIndexByte(key, '/')+1] })
+}
+
+// view is what a watch knows of a part of the store.
+type view[T any] struct {
+	s      *Store
+	prefix string
+	out    chan control.Update[T]
+	// decode makes a value of a group of keys; group says which keys belong to one
+	// value. It gives one value at most for a group.
+	decode func(map[string]string) []T
+	group  func(key string) string
+	groups map[string]map[string]string // key to value, by group
+}
+
+// watch delivers a part of the store until ctx or the store ends.
+func watch[T any](ctx context.Context, s *Store, prefix string, decode func(map[string]string) []T, group func(string) string) <-chan control.Update[T] {
+	v := &view[T]{s: s, prefix: prefix, out: make(chan control.Update[T]), decode: decode, group: group}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.ctx, cancel)
+	s.done.Go(func() {
+		defer close(v.out)
+		defer cancel()
+		defer stop()
+		v.run(ctx)
+	})
+	return v.out
+}
+
+// run lists and follows for ever; each trouble is told once, and what comes after
+// it is a whole list.
+func (v *view[T]) run(ctx context.Context) {
+	told := false
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		down, changed := v.s.health()
+		if down == nil {
+			var healthy bool
+			healthy, down = v.follow(ctx, changed)
+			if healthy {
+				told, wait = false, 50*time.Millisecond
+			}
+			if ctx.Err() == nil && down != nil {
+				v.s.poke()
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if down == nil {
+			continue // the store has changed: list anew at once
+		}
+		if !told {
+			told = v.send(ctx, control.Update[T]{Down: fmt.Errorf("%w: %w", control.ErrUnreachable, down)})
+		}
+		v.rest(ctx, changed, wait)
+	}
+}
+
+// rest waits until the store's health has changed, or for about d.
+func (v *view[T]) rest(ctx context.Context, changed <-chan struct{}, d time.Duration) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	pause(ctx, d)
+}
+
+// follow lists and then delivers changes until something is wrong. healthy says
+// whether the list was delivered. No error: the store is another one, or has
+// been away.
+func (v *view[T]) follow(ctx context.Context, changed <-chan struct{}) (healthy bool, err error) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	revision, err := v.list(ctx)
+	if err != nil {
+		return false, err
+	}
+	c, err := v.s.conn()
+	if err != nil {
+		return true, err
+	}
+	events := c.Watch(ctx, v.prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1), clientv3.WithProgressNotify())
+	for {
+		select {
+		case <-changed:
+			return true, nil
+		case <-ctx.Done():
+			return true, ctx.Err()
+		case r, open := <-events:
+			switch {
+			case !open:
+				return true, errors.New("the watch has ended")
+			case r.CompactRevision > 0:
+				return true, nil // changes were lost, but nothing is wrong
+			case r.Err() != nil:
+				return true, r.Err()
+			}
+			if u := v.apply(r); len(u.Put)+len(u.Deleted) > 0 && !v.send(ctx, u) {
+				return true, ctx.Err()
+			}
+		}
+	}
+}
+
+// list reads everything and delivers it.
+func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
+	asking, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	got, revision, err := v.s.read(asking, clientv3.OpGet(v.s.k.instance()), clientv3.OpGet(v.prefix, clientv3.WithPrefix()))
+	if err != nil {
+		return 0, err
+	}
+	var id identity
+	if len(got[0].Kvs) == 0 || json.Unmarshal(got[0].Kvs[0].Value, &id) != nil || id.UUID != v.s.Instance() {
+		return 0, errors.New("the store is another one than a moment ago")
+	}
+	v.groups = map[string]map[string]string{}
+	for _, kv := range got[1].Kvs {
+		v.put(string(kv.Key), string(kv.Value))
+	}
+	u := control.Update[T]{Whole: true, Instance: id.UUID, Revision: revision}
+	for _, found := range v.groups {
+		u.Put = append(u.Put, v.decode(found)...)
+	}
+	if !v.send(ctx, u) {
+		return 0, ctx.Err()
+	}
+	return revision, nil
+}
+
+func (v *view[T]) put(key, value string) {
+	g := v.group(key)
+	if v.groups[g] == nil {
+		v.groups[g] = map[string]string{}
+	}
+	v.groups[g][key] = value
+}
+
+// apply takes the changes of one answer in. A value that comes and goes within
+// it is told as it last was.
+func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
+	last := map[string][]T{} // by group: as it was before, or at its last change
+	var order []string
+	for _, e := range r.Events {
+		key := string(e.Kv.Key)
+		g := v.group(key)
+		if _, seen := last[g]; !seen {
+			order = append(order, g)
+			last[g] = v.decode(v.groups[g])
+		}
+		if e.Type == clientv3.EventTypeDelete {
+			delete(v.groups[g], key)
+		} else {
+			v.put(key, string(e.Kv.Value))
+		}
+		if now := v.decode(v.groups[g]); len(now) > 0 {
+			last[g] = now
+		}
+		if len(v.groups[g]) == 0 {
+			delete(v.groups, g)
+		}
+	}
+	u := control.Update[T]{Revision: r.Header.Revision, Instance: v.s.Instance()}
+	for _, g := range order {
+		if now := v.decode(v.groups[g]); len(now) > 0 {
+			u.Put = append(u.Put, now...)
+		} else {
+			u.Deleted = append(u.Deleted, last[g]...)
+		}
+	}
+	return u
+}
+
+// send delivers an update; false if ctx ended first.
+func (v *view[T]) send(ctx context.Context, u control.Update[T]) bool {
+	select {
+	case v.out <- u:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,320 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/blocks"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Store is one host's view of a Cluster.
+type Store struct {
+	c      *Cluster
+	once   sync.Once
+	closed chan struct{}
+
+	// Guarded by c.mu.
+	node control.Node
+	cut  bool
+	deaf bool
+}
+
+var (
+	_ control.Allocator   = (*Store)(nil)
+	_ control.Directory   = (*Store)(nil)
+	_ control.Distributor = (*Store)(nil)
+)
+
+// Cut parts the host from the store: operations fail with control.ErrUnreachable
+// and change nothing, and watches are down.
+func (s *Store) Cut(cut bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.cut = cut
+	s.c.touch()
+}
+
+// LoseReplies has every write happen and then fail with control.ErrUnreachable,
+// as when the connection breaks before the answer.
+func (s *Store) LoseReplies(lose bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.deaf = lose
+}
+
+// Close ends all watches and lets the host be shown as suspect. Its claims stay.
+func (s *Store) Close() error {
+	s.once.Do(func() {
+		close(s.closed)
+		s.c.SetAlive(s.node.ID, false)
+	})
+	return nil
+}
+
+// Instance is the name of the store; a wiped one has another.
+func (s *Store) Instance() string {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.c.now.instance
+}
+
+// write is one transaction: what f changes is kept if it returns nil.
+func (s *Store) write(ctx context.Context, op, on string, f func(*state) error) error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if err := ctx.Err(); err != nil || s.cut {
+		return s.lost(op, on, err)
+	}
+	before := s.c.now
+	s.c.now = before.clone()
+	s.c.now.revision++
+	if err := f(&s.c.now); err != nil {
+		s.c.now = before
+		var shaped *fault.Error
+		if errors.As(err, &shaped) {
+			return err
+		}
+		return &fault.Error{Op: op, On: on, Err: err, Fix: "choose other values or create the network anew"}
+	}
+	s.c.touch()
+	if s.deaf {
+		return s.lost(op, on, nil)
+	}
+	return nil
+}
+
+func (s *Store) lost(op, on string, err error) error {
+	return &fault.Error{Op: op, On: on, Err: errors.Join(control.ErrUnreachable, err), Fix: "check that this host reaches the store"}
+}
+
+// SetNode tells the cluster what has changed about this host.
+func (s *Store) SetNode(ctx context.Context, n control.Node) error {
+	return s.write(ctx, "update host", n.Name, func(now *state) error {
+		s.node = n
+		now.nodes[n.ID] = control.NodeState{Node: n, Alive: true}
+		return nil
+	})
+}
+
+// RemoveNode gives up all claims of a host and takes its record away. Another
+// host must be suspect.
+func (s *Store) RemoveNode(ctx context.Context, id topology.NodeID) error {
+	return s.write(ctx, "remove host", id.Short(), func(now *state) error {
+		if id != s.node.ID && now.nodes[id].Alive {
+			return fault.New("remove host", id.Short(), "it is alive", "run `particle cluster leave` on it, or stop it and wait until it is suspect")
+		}
+		s.c.drop(func(c control.Claim) bool { return c.Node == id })
+		maps.DeleteFunc(now.announced, func(a announcement, _ control.Route) bool { return a.node == id })
+		for network := range now.networks {
+			s.c.collect(network)
+		}
+		delete(now.nodes, id)
+		return nil
+	})
+}
+
+// ClaimNetwork implements control.Allocator.
+func (s *Store) ClaimNetwork(ctx context.Context, n control.Network) (topology.VNI, error) {
+	if err := blocks.Check(n); err != nil {
+		return 0, &fault.Error{Op: "register network", On: n.ID.Short(), Err: err, Fix: "pass other subnets or options"}
+	}
+	n.Name, n.Removed = "", false
+	err := s.write(ctx, "register network", n.ID.Short(), func(now *state) error {
+		if old, ok := now.networks[n.ID]; ok {
+			if old.Removed || !blocks.SameShape(n, old) || n.VNI != 0 && n.VNI != old.VNI {
+				return fmt.Errorf("%w: the network is registered with other settings", control.ErrTaken)
+			}
+			n.VNI = old.VNI
+			return nil
+		}
+		used := map[topology.VNI]topology.SharedID{}
+		for _, other := range now.networks {
+			used[other.VNI] = other.ID
+		}
+		if by, ok := used[n.VNI]; ok && n.VNI != 0 {
+			return fmt.Errorf("VNI %d is %w by network %s", n.VNI, control.ErrTaken, by.Short())
+		}
+		for v := blocks.FirstVNI(n.ID); n.VNI == 0; v = blocks.NextVNI(v) {
+			if _, ok := used[v]; !ok {
+				n.VNI = v
+			}
+		}
+		now.networks[n.ID] = n
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n.VNI, nil
+}
+
+// NameNetwork implements control.Allocator.
+func (s *Store) NameNetwork(ctx context.Context, n control.Network) error {
+	return s.write(ctx, "name network", n.Name, func(now *state) error {
+		old, ok := now.networks[n.ID]
+		by, named := now.names[n.Name]
+		switch {
+		case n.Name == "":
+			return errors.New("the name is empty")
+		case !ok || old.Removed:
+			return control.ErrNoNetwork
+		case old.Name != "" && old.Name != n.Name:
+			return fmt.Errorf("%w: the network has the name %s already", control.ErrTaken, old.Name)
+		case named && by != n.ID:
+			return fmt.Errorf("the name is %w by network %s", control.ErrTaken, by.Short())
+		}
+		old.Name, old.Options, old.Labels = n.Name, n.Options, n.Labels
+		now.networks[n.ID], now.names[n.Name] = old, n.ID
+		return nil
+	})
+}
+
+// RemoveNetwork implements control.Allocator.
+func (s *Store) RemoveNetwork(ctx context.Context, id topology.SharedID) error {
+	return s.write(ctx, "remove network", id.Short(), func(now *state) error {
+		n, ok := now.networks[id]
+		if !ok {
+			return nil
+		}
+		if now.names[n.Name] == id {
+			delete(now.names, n.Name)
+		}
+		n.Removed = true
+		now.networks[id] = n
+		s.c.collect(id)
+		return nil
+	})
+}
+
+// LeaveNetwork implements control.Allocator.
+func (s *Store) LeaveNetwork(ctx context.Context, id topology.SharedID) error {
+	return s.write(ctx, "leave network", id.Short(), func(now *state) error {
+		s.c.drop(func(c control.Claim) bool { return c.Network == id && c.Node == s.node.ID })
+		s.c.collect(id)
+		return nil
+	})
+}
+
+// ClaimBlock implements control.Allocator.
+func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet netip.Prefix) (control.Claim, error) {
+	c := control.Claim{Network: id, Node: s.node.ID}
+	err := s.write(ctx, "claim block of", subnet.String(), func(now *state) error {
+		n, ok := now.networks[id]
+		i := slices.IndexFunc(n.Subnets, func(sub control.Subnet) bool { return sub.Prefix == subnet })
+		if !ok || n.Removed || i < 0 {
+			return control.ErrNoNetwork
+		}
+		free := blocks.Unused(n.Subnets[i], 1, func(p netip.Prefix) bool {
+			_, taken := s.c.taken(id, p)
+			return taken || now.freed[place{id, p}] != 0
+		})
+		if len(free) > 0 {
+			c.Prefix = free[0]
+		} else if c.Prefix, ok = s.c.oldest(func(p place) bool {
+			_, taken := s.c.taken(id, p.prefix)
+			return p.network == id && subnet.Contains(p.prefix.Addr()) && !taken
+		}); !ok {
+			return control.ErrExhausted
+		}
+		delete(now.freed, place{id, c.Prefix})
+		now.claims[place{id, c.Prefix}] = c
+		return nil
+	})
+	if err != nil {
+		return control.Claim{}, err
+	}
+	return c, nil
+}
+
+// ClaimAddress implements control.Allocator.
+func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) (control.Claim, error) {
+	c := control.Claim{Network: id, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Node: s.node.ID, Holder: holder}
+	err := s.write(ctx, "claim address", addr.String(), func(now *state) error {
+		n, ok := now.networks[id]
+		if !ok || n.Removed {
+			return control.ErrNoNetwork
+		}
+		if err := blocks.Fits(n, c.Prefix); err != nil {
+			return err
+		}
+		sub, _ := blocks.Of(n, addr)
+		if why := blocks.Reserved(sub, addr); why != "" {
+			return fmt.Errorf("%w: %s", control.ErrReserved, why)
+		}
+		return s.take(now, c)
+	})
+	if err != nil {
+		return control.Claim{}, err
+	}
+	return c, nil
+}
+
+func (s *Store) take(now *state, c control.Claim) error {
+	if by, taken := s.c.taken(c.Network, c.Prefix); taken && (by.Node != s.node.ID || by.Prefix != c.Prefix) {
+		return s.c.refuse(c.Prefix, by)
+	}
+	delete(now.freed, place{c.Network, c.Prefix})
+	now.claims[place{c.Network, c.Prefix}] = c
+	return nil
+}
+
+// Restore implements control.Allocator.
+func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim) error {
+	c.Network, c.Node = n.ID, s.node.ID
+	return s.write(ctx, "claim again", c.Prefix.String(), func(now *state) error {
+		if _, ok := now.networks[n.ID]; !ok {
+			for _, other := range now.networks {
+				if other.VNI == n.VNI {
+					return fmt.Errorf("VNI %d is %w by network %s", n.VNI, control.ErrTaken, other.ID.Short())
+				}
+			}
+			now.networks[n.ID] = n
+			if _, named := now.names[n.Name]; !named && !n.Removed && n.Name != "" {
+				now.names[n.Name] = n.ID
+			}
+		}
+		old := now.networks[n.ID]
+		if old.VNI != n.VNI {
+			return fmt.Errorf("%w: the network has VNI %d in the store, and %d here", control.ErrTaken, old.VNI, n.VNI)
+		}
+		if err := blocks.Fits(old, c.Prefix); err != nil {
+			return fmt.Errorf("%w: %w", control.ErrTaken, err)
+		}
+		return s.take(now, c)
+	})
+}
+
+// Release implements control.Allocator.
+func (s *Store) Release(ctx context.Context, c control.Claim) error {
+	return s.write(ctx, "release", c.Prefix.String(), func(now *state) error {
+		s.c.drop(func(has control.Claim) bool {
+			return has.Network == c.Network && has.Prefix == c.Prefix && has.Node == s.node.ID
+		})
+		return nil
+	})
+}
+
+// Announce implements control.Distributor.
+func (s *Store) Announce(ctx context.Context, r control.Route) error {
+	return s.write(ctx, "announce", r.Prefix.String(), func(now *state) error {
+		r.Node = s.node.ID
+		now.announced[announcement{place{r.Network, r.Prefix}, s.node.ID}] = r
+		return nil
+	})
+}
+
+// Withdraw implements control.Distributor.
+func (s *Store) Withdraw(ctx context.Context, r control.Route) error {
+	return s.write(ctx, "withdraw", r.Prefix.String(), func(now *state) error {
+		delete(now.announced, announcement{place{r.Network, r.Prefix}, s.node.ID})
+		return nil
+	})
+}

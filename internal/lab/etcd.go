@@ -1,0 +1,36 @@
+package lab
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+
+	"github.com/particle-net/particle/internal/fault"
+)
+
+// The releases of etcd that a store is tested with, and upgraded through. Newer
+// than these is the one that the plugin embeds.
+const (
+	EtcdDebian = "3.4" // the distribution's etcd-server
+	Etcd35     = "3.5"
+	Etcd36     = "3.6"
+)
+
+// FindEtcd returns the path of an etcd server by its release, installing or
+// building it if the machine does not have it yet; lines on that go to progress.
+func FindEtcd(ctx context.Context, release string, progress io.Writer) (string, error) {
+	if release == EtcdDebian {
+		const file = "/usr/bin/etcd"
+		return file, installPackages(ctx, progress, map[string]string{file: "etcd-server"})
+	}
+	module, ok := map[string]string{Etcd35: "etcd35", Etcd36: "etcd36"}[release]
+	if !ok {
+		return "", fault.New("find etcd", release, "no such release", "use "+EtcdDebian+", "+Etcd35+" or "+Etcd36)
+	}
+	const server = "go.etcd.io/etcd/server/v3"
+	b := bundle{name: module, finish: func(string) error { return nil }, programs: []program{
+		{name: "etcd", module: module, pkg: server, from: server},
+	}}
+	dir, err := b.ensure(ctx, progress)
+	return filepath.Join(dir, "bin", "etcd"), err
+}
