@@ -15,7 +15,7 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// Options are what a Fabric stands on. All interfaces are needed.
+// Options are what a Fabric stands on. All interfaces but Cluster are needed.
 type Options struct {
 	Segments  Segments
 	Branches  Branches
@@ -25,11 +25,13 @@ type Options struct {
 	RunFiles  RunFiles
 	Resolvers Resolvers
 	Guard     Guard
+	Cluster   Cluster // nil: this host is alone
 
-	Networks  Table[Network]  // durable
-	Pools     Table[Pool]     // durable
-	Leases    Table[Lease]    // until the next boot
-	Endpoints Table[Endpoint] // until the next boot
+	Networks  Table[Network]         // durable
+	Pools     Table[Pool]            // durable
+	Peers     Table[[]topology.Peer] // durable, by network
+	Leases    Table[Lease]           // until the next boot
+	Endpoints Table[Endpoint]        // until the next boot
 
 	Defaults     *pool.Defaults // used under Fabric's lock
 	Underlay     topology.Underlay
@@ -57,6 +59,7 @@ type Fabric struct {
 	mu        sync.Mutex
 	networks  map[topology.NetworkID]*network
 	pools     map[topology.PoolID]*addressPool
+	turns     poolTurns
 	endpoints map[topology.EndpointID]*Endpoint
 	// containers holds the endpoints by the containers that have claimed them, as
 	// their own or as guests; usually one.
@@ -84,6 +87,17 @@ type network struct {
 	addresses    map[netip.Addr]*Endpoint
 	slots        map[topology.Slot]bool // taken
 	lastSlot     topology.Slot          // the one given out last
+
+	// Of a network that a cluster shares, or is about to.
+	shareable bool
+	sharing   topology.SharedID // as what it is offered to the cluster
+	peers     []topology.Peer
+	suspended bool                // no new addresses
+	singles   map[netip.Addr]bool // claimed for themselves, and local
+	unused    []netip.Addr        // likewise in the cluster, but by no lease here
+	// singleTurn is held while a single address is claimed or given back, over
+	// calls to the cluster. Rank: before work.
+	singleTurn sync.Mutex
 }
 
 // rebuildLimit stays under the 12.5 s after which Docker gives a starting plugin
@@ -94,6 +108,9 @@ const rebuildLimit = 6 * time.Second
 // cannot be rebuilt does not stop the others; its problem shows in Status and
 // Reconcile tries again.
 func Open(ctx context.Context, o Options) (*Fabric, error) {
+	if o.Cluster == nil {
+		o.Cluster = alone{}
+	}
 	f := &Fabric{
 		o:          o,
 		started:    time.Now(),
@@ -103,6 +120,7 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 		containers: map[topology.ContainerID][]*Endpoint{},
 		suspected:  map[topology.EndpointID]time.Time{},
 		departures: departures{next: map[topology.NetworkID]*departure{}},
+		turns:      newPoolTurns(),
 	}
 	if err := f.load(); err != nil {
 		return nil, err
@@ -121,18 +139,20 @@ func (f *Fabric) load() error {
 	pools, errP := f.o.Pools.All()
 	leases, errL := f.o.Leases.All()
 	endpoints, errE := f.o.Endpoints.All()
-	if err := errors.Join(errN, errP, errL, errE); err != nil {
+	peers, errH := f.o.Peers.All()
+	if err := errors.Join(errN, errP, errL, errE, errH); err != nil {
 		return err
 	}
 	for id, n := range networks {
 		f.networks[topology.NetworkID(id)] = newNetwork(n)
+		f.networks[topology.NetworkID(id)].peers = peers[id]
 	}
 	byPool := map[topology.PoolID][]Lease{}
 	for _, l := range leases {
 		byPool[l.Pool] = append(byPool[l.Pool], l)
 	}
 	for id, p := range pools {
-		loaded, err := loadPool(p, byPool[p.ID])
+		loaded, err := loadPool(p, byPool[p.ID], f.networks[p.Network])
 		if err != nil {
 			return fmt.Errorf("pool %s: %w", id, err)
 		}
@@ -184,6 +204,7 @@ func newNetwork(record Network) *network {
 		endpoints: map[topology.EndpointID]*Endpoint{},
 		addresses: map[netip.Addr]*Endpoint{},
 		slots:     map[topology.Slot]bool{},
+		singles:   map[netip.Addr]bool{},
 	}
 }
 
@@ -215,6 +236,9 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 		return changed, err // that our time is over says nothing about the network
 	}
 	f.mu.Lock()
+	if err == nil {
+		err = f.serve(n, n.Claims) // what is local now may be handed out
+	}
 	n.applied, n.uplinkUp, n.problem = err == nil, up, ""
 	if err != nil {
 		n.problem = err.Error()
@@ -252,6 +276,9 @@ func (f *Fabric) segment(n *network) topology.Segment {
 	}
 	for _, p := range n.Subnets {
 		s.Pools = append(s.Pools, p.Subnet)
+	}
+	if n.Shared != "" {
+		s.Subnets, s.Pools, s.Peers = s.Pools, n.local(), slices.Clone(n.peers)
 	}
 	s.Pools = append(s.Pools, f.o.Local...)
 	return s

@@ -28,14 +28,42 @@ type AddressSpec struct {
 // They come before the network is created, and by wish. While another network of
 // the same subnet waits for its pool, a container's request looks the same;
 // then it is a lease, until bind has the network's word for it.
-func (f *Fabric) RequestAddress(_ context.Context, spec AddressSpec) (netip.Prefix, error) {
+//
+// It waits for nothing but an address by wish that is in no block of this host,
+// on a network that a cluster shares.
+func (f *Fabric) RequestAddress(ctx context.Context, spec AddressSpec) (netip.Prefix, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	p := f.pools[spec.Pool]
 	if p == nil {
-		return netip.Prefix{}, &fault.Error{Op: "request address from pool", On: string(spec.Pool), Err: ErrNoPool,
-			Fix: "remove the network with `docker network rm` and create it anew"}
+		f.mu.Unlock()
+		return netip.Prefix{}, noPool(spec.Pool)
 	}
+	n := f.sharedBy(p)
+	if err := f.mayHandOut(p, n, spec); err != nil {
+		f.mu.Unlock()
+		return netip.Prefix{}, err
+	}
+	if n != nil && p.mustClaim(spec) {
+		f.mu.Unlock()
+		return f.claimAddress(ctx, p, n, spec)
+	}
+	got, err := f.handOut(p, spec)
+	low := n != nil && !p.toldLow && p.alloc.Low()
+	p.toldLow = p.toldLow || low
+	f.mu.Unlock()
+	if low {
+		f.o.Cluster.Low(n.Shared, p.Subnet)
+	}
+	return got, err
+}
+
+func noPool(id topology.PoolID) error {
+	return &fault.Error{Op: "request address from pool", On: string(id), Err: ErrNoPool,
+		Fix: "remove the network with `docker network rm` and create it anew"}
+}
+
+// handOut is RequestAddress without waiting. The caller holds mu.
+func (f *Fabric) handOut(p *addressPool, spec AddressSpec) (netip.Prefix, error) {
 	a, err := p.take(spec.Addr)
 	if lease := p.leases[spec.Addr]; err != nil && f.mayReturn(lease, spec.Name) {
 		lease.Returned = false
@@ -115,19 +143,33 @@ func (f *Fabric) reserve(p *addressPool, a netip.Addr) error {
 
 // ReleaseAddress takes an address back; one that is not held is success. An
 // address whose process lives stays held until Reconcile finds it gone.
-func (f *Fabric) ReleaseAddress(_ context.Context, id topology.PoolID, a netip.Addr) error {
+func (f *Fabric) ReleaseAddress(ctx context.Context, id topology.PoolID, a netip.Addr) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	p := f.pools[id]
 	if p == nil {
+		f.mu.Unlock()
 		return nil
 	}
+	err := f.takeBack(p, a)
+	n := f.sharedBy(p)
+	single := n != nil && n.singles[a]
+	f.mu.Unlock()
+	if single {
+		n.singleTurn.Lock()
+		defer n.singleTurn.Unlock()
+		err = errors.Join(err, f.returnSingles(ctx, n))
+	}
+	return err
+}
+
+// takeBack is ReleaseAddress for a pool on record. The caller holds mu.
+func (f *Fabric) takeBack(p *addressPool, a netip.Addr) error {
 	if i := slices.Index(p.Reserved, a); i >= 0 {
 		p.Reserved = slices.Delete(slices.Clone(p.Reserved), i, i+1)
 		p.alloc.Release(a)
 		record := p.Pool
 		f.mu.Unlock()
-		err := f.o.Pools.Put(string(id), record)
+		err := f.o.Pools.Put(string(record.ID), record)
 		f.mu.Lock()
 		return err
 	}

@@ -33,10 +33,13 @@ type NetworkSpec struct {
 	MTU      int          // bytes; 0 takes the underlay's less the overhead
 	Internal bool
 	Subnets  []Subnet
+	Scope    Scope
+	Block    int               // prefix length of IPv4 blocks; 0 for BlockBits' choice
+	Shared   topology.SharedID // of the network that other hosts have; empty if it is new
 }
 
-// CreateNetwork records the network and builds its tenant namespace. On failure
-// nothing is left.
+// CreateNetwork records the network and builds its tenant namespace; on a host in
+// a cluster the cluster has it before. On failure nothing is left.
 func (f *Fabric) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 	n, repeated, err := f.admit(spec)
 	if err != nil {
@@ -46,30 +49,44 @@ func (f *Fabric) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 	defer n.work.Unlock()
 	if repeated {
 		_, err := f.apply(ctx, n)
-		return err
+		return errors.Join(err, f.complete(n))
 	}
-	if err := f.o.Networks.Put(string(n.ID), n.Network); err != nil {
-		return errors.Join(err, f.forget(n))
+	if n.shareable {
+		if err := f.share(ctx, n, spec); err != nil {
+			return errors.Join(err, f.forget(n))
+		}
 	}
-	if err := f.establish(ctx, n, spec.VNI == 0); err != nil {
-		return errors.Join(err, f.demolish(ctx, n))
+	f.mu.Lock()
+	record := n.Network
+	f.mu.Unlock()
+	if err = f.o.Networks.Put(string(n.ID), record); err == nil {
+		err = f.establish(ctx, n, spec.VNI == 0 && n.Shared == "")
 	}
+	if err == nil {
+		err = f.complete(n)
+	}
+	if err != nil {
+		return errors.Join(err, f.retract(n), f.demolish(ctx, n))
+	}
+	return nil
+}
+
+// complete gives a network that the kernel has its pools. The caller holds
+// n.work.
+func (f *Fabric) complete(n *network) error {
 	f.mu.Lock()
 	n.creating = false
 	bound, err := f.bindPools(n)
 	f.mu.Unlock()
 	if err != nil {
-		return errors.Join(err, f.demolish(ctx, n))
+		return err
 	}
 	for _, p := range bound {
 		if err := f.o.Pools.Put(string(p.ID), p); err != nil {
-			return errors.Join(err, f.demolish(ctx, n))
+			return err
 		}
 	}
-	if err := f.publish(); err != nil {
-		return errors.Join(err, f.demolish(ctx, n))
-	}
-	return nil
+	return f.publish()
 }
 
 // establish makes a new network in the kernel. A VNI that was chosen for it may
@@ -106,6 +123,10 @@ func (f *Fabric) admit(spec NetworkSpec) (n *network, repeated bool, err error) 
 	if err := checkSubnets(spec.Subnets); err != nil {
 		return nil, false, err
 	}
+	shared, err := f.toShare(spec)
+	if err != nil {
+		return nil, false, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if known := f.networks[spec.ID]; known != nil {
@@ -121,9 +142,9 @@ func (f *Fabric) admit(spec NetworkSpec) (n *network, repeated bool, err error) 
 	}
 	n = newNetwork(Network{
 		ID: spec.ID, VNI: vni, MTU: mtu, Internal: spec.Internal,
-		Subnets: spec.Subnets, Uplink: NoUplink, Created: time.Now(),
+		Subnets: slices.Clone(spec.Subnets), Uplink: NoUplink, Created: time.Now(),
 	})
-	n.creating = true
+	n.creating, n.shareable = true, shared
 	f.networks[n.ID] = n
 	return n, false, nil
 }
@@ -202,7 +223,9 @@ func (n *network) label() string {
 	return n.ID.Short()
 }
 
-// DeleteNetwork removes the network; one that is not there is success. While
+// DeleteNetwork removes the network; one that is not there is success. A network
+// that a cluster shares is removed everywhere: the cluster is told first, since
+// nothing is left here to tell it by afterwards. While
 // processes live in it the namespace stays, and Reconcile removes it later:
 // Docker ignores a refusal and forgets the network all the same.
 func (f *Fabric) DeleteNetwork(ctx context.Context, id topology.NetworkID) error {
@@ -212,14 +235,15 @@ func (f *Fabric) DeleteNetwork(ctx context.Context, id topology.NetworkID) error
 	}
 	n.work.Lock()
 	defer n.work.Unlock()
+	err := f.unshare(n)
 	if f.inhabited(n) {
 		f.mu.Lock()
 		n.Doomed = true
 		record := n.Network
 		f.mu.Unlock()
-		return f.o.Networks.Put(string(id), record)
+		return errors.Join(err, f.o.Networks.Put(string(id), record))
 	}
-	return f.demolish(ctx, n)
+	return errors.Join(err, f.demolish(ctx, n))
 }
 
 // inhabited says whether a process that we placed still lives in the network.
@@ -246,7 +270,7 @@ func (f *Fabric) demolish(ctx context.Context, n *network) error {
 		n.Doomed, n.creating, n.problem = true, false, err.Error()
 		return err
 	}
-	if err := f.o.Networks.Delete(string(n.ID)); err != nil {
+	if err := errors.Join(f.o.Peers.Delete(string(n.ID)), f.o.Networks.Delete(string(n.ID))); err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		n.Doomed, n.creating, n.problem = true, false, err.Error()
@@ -283,7 +307,7 @@ func (f *Fabric) forget(n *network) error {
 	}
 	for _, p := range f.pools {
 		if p.Network == n.ID {
-			p.Network = ""
+			p.Network, p.spent = "", true
 		}
 	}
 	return errors.Join(errs...)

@@ -5,10 +5,12 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/ipam/pool"
 	"github.com/particle-net/particle/topology"
 )
@@ -19,8 +21,10 @@ var ErrNoPool = errors.New("this host has no such address pool")
 // addressPool is a Pool with its allocator and what is handed out of it now.
 type addressPool struct {
 	Pool
-	alloc  *pool.Pool
-	leases map[netip.Addr]*Lease // not released ones
+	alloc   *pool.Pool
+	leases  map[netip.Addr]*Lease // not released ones
+	spent   bool                  // its network has gone, and Docker is about to release it
+	toldLow bool                  // the cluster was told that its blocks are nearly used up
 }
 
 // PoolSpec is an address pool as Docker asks for it.
@@ -28,12 +32,16 @@ type PoolSpec struct {
 	Subnet netip.Prefix // invalid: choose one
 	Range  netip.Prefix // invalid: the whole subnet
 	V6     bool
+	Shared topology.SharedID // of the network it is for, where our own plugin makes it
 }
 
 // RequestPool makes a pool of its own for each call: two tenants may hold the
 // same subnet, so a pool's id says nothing about its addresses.
-func (f *Fabric) RequestPool(_ context.Context, spec PoolSpec) (Pool, error) {
-	record := Pool{ID: newPoolID(), Subnet: spec.Subnet, Range: spec.Range, Created: time.Now()}
+func (f *Fabric) RequestPool(ctx context.Context, spec PoolSpec) (Pool, error) {
+	if spec.Subnet.IsValid() && f.o.Cluster.Joined() {
+		defer f.awaitTurn(ctx, spec)()
+	}
+	record := Pool{ID: newPoolID(), Subnet: spec.Subnet, Range: spec.Range, Shared: spec.Shared, Created: time.Now()}
 	if !record.Subnet.IsValid() {
 		f.mu.Lock()
 		chosen, err := f.o.Defaults.Next(spec.V6, f.subnetInUse)
@@ -43,7 +51,7 @@ func (f *Fabric) RequestPool(_ context.Context, spec PoolSpec) (Pool, error) {
 		}
 		record.Subnet = chosen
 	}
-	p, err := loadPool(record, nil)
+	p, err := loadPool(record, nil, nil)
 	if err != nil {
 		return Pool{}, err
 	}
@@ -71,18 +79,28 @@ func (f *Fabric) subnetInUse(candidate netip.Prefix) bool {
 	return false
 }
 
-func loadPool(record Pool, leases []Lease) (*addressPool, error) {
-	alloc, err := pool.New(pool.Config{Subnet: record.Subnet, Range: record.Range})
+// loadPool makes a pool of its records; n is its network, nil if it has none yet.
+func loadPool(record Pool, leases []Lease, n *network) (*addressPool, error) {
+	shared := n != nil && n.Shared != ""
+	alloc, err := pool.New(pool.Config{Subnet: record.Subnet, Range: record.Range, Blocks: shared})
 	if err != nil {
 		return nil, err
 	}
 	p := &addressPool{Pool: record, alloc: alloc, leases: map[netip.Addr]*Lease{}}
+	if shared {
+		if err := p.serve(n.Claims); err != nil {
+			return nil, err
+		}
+	}
 	held := slices.Clone(record.Reserved)
 	var released []Lease
 	for _, l := range leases {
 		if l.Released.IsZero() {
 			p.leases[l.Addr] = &l
 			held = append(held, l.Addr)
+			if shared && l.Claimed {
+				n.singles[l.Addr] = true
+			}
 		} else {
 			released = append(released, l)
 		}
@@ -114,6 +132,7 @@ func (f *Fabric) ReleasePool(_ context.Context, id topology.PoolID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.pools, id)
+	f.turns.moved()
 	return nil
 }
 
@@ -155,18 +174,73 @@ func (f *Fabric) bindPools(n *network) ([]Pool, error) {
 	var bound []Pool
 	var errs []error
 	for _, s := range n.Subnets {
-		var candidates []*addressPool
-		for _, p := range f.pools {
-			if s.Managed && p.Network == "" && p.Subnet == s.Subnet && p.holds(s.reserved()) {
-				candidates = append(candidates, p)
-			}
+		own := f.boundPool(n, s.Subnet)
+		if candidates := f.candidates(s, n.joined()); own == nil && len(candidates) == 1 {
+			own = candidates[0]
+			errs = append(errs, f.bind(own, n, s))
 		}
-		if len(candidates) == 1 {
-			errs = append(errs, f.bind(candidates[0], n, s))
-			bound = append(bound, candidates[0].Pool)
+		if own != nil {
+			bound = append(bound, own.Pool)
 		}
 	}
 	return bound, errors.Join(errs...)
+}
+
+// candidates are the pools that may be those of a new network's subnet. The
+// caller holds mu.
+func (f *Fabric) candidates(s Subnet, joined topology.SharedID) []*addressPool {
+	var all []*addressPool
+	for _, p := range f.pools {
+		if s.Managed && p.Network == "" && !p.spent && p.Subnet == s.Subnet && p.holds(s.reserved()) && (p.Shared == "" || p.Shared == joined) {
+			all = append(all, p)
+		}
+	}
+	for _, better := range []func(*addressPool) bool{
+		func(p *addressPool) bool { return p.Shared != "" },                // our own plugin has said so
+		func(p *addressPool) bool { return time.Since(p.Created) < grace }, // Docker has not given it up
+	} {
+		if i := slices.IndexFunc(all, better); i >= 0 {
+			all = slices.DeleteFunc(all, func(p *addressPool) bool { return !better(p) })
+		}
+	}
+	return all
+}
+
+// claimPools is bindPools for a network that is to be shared: its pools must be
+// known, because they hand out the network's blocks alone. The caller holds mu.
+func (f *Fabric) claimPools(n *network, joined topology.SharedID) error {
+	for i, s := range n.Subnets {
+		candidates := f.candidates(s, joined)
+		if len(candidates) != 1 {
+			return fault.New("share subnet", s.Subnet.String(),
+				fmt.Sprintf("%d address pools may be its own, where Docker's word for one is lacking", len(candidates)),
+				"create the network again in a minute")
+		}
+		if err := f.bind(candidates[0], n, s); err != nil {
+			return err
+		}
+		n.Subnets[i].Range = candidates[0].Range
+	}
+	return nil
+}
+
+// joined is the network's id in the cluster if another host has brought it there.
+func (n *network) joined() topology.SharedID {
+	if n.Shared == topology.SharedID(n.ID) {
+		return ""
+	}
+	return n.Shared
+}
+
+// divide makes a pool hand out nothing but blocks.
+func (p *addressPool) divide(blocks []netip.Prefix) error {
+	alloc, err := pool.New(pool.Config{Subnet: p.Subnet, Blocks: true})
+	if err != nil {
+		return err
+	}
+	held, released := p.alloc.Snapshot()
+	p.alloc = alloc
+	return errors.Join(p.serve(blocks), alloc.Restore(held, released))
 }
 
 // bind makes the pool the network's, in memory, and tells its leases apart: some
@@ -174,7 +248,11 @@ func (f *Fabric) bindPools(n *network) ([]Pool, error) {
 // caller holds mu.
 func (f *Fabric) bind(p *addressPool, n *network, s Subnet) error {
 	p.Network = n.ID
+	f.turns.moved()
 	var errs []error
+	if n.Shared != "" {
+		errs = append(errs, p.divide(n.Claims))
+	}
 	for _, a := range s.reserved() {
 		lease := p.leases[a]
 		if slices.Contains(p.Reserved, a) || (lease != nil && n.addresses[a] != nil) {

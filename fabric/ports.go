@@ -16,6 +16,8 @@ type Segments interface {
 	ApplyUplink(context.Context, topology.Uplink) (changed bool, err error)
 	// Remove takes everything of the network away; gone already is success.
 	Remove(context.Context, topology.NetworkID) error
+	// ChangePeers programs the difference between two lists of a network's peers.
+	ChangePeers(ctx context.Context, id topology.NetworkID, before, after []topology.Peer) error
 	// Networks lists the networks that have a namespace on this host.
 	Networks(context.Context) ([]topology.NetworkID, error)
 }
@@ -24,7 +26,12 @@ type Segments interface {
 // the cluster's store, and for no longer than their context; nothing that a
 // container's start needs calls them, unless it asks for an address of another
 // host's part by name.
+//
+// Methods may call each other's host back (SetClaims and the like), but not from
+// within a call of Share, ClaimAddress or Unshare: the network is locked then.
 type Cluster interface {
+	// Joined says whether this host is in a cluster. It returns at once.
+	Joined() bool
 	// Share makes a network known to the other hosts, or joins one that is, and
 	// claims a block of each managed subnet for this host. ok is false if this
 	// host is in no cluster.
@@ -34,7 +41,8 @@ type Cluster interface {
 	Unshare(topology.SharedID) error
 	// ClaimAddress makes one address outside all blocks this host's.
 	ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) error
-	// ReleaseAddress gives it back; it returns at once.
+	// ReleaseAddress gives it back; it returns at once. A ClaimAddress of the same
+	// address that comes after it happens after it. Not this host's is success.
 	ReleaseAddress(id topology.SharedID, addr netip.Addr)
 	// Low says that this host's blocks of a subnet are nearly used up. It returns
 	// at once; another block comes with SetClaims.
@@ -48,7 +56,7 @@ type SharedSpec struct {
 	VNI      topology.VNI // 0 chooses a free one
 	MTU      int          // bytes
 	Internal bool
-	Block    int // prefix length of IPv4 blocks, 0 for the default
+	Block    int // prefix length of IPv4 blocks, 0 for the default (see BlockBits)
 	Subnets  []Subnet
 	Ranges   []netip.Prefix // of the subnet of the same index; invalid: all of it
 }

@@ -29,7 +29,7 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 	listed, err := f.o.Engine.Networks(asked)
 	cancel()
 	if err != nil {
-		return errors.Join(err, f.settleAll(ctx), f.repairSegments(ctx), f.sweepGuard(ctx))
+		return errors.Join(err, f.settleAll(ctx), f.settleClaims(ctx), f.repairSegments(ctx), f.sweepGuard(ctx))
 	}
 	known := map[topology.NetworkID]bool{}
 	used := map[netip.Prefix]bool{}
@@ -49,6 +49,7 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 		f.repairSegments(ctx),
 		f.sweepGuard(ctx),
 		f.sweepPools(ctx, used),
+		f.settleClaims(ctx),
 		f.o.RunFiles.SweepResolv(f.resolvKept(), grace),
 	)
 }
@@ -181,7 +182,8 @@ func (f *Fabric) retire(ctx context.Context, e Endpoint) error {
 }
 
 // sweepNetworks removes the networks that Docker does not list, and namespaces
-// that belong to none.
+// that belong to none. The cluster keeps them: no user has removed them, but Docker
+// has lost them.
 func (f *Fabric) sweepNetworks(ctx context.Context, known map[topology.NetworkID]bool) error {
 	var errs []error
 	for _, n := range f.snapshot() {

@@ -26,12 +26,20 @@ type Network struct {
 	Uplink   int       // index of its uplink, or NoUplink
 	Doomed   bool      // Docker has removed it, but a process still lives in it
 	Created  time.Time // of the record
+
+	// Of a network that a cluster shares: its id there, this host's blocks, and
+	// blocks that this host has lost while containers have addresses of them.
+	Shared  topology.SharedID `json:",omitempty"`
+	Block   int               `json:",omitempty"` // prefix length of IPv4 blocks as asked for
+	Claims  []netip.Prefix    `json:",omitempty"`
+	Leaving []netip.Prefix    `json:",omitempty"`
 }
 
 // Subnet is one address range of a network.
 type Subnet struct {
 	Subnet  netip.Prefix
 	Managed bool         // its addresses come from our IPAM
+	Range   netip.Prefix `json:",omitzero"` // of a shared network: blocks are cut from it
 	Gateway netip.Addr   `json:",omitzero"`
 	Aux     []netip.Addr `json:",omitempty"`
 }
@@ -44,6 +52,7 @@ type Pool struct {
 	Subnet   netip.Prefix
 	Range    netip.Prefix       `json:",omitzero"`
 	Network  topology.NetworkID `json:",omitempty"`
+	Shared   topology.SharedID  `json:",omitempty"` // what our own plugin said it is for
 	Reserved []netip.Addr       `json:",omitempty"` // gateway and auxiliary addresses
 	Created  time.Time
 }
@@ -57,6 +66,7 @@ type Lease struct {
 	Endpoint topology.EndpointID `json:"-"`          // empty until CreateEndpoint names it
 	Since    time.Time
 	Returned bool      `json:",omitempty"` // Docker has taken it back, but a process uses it
+	Claimed  bool      `json:",omitempty"` // in no block: claimed from the cluster for itself
 	Released time.Time `json:",omitzero"`
 }
 

@@ -53,6 +53,8 @@ type world struct {
 	protected  map[topology.NetworkID]bool
 	admitted   map[topology.CgroupID]topology.Identity
 	guardErr   error
+	cluster    fabric.Cluster
+	changes    []peerChange
 }
 
 func newWorld(t testing.TB) *world {
@@ -115,6 +117,7 @@ func (w *world) open() *fabric.Fabric {
 	f, err := fabric.Open(context.Background(), fabric.Options{
 		Segments: w, Branches: w, Sandboxes: sandboxes{w}, Engine: engine{w}, Processes: w, RunFiles: w, Resolvers: resolvers{},
 		Networks: table[fabric.Network](w, durable, "networks"), Pools: table[fabric.Pool](w, durable, "pools"),
+		Peers: table[[]topology.Peer](w, durable, "peers"), Cluster: w.cluster,
 		Leases: table[fabric.Lease](w, live, "leases"), Endpoints: table[fabric.Endpoint](w, live, "endpoints"),
 		Defaults:     defaults,
 		Underlay:     topology.Underlay{VTEP: netip.MustParseAddr("192.0.2.1"), MTU: 1500, Port: 4789},
@@ -151,6 +154,21 @@ func (w *world) Apply(_ context.Context, s topology.Segment) (bool, error) {
 	_, known := w.segments[s.Network]
 	w.segments[s.Network] = s
 	return !known, nil
+}
+
+// peerChange is a call of ChangePeers.
+type peerChange struct{ before, after []topology.Peer }
+
+func (w *world) ChangePeers(_ context.Context, id topology.NetworkID, before, after []topology.Peer) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.changes = append(w.changes, peerChange{before, after})
+	if w.applyErr == nil {
+		s := w.segments[id]
+		s.Peers = after
+		w.segments[id] = s
+	}
+	return w.applyErr
 }
 
 func (w *world) ApplyUplink(_ context.Context, u topology.Uplink) (bool, error) {

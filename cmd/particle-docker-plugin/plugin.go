@@ -148,8 +148,9 @@ func (p *plugin) openStores(o *fabric.Options) error {
 	pools, errP := store.NewTable[fabric.Pool](durable, "pools")
 	leases, errL := store.NewTable[fabric.Lease](live, "leases")
 	endpoints, errE := store.NewTable[fabric.Endpoint](live, "endpoints")
-	o.Networks, o.Pools, o.Leases, o.Endpoints = networks, pools, leases, endpoints
-	return errors.Join(errN, errP, errL, errE)
+	peers, errH := store.NewTable[[]topology.Peer](durable, "peers")
+	o.Networks, o.Pools, o.Leases, o.Endpoints, o.Peers = networks, pools, leases, endpoints, peers
+	return errors.Join(errN, errP, errL, errE, errH)
 }
 
 // close ends what is open, last opened first. Errors have nowhere to go but the

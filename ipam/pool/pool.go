@@ -13,6 +13,7 @@ import (
 type Config struct {
 	Subnet netip.Prefix // every address Take may hold
 	Range  netip.Prefix // what Any hands out, inside Subnet; zero means all of it
+	Blocks bool         // Any hands out nothing but what Extend adds; Range is not used
 }
 
 // Pool is the set of addresses of one subnet. It is not safe for concurrent
@@ -20,16 +21,19 @@ type Config struct {
 type Pool struct {
 	cfg            Config
 	network, bcast netip.Addr // reserved; invalid where the subnet has none
-	first, last    netip.Addr // of Range without reserved addresses
-	size           *big.Int   // addresses from first to last
 
-	mark    netip.Addr            // lowest address Any has not looked at; invalid beyond last
+	extents map[netip.Prefix]*extent // what Any hands out, by prefix
+	lengths []int                    // prefix lengths that occur in extents: one, as a rule
+	order   []*extent                // as they came
+	next    int                      // of order: all before it have no fresh address left
+	size    *big.Int                 // addresses of all extents
+
 	turn    map[netip.Addr]uint64 // held or waiting addresses; see held
 	queue   []ticket              // waiting addresses, oldest first, with stale entries among them
 	head    int                   // of queue
 	serial  uint64                // number of the last ticket
 	waiting int                   // live entries of queue
-	inRange int                   // held addresses from first to last
+	inRange int                   // held addresses in extents
 }
 
 // held is the turn of an address in use. Every other number is that of the
@@ -49,34 +53,31 @@ func New(cfg Config) (*Pool, error) {
 	if !cfg.Subnet.IsValid() || cfg.Subnet.Addr().Is4In6() {
 		return nil, refuse("open address pool", cfg.Subnet.String(), fmt.Errorf("%w: no IPv4 or IPv6 subnet", ErrConfig))
 	}
-	if cfg.Range == (netip.Prefix{}) {
+	if cfg.Blocks || cfg.Range == (netip.Prefix{}) {
 		cfg.Range = cfg.Subnet
 	}
-	p := &Pool{cfg: Config{Subnet: cfg.Subnet.Masked(), Range: cfg.Range.Masked()}}
+	p := &Pool{cfg: Config{Subnet: cfg.Subnet.Masked(), Range: cfg.Range.Masked(), Blocks: cfg.Blocks}}
 	sub, rng := p.cfg.Subnet, p.cfg.Range
 	if !rng.IsValid() || rng.Bits() < sub.Bits() || !sub.Contains(rng.Addr()) {
 		return nil, refuse("open address pool", sub.String(), fmt.Errorf("%w: range %s is not inside the subnet", ErrConfig, cfg.Range))
 	}
 	p.network, p.bcast = ends(sub)
-	p.first, p.last = rng.Addr(), last(rng)
-	if p.reserved(p.first) {
-		p.first = p.first.Next()
+	p.extents, p.size, p.turn = map[netip.Prefix]*extent{}, new(big.Int), map[netip.Addr]uint64{}
+	if cfg.Blocks {
+		return p, nil
 	}
-	if p.reserved(p.last) {
-		p.last = p.last.Prev()
-	}
-	p.size = new(big.Int).SetBytes(p.last.AsSlice())
-	p.size.Sub(p.size, new(big.Int).SetBytes(p.first.AsSlice())).Add(p.size, big.NewInt(1))
-	if p.size.Sign() <= 0 {
+	if e := p.extend(rng); e.size.Sign() <= 0 {
 		return nil, refuse("open address pool", sub.String(), fmt.Errorf("%w: range %s holds reserved addresses only", ErrConfig, rng))
 	}
-	p.clear()
 	return p, nil
 }
 
 func (p *Pool) clear() {
-	p.mark, p.turn = p.first, map[netip.Addr]uint64{}
+	p.turn, p.next = map[netip.Addr]uint64{}, 0
 	p.queue, p.head, p.serial, p.waiting, p.inRange = nil, 0, 0, 0, 0
+	for _, e := range p.order {
+		e.rewind()
+	}
 }
 
 // Config is what the pool manages: host bits cleared, Range always set.
@@ -100,20 +101,18 @@ func (p *Pool) Any() (netip.Addr, error) {
 			return addr, nil
 		}
 	}
-	return netip.Addr{}, refuse("allocate address", p.cfg.Range.String(), ErrExhausted)
+	return netip.Addr{}, refuse("allocate address", p.cfg.Range.String(), p.exhausted())
 }
 
 // fresh gives the next address that was never used, and moves past it.
 func (p *Pool) fresh() (netip.Addr, bool) {
-	for p.mark.IsValid() {
-		addr := p.mark
-		if addr == p.last {
-			p.mark = netip.Addr{} // not Next: it may be in the subnet still, and past the range
-		} else {
-			p.mark = addr.Next()
-		}
-		if _, used := p.turn[addr]; !used {
-			return addr, true
+	for ; p.next < len(p.order); p.next++ {
+		for e := p.order[p.next]; e.mark.IsValid(); {
+			addr := e.mark
+			e.step()
+			if _, used := p.turn[addr]; !used {
+				return addr, true
+			}
 		}
 	}
 	return netip.Addr{}, false
@@ -152,7 +151,8 @@ func (p *Pool) hold(addr netip.Addr) {
 		p.waiting--
 	}
 	p.turn[addr] = held
-	if p.handsOut(addr) {
+	if e := p.extentOf(addr); e != nil {
+		e.used++
 		p.inRange++
 	}
 }
@@ -163,10 +163,12 @@ func (p *Pool) Release(addr netip.Addr) bool {
 	if !p.Held(addr) {
 		return false
 	}
-	if !p.handsOut(addr) {
+	e := p.extentOf(addr)
+	if e == nil {
 		delete(p.turn, addr) // Any never gives it, so nothing waits for its turn
 		return true
 	}
+	e.used--
 	p.inRange--
 	p.enqueue(addr)
 	return true
@@ -202,6 +204,14 @@ func (p *Pool) compact() {
 func (p *Pool) Held(addr netip.Addr) bool {
 	turn, known := p.turn[addr]
 	return known && turn == held
+}
+
+// exhausted is the cause when Any has nothing to give.
+func (p *Pool) exhausted() error {
+	if p.cfg.Blocks {
+		return ErrNoBlock
+	}
+	return ErrExhausted
 }
 
 // Used is how many addresses are held, those outside the range included.
@@ -243,16 +253,11 @@ func (p *Pool) Restore(inUse, released []netip.Addr) error {
 		}
 	}
 	for _, addr := range released {
-		if _, known := p.turn[addr]; !known && p.handsOut(addr) {
+		if _, known := p.turn[addr]; !known && p.extentOf(addr) != nil {
 			p.enqueue(addr)
 		}
 	}
 	return errors.Join(refused...)
-}
-
-// handsOut reports whether Any may give the address.
-func (p *Pool) handsOut(addr netip.Addr) bool {
-	return p.cfg.Range.Contains(addr) && !p.reserved(addr)
 }
 
 func (p *Pool) reserved(addr netip.Addr) bool {

@@ -10,6 +10,7 @@ import (
 // every error returned.
 var (
 	ErrExhausted = errors.New("every address is in use")
+	ErrNoBlock   = errors.New("every address of this host's blocks is in use")
 	ErrTaken     = errors.New("address is in use")
 	ErrOutside   = errors.New("address is not in the subnet")
 	ErrReserved  = errors.New("address is reserved as the first or last of its subnet")
@@ -27,6 +28,8 @@ func remedy(cause error) string {
 	switch {
 	case errors.Is(cause, ErrExhausted):
 		return "remove containers of this network, or create one with a larger --subnet or --ip-range"
+	case errors.Is(cause, ErrNoBlock):
+		return "start it again in a moment: another block is asked for already; if that does not help, `particle cluster status` tells whether the store answers and blocks are left"
 	case errors.Is(cause, ErrTaken):
 		return "choose another --ip, or omit it, or stop the container that holds it"
 	case errors.Is(cause, ErrOutside):

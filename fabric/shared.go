@@ -1,0 +1,288 @@
+package fabric
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// A network that a cluster shares has the same name, subnets and VNI on each of
+// its hosts. A host owns blocks of the subnets, hands out addresses of these
+// alone and makes nothing else local; for the rest it has routes to its peers.
+// Which blocks and which peers is told by SetClaims and SetPeers, and kept on
+// disk: a host that boots while the cluster's store is dead goes on with both.
+//
+// An address that is asked for by name (docker run --ip) and is in no block of
+// this host is claimed for itself, and given back when its lease ends.
+
+// Causes that callers may ask for.
+var (
+	ErrAlone     = errors.New("this host is in no cluster")
+	ErrSuspended = errors.New("this host could not verify its blocks with the cluster for too long: another may have them by now")
+)
+
+// storeLimit bounds each call that waits for the cluster's store.
+const storeLimit = 3 * time.Second
+
+// Scope says on which hosts a network is to be.
+type Scope string
+
+// The scopes; the default is ScopeCluster on a host that is in a cluster.
+const (
+	ScopeDefault Scope = ""
+	ScopeLocal   Scope = "local"
+	ScopeCluster Scope = "cluster"
+)
+
+// BlockBits is the prefix length of the blocks that hosts claim of a subnet or,
+// if it has one, its range: want if that is not 0, else such that there are 64
+// blocks, but of no less than 16 and no more than 256 addresses (IPv6: 65,536).
+// It is never shorter than the prefix that is cut.
+func BlockBits(cut netip.Prefix, want int) int {
+	bits := want
+	if bits == 0 || cut.Addr().Is6() { // the wish is for IPv4
+		least, most := 24, 28
+		if cut.Addr().Is6() {
+			least, most = 112, 124
+		}
+		bits = min(max(cut.Bits()+6, least), most)
+	}
+	return max(bits, cut.Bits())
+}
+
+// toShare says whether a network is to be the cluster's, or why it cannot be.
+func (f *Fabric) toShare(spec NetworkSpec) (bool, error) {
+	joined := f.o.Cluster.Joined()
+	switch {
+	case spec.Scope == ScopeLocal && spec.Shared != "":
+		return false, fault.New("use scope", string(ScopeLocal), "particle.network says that other hosts have the network", "omit one of the two options")
+	case !joined && (spec.Scope == ScopeCluster || spec.Shared != ""):
+		return false, &fault.Error{Op: "share", On: "the network", Err: ErrAlone, Fix: "run `particle cluster init` or `particle cluster join` first, or omit the option"}
+	case spec.Block != 0 && (!joined || spec.Scope == ScopeLocal):
+		return false, fault.New("use block", fmt.Sprint(spec.Block), "only a network that a cluster shares has blocks", "omit -o particle.block")
+	case !joined || spec.Scope == ScopeLocal:
+		return false, nil
+	}
+	for _, s := range spec.Subnets {
+		if !s.Managed {
+			return false, fault.New("share subnet", s.Subnet.String(), "Docker's own IPAM would give its addresses out on each host as if it were alone",
+				"pass --ipam-driver particle, or -o particle.scope=local to keep the network on this host")
+		}
+		longest := s.Subnet.Addr().BitLen() - 2
+		if s.Subnet.Bits() > longest {
+			return false, fault.New("share subnet", s.Subnet.String(), "it has too few addresses for several hosts", "choose a larger --subnet, or pass -o particle.scope=local")
+		}
+		if spec.Block != 0 && s.Subnet.Addr().Is4() && (spec.Block < s.Subnet.Bits() || spec.Block > longest) {
+			return false, fault.New("use block", fmt.Sprint(spec.Block), fmt.Sprintf("it is not from %d to %d, as blocks of %s are", s.Subnet.Bits(), longest, s.Subnet),
+				"pass -o particle.block=N in that range or omit it")
+		}
+	}
+	return true, nil
+}
+
+// share makes a new network the cluster's and enters what the cluster has made
+// of it into the record. On failure the cluster does not have it. The caller
+// holds n.work.
+func (f *Fabric) share(ctx context.Context, n *network, spec NetworkSpec) error {
+	ask := SharedSpec{
+		ID: spec.Shared, Network: n.ID, VNI: spec.VNI, MTU: n.MTU, Internal: n.Internal,
+		Block: spec.Block, Subnets: n.Subnets,
+	}
+	f.mu.Lock()
+	err := f.claimPools(n, spec.Shared)
+	for _, s := range n.Subnets {
+		ask.Ranges = append(ask.Ranges, s.Range)
+	}
+	if n.sharing = spec.Shared; n.sharing == "" {
+		n.sharing = topology.SharedID(n.ID)
+	}
+	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	got, ok, err := f.o.Cluster.Share(ctx, ask)
+	if err == nil && !ok {
+		err = ErrAlone // it has left meanwhile
+	}
+	if err == nil {
+		err = f.accept(n, got, spec.Block)
+	}
+	if err != nil {
+		err = errors.Join(fixed("share network", n.ID.Short(), err, "repeat it when `particle cluster status` shows the store, or pass -o particle.scope=local"), f.retract(n))
+	}
+	return err
+}
+
+// fixed gives an error that tells no remedy one.
+func fixed(op, on string, err error, fix string) error {
+	var known *fault.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	return &fault.Error{Op: op, On: on, Err: err, Fix: fix}
+}
+
+// accept enters the cluster's answer into the record and lets the network's pools
+// hand out its blocks.
+func (f *Fabric) accept(n *network, got Shared, block int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, other := range f.networks {
+		if other != n && other.VNI == got.VNI {
+			return &fault.Error{Op: "use VNI", On: fmt.Sprint(got.VNI), Err: fmt.Errorf("%w by network %s of this host", ErrVNITaken, other.label()),
+				Fix: "remove that network, or create this one with another -o particle.vni=N"}
+		}
+	}
+	if most := f.o.Underlay.MTU - f.o.Underlay.Overhead(); got.MTU > most {
+		return fault.New("use mtu", fmt.Sprint(got.MTU), fmt.Sprintf("this host's underlay leaves %d", most),
+			"raise the underlay's MTU here, or create the network with a smaller -o mtu=N")
+	}
+	n.Shared, n.VNI, n.Block = got.ID, got.VNI, block
+	if got.MTU != 0 {
+		n.MTU = got.MTU
+	}
+	n.Claims = blocksOf(got.Claims)
+	var errs []error
+	for _, p := range f.pools {
+		if p.Network == n.ID {
+			errs = append(errs, p.divide(n.Claims))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// retract takes a network that this host has brought into the cluster out of it
+// again; one that others have stays theirs.
+func (f *Fabric) retract(n *network) error {
+	f.mu.Lock()
+	id := n.sharing
+	f.mu.Unlock()
+	if id != topology.SharedID(n.ID) {
+		return nil
+	}
+	return f.o.Cluster.Unshare(id)
+}
+
+// unshare tells the cluster that a user has removed the network here. What Docker
+// takes back before it has listed it, of a network that others have, no user has
+// removed: our own plugin has failed to make it.
+func (f *Fabric) unshare(n *network) error {
+	f.mu.Lock()
+	id, stillborn := n.Shared, n.Name == "" && n.Shared != topology.SharedID(n.ID)
+	f.mu.Unlock()
+	if id == "" || stillborn {
+		return nil
+	}
+	return f.o.Cluster.Unshare(id)
+}
+
+// blocksOf leaves out the single addresses, which follow their leases.
+func blocksOf(claims []netip.Prefix) []netip.Prefix {
+	blocks := slices.DeleteFunc(slices.Clone(claims), netip.Prefix.IsSingleIP)
+	slices.SortFunc(blocks, netip.Prefix.Compare)
+	return slices.Compact(blocks)
+}
+
+// SharedNetwork is a network of this host that a cluster shares.
+type SharedNetwork struct {
+	ID       topology.SharedID
+	Network  topology.NetworkID
+	Name     string
+	VNI      topology.VNI
+	MTU      int // bytes
+	Internal bool
+	Block    int // prefix length of IPv4 blocks that was asked for, 0 for the default
+	Subnets  []Subnet
+	Ranges   []netip.Prefix // of the subnet of the same index; invalid: all of it
+	Claims   []netip.Prefix // blocks and single addresses of this host
+	Live     bool           // a container lives on it
+	Doomed   bool           // removed here, but for those
+}
+
+// Shared lists the networks that a cluster shares. One that Share is deciding
+// about is among them, without claims.
+func (f *Fabric) Shared() []SharedNetwork {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []SharedNetwork
+	for _, n := range f.networks {
+		id := n.Shared
+		if id == "" {
+			id = n.sharing
+		}
+		if id == "" {
+			continue
+		}
+		s := SharedNetwork{
+			ID: id, Network: n.ID, Name: n.Name, VNI: n.VNI, MTU: n.MTU, Internal: n.Internal, Block: n.Block,
+			Subnets: slices.Clone(n.Subnets), Claims: slices.Clone(n.Claims), Doomed: n.Doomed,
+		}
+		for _, subnet := range n.Subnets {
+			s.Ranges = append(s.Ranges, subnet.Range)
+		}
+		for a := range n.singles {
+			s.Claims = append(s.Claims, netip.PrefixFrom(a, a.BitLen()))
+		}
+		slices.SortFunc(s.Claims, netip.Prefix.Compare)
+		for _, e := range n.endpoints {
+			if s.Live = f.alive(e); s.Live {
+				break
+			}
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b SharedNetwork) int { return cmp.Compare(a.ID, b.ID) })
+	return all
+}
+
+// shared finds a network that a cluster shares.
+func (f *Fabric) shared(op string, id topology.SharedID) (*network, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range f.networks {
+		if n.Shared == id && id != "" {
+			return n, nil
+		}
+	}
+	return nil, &fault.Error{Op: op, On: id.Short(), Err: ErrNoNetwork, Fix: "it is tried again by itself"}
+}
+
+// SetPeers says which other hosts have a part of the network, all of them, and
+// programs what has changed. Cause: ErrNoNetwork, also while it is being made.
+func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []topology.Peer) error {
+	n, err := f.shared("set peers of network", id)
+	if err != nil {
+		return err
+	}
+	n.work.Lock()
+	defer n.work.Unlock()
+	f.mu.Lock()
+	before, applied, here := n.peers, n.applied, f.networks[n.ID] == n
+	n.peers = slices.Clone(peers)
+	f.mu.Unlock()
+	if !here {
+		return &fault.Error{Op: "set peers of network", On: id.Short(), Err: ErrNoNetwork}
+	}
+	if applied {
+		err = f.o.Segments.ChangePeers(ctx, n.ID, before, peers)
+	} else {
+		_, err = f.apply(ctx, n)
+	}
+	if err != nil {
+		f.mu.Lock()
+		n.applied = false // Reconcile makes up for it, or the next container
+		f.mu.Unlock()
+	}
+	// On disk for the next start, when nobody may be there to ask. Last: the
+	// others' containers are answered without it.
+	return errors.Join(err, f.o.Peers.Put(string(n.ID), peers))
+}
