@@ -1,0 +1,337 @@
+package enrol
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// MaxServers is how many hosts may serve the store. More would not make it safer
+// in practice, and each write slower.
+const MaxServers = 3
+
+// Store is what enrolment needs of the cluster's store.
+type Store interface {
+	// Register fails while the store is not ready.
+	Register() (*Register, error)
+	// Servers lists the hosts whose store answers for itself.
+	Servers(context.Context) ([]Host, error)
+	// Admit makes a host one of the store's servers, and tells who all are in
+	// etcd's form; it may be repeated.
+	Admit(context.Context, Host) (initialCluster string, err error)
+	// Dismiss undoes it; not there is success.
+	Dismiss(context.Context, Host) error
+}
+
+// Handler answers at the enrolment port of a server.
+type Handler struct {
+	authority *Authority
+	store     Store
+	revoked   Revocations
+	log       *logrus.Entry
+	limit     limiter
+	now       func() time.Time
+}
+
+// Revocations is this server's own list of revoked certificates.
+type Revocations interface {
+	// Has tells whether a certificate is on it, whatever the store says.
+	Has(serial string) bool
+	// Refresh brings it up to date with the store.
+	Refresh(context.Context) error
+}
+
+// NewHandler makes one. Its listener must check the certificate of a client that
+// shows one, and must insist on none.
+func NewHandler(a *Authority, s Store, r Revocations, log *logrus.Entry) *Handler {
+	return &Handler{authority: a, store: s, revoked: r, log: log, now: time.Now, limit: limiter{failures: map[netip.Addr]failures{}}}
+}
+
+// requestLimit bounds the work for one request.
+const requestLimit = 15 * time.Second
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), requestLimit)
+	defer cancel()
+	answer, err := h.serve(ctx, r)
+	if err == nil {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(answer) // nobody is left to tell if it does not arrive
+		return
+	}
+	status := http.StatusInternalServerError
+	var d *denied
+	if errors.As(err, &d) {
+		status = d.status
+	}
+	h.log.WithError(err).WithFields(logrus.Fields{"from": r.RemoteAddr, "path": r.URL.Path}).Warn("enrolment refused")
+	text := refusal{Cause: err.Error()}
+	var f *fault.Error
+	if errors.As(err, &f) {
+		whole := *f
+		whole.Fix = ""
+		text = refusal{Cause: whole.Error(), Fix: f.Fix}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(text)
+}
+
+// denied gives an error its HTTP status.
+type denied struct {
+	status int
+	err    error
+}
+
+func (d *denied) Error() string { return d.err.Error() }
+
+func (d *denied) Unwrap() error { return d.err }
+
+func deny(status int, cause, fix string) error {
+	return &denied{status, &fault.Error{Op: "join", Err: errors.New(cause), Fix: fix}}
+}
+
+func (h *Handler) serve(ctx context.Context, r *http.Request) (any, error) {
+	if r.Method != http.MethodPost {
+		return nil, deny(http.StatusMethodNotAllowed, "only POST is answered here", "")
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
+	if err != nil {
+		return nil, err
+	}
+	if r.URL.Path == pathJoin {
+		var req JoinRequest
+		if err := json.Unmarshal(body, &req); err != nil {
+			return nil, deny(http.StatusBadRequest, err.Error(), sameVersion)
+		}
+		return h.join(ctx, remote(r), req)
+	}
+	var req memberRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return nil, deny(http.StatusBadRequest, err.Error(), sameVersion)
+	}
+	host, register, err := h.caller(ctx, r, req.Hello)
+	if err != nil {
+		return nil, err
+	}
+	switch r.URL.Path {
+	case pathRenew:
+		return h.renew(ctx, register, host, req.Request)
+	case pathState:
+		servers, err := h.store.Servers(ctx)
+		return State{Servers: servers, Now: h.now().UTC()}, err
+	case pathLeave:
+		return struct{}{}, h.leave(ctx, register, host)
+	}
+	return nil, deny(http.StatusNotFound, "no such path: "+r.URL.Path, sameVersion)
+}
+
+const sameVersion = "install the same version of particle on all hosts"
+
+func remote(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap()
+}
+
+func (h *Handler) join(ctx context.Context, from netip.Addr, req JoinRequest) (*Admission, error) {
+	if !h.limit.allow(from, h.now()) {
+		return nil, deny(http.StatusTooManyRequests, "too many attempts from "+from.String(), "wait a minute and try again")
+	}
+	register, err := h.store.Register()
+	if err != nil {
+		return nil, &denied{http.StatusServiceUnavailable, err}
+	}
+	if err := h.checkSecret(ctx, register, req.Secret); err != nil {
+		var d *denied
+		if errors.As(err, &d) {
+			h.limit.failed(from, h.now())
+		}
+		return nil, err
+	}
+	host, err := h.vet(ctx, register, req)
+	if err != nil {
+		return nil, err
+	}
+	a := &Admission{}
+	certificate, cert, err := h.authority.Issue(req.Request, subject(host), h.now())
+	if err != nil {
+		return nil, &denied{http.StatusBadRequest, err}
+	}
+	a.Certificate, host.Certificates = certificate, []Certificate{{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter}}
+	if host.Server {
+		if a.AuthorityKey, err = h.authority.Key(); err != nil {
+			return nil, err
+		}
+		if a.InitialCluster, err = h.store.Admit(ctx, host); err != nil {
+			return nil, err
+		}
+	}
+	if err := register.Enter(ctx, host); err != nil {
+		return nil, err
+	}
+	a.Host = host
+	if a.Servers, err = h.store.Servers(ctx); err != nil {
+		return nil, err
+	}
+	h.log.WithFields(logrus.Fields{"host": host.Name, "id": host.ID.Short(), "address": host.Address.String(), "server": host.Server}).Info("host joined the cluster")
+	return a, nil
+}
+
+func subject(h Host) Subject {
+	return Subject{Node: h.ID, Name: h.Name, Address: h.Address, Server: h.Server}
+}
+
+func (h *Handler) checkSecret(ctx context.Context, register *Register, secret string) error {
+	info, err := register.TokenInfo(ctx, TokenLife)
+	if err != nil {
+		return err
+	}
+	want, err := h.authority.secret(info.Nonce)
+	if err != nil {
+		return err
+	}
+	if subtle.ConstantTimeCompare([]byte(want), []byte(secret)) != 1 {
+		return deny(http.StatusForbidden, "the token is wrong, or was changed since it was given out",
+			"take it from `particle cluster token` on a host that serves the cluster")
+	}
+	if info.Expired(h.now()) {
+		return deny(http.StatusForbidden, "the token has expired at "+info.Expires.UTC().Format(time.RFC3339),
+			"run `particle cluster token` on a host that serves the cluster for a new one")
+	}
+	return nil
+}
+
+// vet decides whether a host that knows the secret can be let in beside those
+// that are.
+func (h *Handler) vet(ctx context.Context, register *Register, req JoinRequest) (Host, error) {
+	id, err := topology.ParseNodeID(string(req.ID))
+	if err != nil || !req.Address.IsValid() || req.Name == "" {
+		return Host{}, deny(http.StatusBadRequest, "the request lacks the host's id, name or address", sameVersion)
+	}
+	all, err := register.Hosts(ctx)
+	if err != nil {
+		return Host{}, err
+	}
+	host := Host{ID: id, Name: req.Name, Address: req.Address, Port: req.Port, Server: req.Server, Version: req.Version, Joined: h.now().UTC()}
+	servers := 0
+	for _, other := range all {
+		switch {
+		case other.ID == id && other.Address != req.Address:
+			return Host{}, deny(http.StatusConflict, fmt.Sprintf("the cluster has a host %s with the same id %s at %s", other.Name, id.Short(), other.Address),
+				"if this host is a copy of that one, remove /var/lib/particle/node and restart its plugin; if it is that one with another address, run `particle cluster remove "+other.Name+"` on a server first")
+		case other.ID != id && other.Address == req.Address:
+			return Host{}, deny(http.StatusConflict, fmt.Sprintf("the cluster has a host %s (%s) at the same address %s", other.Name, other.ID.Short(), other.Address),
+				"if it was replaced by this one, run `particle cluster remove "+other.Name+"` on a server first; otherwise choose another with --address")
+		case other.ID == id && other.Server && !req.Server:
+			return Host{}, deny(http.StatusConflict, "this host served the cluster's store and has not left it", "join with --server, or run `particle cluster remove "+other.Name+"` on another server first")
+		case other.ID != id && other.Server:
+			servers++
+		}
+	}
+	if req.Server && servers >= MaxServers {
+		return Host{}, deny(http.StatusConflict, fmt.Sprintf("%d hosts serve the store already", servers), "join without --server")
+	}
+	return host, nil
+}
+
+// caller gives the host that a request's certificate belongs to. One that the
+// register does not know is entered again if nobody has removed it: the store
+// has lost it.
+func (h *Handler) caller(ctx context.Context, r *http.Request, hello Hello) (Host, *Register, error) {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return Host{}, nil, deny(http.StatusUnauthorized, "the request carries no certificate of this cluster", "")
+	}
+	register, err := h.store.Register()
+	if err != nil {
+		return Host{}, nil, &denied{http.StatusServiceUnavailable, err}
+	}
+	cert := r.TLS.VerifiedChains[0][0]
+	shown := Certificate{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter}
+	revoked, err := register.isRevoked(ctx, shown.Serial)
+	if err != nil {
+		return Host{}, nil, err
+	}
+	if revoked || h.revoked.Has(shown.Serial) {
+		return Host{}, nil, deny(http.StatusGone, ErrRemoved.Error(), "run `particle cluster leave --force` on it, then join it again")
+	}
+	host, err := register.Host(ctx, topology.NodeID(cert.Subject.CommonName))
+	if err != nil && !errors.Is(err, ErrNotEnrolled) {
+		return Host{}, nil, err
+	}
+	known := slices.ContainsFunc(host.Certificates, func(c Certificate) bool { return c.Serial == shown.Serial })
+	if err == nil && known && host.Version == hello.Version {
+		return host, register, nil
+	}
+	if err != nil {
+		host = Host{ID: topology.NodeID(cert.Subject.CommonName), Joined: h.now().UTC()}
+	}
+	host.Name, host.Address, host.Port, host.Version = hello.Name, hello.Address, hello.Port, hello.Version
+	host.Server = slices.Contains(cert.DNSNames, ServerName)
+	if !known {
+		host.Certificates = append(host.Certificates, shown)
+	}
+	return host, register, register.Enter(ctx, host)
+}
+
+func (h *Handler) renew(ctx context.Context, register *Register, host Host, request []byte) (*Admission, error) {
+	certificate, cert, err := h.authority.Issue(request, subject(host), h.now())
+	if err != nil {
+		return nil, &denied{http.StatusBadRequest, err}
+	}
+	host.Certificates = append(host.Certificates, Certificate{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter})
+	if err := register.Enter(ctx, host); err != nil {
+		return nil, err
+	}
+	servers, err := h.store.Servers(ctx)
+	return &Admission{Certificate: certificate, Host: host, Servers: servers}, err
+}
+
+func (h *Handler) leave(ctx context.Context, register *Register, host Host) error {
+	if host.Server {
+		if err := h.store.Dismiss(ctx, host); err != nil {
+			return err
+		}
+	}
+	if err := register.Remove(ctx, host.ID); err != nil {
+		return err
+	}
+	h.log.WithFields(logrus.Fields{"host": host.Name, "id": host.ID.Short()}).Info("host left the cluster")
+	return h.revoked.Refresh(ctx)
+}
+
+// Renew gives a server a new certificate, which it can sign itself.
+func (a *Authority) Renew(ctx context.Context, register *Register, h Host, request []byte) (*Admission, error) {
+	known, err := register.Host(ctx, h.ID)
+	if err == nil {
+		h = known
+	} else if !errors.Is(err, ErrNotEnrolled) {
+		return nil, err
+	}
+	certificate, cert, err := a.Issue(request, subject(h), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	h.Certificates = append(h.Certificates, Certificate{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter})
+	return &Admission{Certificate: certificate, Host: h}, register.Enter(ctx, h)
+}

@@ -1,0 +1,226 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Target is where a store is and how it is reached.
+type Target struct {
+	Endpoints []string // https://ADDRESS:PORT
+	TLS       *tls.Config
+	User      string // empty without authentication
+	Password  string
+}
+
+// Client looks after a store. It is safe for concurrent use.
+type Client struct {
+	etcd *clientv3.Client
+	tls  *tls.Config
+}
+
+// Dial prepares a connection; it does not wait for one.
+func Dial(t Target) (*Client, error) {
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: t.Endpoints, TLS: t.TLS, Username: t.User, Password: t.Password, Logger: zap.NewNop(),
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+	})
+	if err != nil {
+		return nil, &fault.Error{Op: "reach the cluster's store", On: strings.Join(t.Endpoints, " "), Err: err}
+	}
+	return &Client{etcd: c, tls: t.TLS}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.etcd.Close() }
+
+// Register gives the register of hosts in this store.
+func (c *Client) Register() *enrol.Register { return enrol.NewRegister(c.etcd) }
+
+// Member is a server as the store has it.
+type Member struct {
+	ID      uint64
+	Node    topology.NodeID // empty if it has never started
+	Peer    string          // URL
+	Client  string          // URL; empty if it has never started
+	Learner bool            // it has no vote yet
+}
+
+// Members lists the store's servers as the one asked knows them.
+func (c *Client) Members(ctx context.Context) ([]Member, error) {
+	got, err := c.etcd.MemberList(ctx)
+	if err != nil {
+		return nil, &fault.Error{Op: "list the store's servers", Err: explain(err), Fix: "see `particle cluster status`"}
+	}
+	return members(got.Members), nil
+}
+
+func members(list []*etcdserverpb.Member) []Member {
+	all := make([]Member, len(list))
+	for i, m := range list {
+		all[i] = Member{ID: m.ID, Node: topology.NodeID(m.Name), Learner: m.IsLearner}
+		if len(m.PeerURLs) > 0 {
+			all[i].Peer = m.PeerURLs[0]
+		}
+		if len(m.ClientURLs) > 0 {
+			all[i].Client = m.ClientURLs[0]
+		}
+	}
+	return all
+}
+
+// Add makes a host a server without a vote, and gives the members in etcd's
+// form for its start. A server of that address that was there before is
+// replaced: its data is gone, or it would not be added.
+func (c *Client) Add(ctx context.Context, h enrol.Host) (initial string, err error) {
+	peer := storeURL(h.Peers().String())
+	all, err := c.Members(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, m := range all {
+		if m.Peer != peer.String() {
+			continue
+		}
+		if err := c.remove(ctx, m.ID); err != nil {
+			return "", &fault.Error{Op: "replace server", On: h.Name, Err: err, Fix: "see `particle cluster status`"}
+		}
+	}
+	added, err := c.etcd.MemberAddAsLearner(ctx, []string{peer.String()})
+	if err != nil {
+		fix := "see `particle cluster status`"
+		if errors.Is(err, rpctypes.ErrTooManyLearners) {
+			fix = "wait until the server that is joining has caught up, or remove it"
+		}
+		return "", &fault.Error{Op: "add server", On: h.Name, Err: explain(err), Fix: fix}
+	}
+	var parts []string
+	for _, m := range members(added.Members) {
+		if m.ID == added.Member.ID {
+			m.Node = h.ID
+		}
+		if m.Node != "" {
+			parts = append(parts, string(m.Node)+"="+m.Peer)
+		}
+	}
+	return strings.Join(parts, ","), nil
+}
+
+// Remove takes a host's server out of the store; not there is success.
+func (c *Client) Remove(ctx context.Context, h enrol.Host) error {
+	all, err := c.Members(ctx)
+	if err != nil {
+		return err
+	}
+	peer := storeURL(h.Peers().String())
+	for _, m := range all {
+		if m.Node != h.ID && m.Peer != peer.String() {
+			continue
+		}
+		if err := c.remove(ctx, m.ID); err != nil {
+			return &fault.Error{Op: "remove server", On: h.Name, Err: err, Fix: "see `particle cluster status`"}
+		}
+	}
+	return nil
+}
+
+func (c *Client) remove(ctx context.Context, id uint64) error {
+	_, err := c.etcd.MemberRemove(ctx, id)
+	if errors.Is(err, rpctypes.ErrMemberNotFound) {
+		return nil
+	}
+	return explain(err)
+}
+
+// ErrBehind is the cause when a server has not caught up yet.
+var ErrBehind = errors.New("the server has not caught up yet")
+
+// Promote gives a host's server its vote; one that has it is success. Cause:
+// ErrBehind.
+func (c *Client) Promote(ctx context.Context, id topology.NodeID) error {
+	all, err := c.Members(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if m.Node != id || !m.Learner {
+			continue
+		}
+		_, err := c.etcd.MemberPromote(ctx, m.ID)
+		if errors.Is(err, rpctypes.ErrMemberLearnerNotReady) {
+			err = ErrBehind
+		}
+		if err != nil && !errors.Is(err, rpctypes.ErrMemberNotLearner) {
+			return &fault.Error{Op: "promote server", On: id.Short(), Err: explain(err)}
+		}
+	}
+	return nil
+}
+
+// Health is how one endpoint of the store is.
+type Health struct {
+	Endpoint string
+	Version  string
+	Size     int64 // bytes of its file
+	Leader   bool
+	Learner  bool
+	// Problem is why it cannot serve, or that it serves no writes.
+	Problem string
+}
+
+// Check asks one endpoint, at most until ctx ends.
+func (c *Client) Check(ctx context.Context, endpoint string) Health {
+	h := Health{Endpoint: endpoint}
+	got, err := c.etcd.Status(ctx, endpoint)
+	if err != nil {
+		h.Problem = explain(err).Error()
+		return h
+	}
+	h.Version, h.Size = got.Version, got.DbSize
+	h.Leader, h.Learner = got.Leader == got.Header.MemberId, got.IsLearner
+	if got.Leader == 0 {
+		h.Problem = "no leader: fewer than half of the servers are up, and nothing can be written"
+	}
+	alarms, err := c.etcd.AlarmList(ctx)
+	if err != nil {
+		return h
+	}
+	for _, a := range alarms.Alarms {
+		if a.MemberID != got.Header.MemberId {
+			continue
+		}
+		switch a.Alarm {
+		case etcdserverpb.AlarmType_NOSPACE:
+			h.Problem = fmt.Sprintf("NOSPACE: the store's file has reached its limit of %d MB, and nothing can be written", quota>>20)
+		case etcdserverpb.AlarmType_CORRUPT:
+			h.Problem = "CORRUPT: the data of this server differs from the others'"
+		}
+	}
+	return h
+}
+
+// explain says in a person's words what etcd's errors tell in its own.
+func explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("it does not answer: %w", err)
+	case errors.Is(err, rpctypes.ErrUnhealthy), errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
+		return fmt.Errorf("a server of the store is down, and its members cannot be changed meanwhile: %w", err)
+	}
+	return err
+}

@@ -1,0 +1,73 @@
+package server
+
+import (
+	"crypto/tls"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+
+	"github.com/particle-net/particle/control/enrol"
+)
+
+const (
+	// quota bounds the store's file, in bytes. A network takes some 300 and a
+	// block 200, so it is never reached by use, and small enough to notice misuse.
+	quota = 256 << 20
+	// keepRevisions and snapshotEvery keep the file small and restarts short:
+	// the store sees few writes.
+	keepRevisions = "10000"
+	snapshotEvery = 2000
+)
+
+// Config is what a server is to be.
+type Config struct {
+	Host enrol.Host // its id names the member
+	// Dir holds the data. It is made if it is not there.
+	Dir string
+	// Initial lists the members, as enrol.Store's Admit gave it; empty for the
+	// first server of a cluster. Of no effect once there is data.
+	Initial string
+	// Files of the host's certificate, its key, the authority's certificate and
+	// the list of revoked certificates, read anew for each connection.
+	Certificate, Key, Authority, Revoked string
+}
+
+func (c Config) etcd(log *zap.Logger) *embed.Config {
+	e := embed.NewConfig()
+	clients, peers := storeURL(c.Host.Clients().String()), storeURL(c.Host.Peers().String())
+	e.Name, e.Dir = string(c.Host.ID), c.Dir
+	e.ListenClientUrls, e.AdvertiseClientUrls = []url.URL{clients}, []url.URL{clients}
+	e.ListenPeerUrls, e.AdvertisePeerUrls = []url.URL{peers}, []url.URL{peers}
+	e.InitialClusterToken = "particle"
+	e.InitialCluster, e.ClusterState = c.Initial, embed.ClusterStateFlagExisting
+	if c.Initial == "" {
+		e.InitialCluster, e.ClusterState = e.Name+"="+peers.String(), embed.ClusterStateFlagNew
+	}
+	e.AutoCompactionMode, e.AutoCompactionRetention = embed.CompactorModeRevision, keepRevisions
+	e.SnapshotCount, e.QuotaBackendBytes = snapshotEvery, quota
+	e.StrictReconfigCheck, e.EnableGRPCGateway = true, false
+	// Hosts lose the way to each other at times; a member that comes back must
+	// not force an election.
+	e.PreVote = true
+	e.WarningApplyDuration, e.WarningUnaryRequestDuration = time.Second, time.Second
+	e.TlsMinVersion = "TLS1.3"
+	e.ClientTLSInfo = transport.TLSInfo{
+		CertFile: c.Certificate, KeyFile: c.Key, TrustedCAFile: c.Authority, CRLFile: c.Revoked,
+		ClientCertAuth: true, MinVersion: tls.VersionTLS13,
+	}
+	e.PeerTLSInfo = e.ClientTLSInfo
+	// Only servers may be peers: any host of the cluster has a certificate. What
+	// address a peer's connections come from does not matter.
+	e.PeerTLSInfo.AllowedHostnames, e.PeerTLSInfo.SkipClientSANVerify = []string{enrol.ServerName}, true
+	e.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
+	return e
+}
+
+func storeURL(at string) url.URL { return url.URL{Scheme: "https", Host: at} }
+
+// dataFile is there from the moment a server has data.
+func dataFile(dir string) string { return filepath.Join(dir, "member", "snap", "db") }

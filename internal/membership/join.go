@@ -1,0 +1,244 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/internal/fault"
+)
+
+// InitOptions are a user's.
+type InitOptions struct {
+	Address   netip.Addr    // invalid: found
+	TokenLife time.Duration // 0: a day; negative: for ever
+}
+
+// Made is what init tells.
+type Made struct {
+	Address netip.AddrPort // for hosts that join
+	Token   string
+	Expires time.Time // of the token; zero: never
+	Already bool      // this host served the cluster before
+}
+
+// Init makes a cluster of this host alone, whose store it serves. On a host that
+// serves one it changes nothing.
+func (m *Membership) Init(ctx context.Context, o InitOptions) (Made, error) {
+	m.change.Lock()
+	defer m.change.Unlock()
+	const op = "make a cluster"
+	if err := m.refuse(op); err != nil {
+		return Made{}, err
+	}
+	if c := m.state(); c != nil {
+		if c.server == nil {
+			return Made{}, fault.New(op, "", "this host is a member of a cluster already", "run `particle cluster leave` first")
+		}
+		made, err := m.token(ctx, c, TokenOptions{Life: o.TokenLife})
+		made.Already = true
+		return made, err
+	}
+	addr, err := m.address(ctx, o.Address)
+	if err != nil {
+		return Made{}, err
+	}
+	r := record{Name: m.o.Name, Address: addr, Port: m.o.Port, Server: true, Joined: time.Now().UTC()}
+	if err := m.prepareFirst(&r); err != nil {
+		return Made{}, err
+	}
+	if err := m.begin(ctx, r); err != nil {
+		return Made{}, errors.Join(err, m.undo())
+	}
+	return m.token(ctx, m.state(), TokenOptions{Life: o.TokenLife})
+}
+
+func (m *Membership) refuse(op string) error {
+	if err := m.refuseExternal(op); err != nil {
+		return err
+	}
+	return m.broken
+}
+
+// prepareFirst makes the files of a cluster's first server.
+func (m *Membership) prepareFirst(r *record) error {
+	authority, err := enrol.NewAuthority(time.Now())
+	if err != nil {
+		return err
+	}
+	authorityKey, err := authority.Key()
+	if err != nil {
+		return err
+	}
+	key, request, err := enrol.NewKey()
+	if err != nil {
+		return err
+	}
+	host := r.host(m.node)
+	cert, _, err := authority.Issue(request, enrol.Subject{Node: m.node, Name: r.Name, Address: r.Address, Server: true}, time.Now())
+	if err != nil {
+		return err
+	}
+	r.Cluster, r.Servers = authority.Fingerprint(), []enrol.Host{host}
+	return m.write(*r, membershipFiles{authority: authority.Certificate(), authorityKey: authorityKey, key: key, certificate: cert})
+}
+
+// membershipFiles are what makes a member; authorityKey what makes a server.
+type membershipFiles struct{ authority, authorityKey, key, certificate []byte }
+
+// write puts a membership on disk, where it is in force from then on.
+func (m *Membership) write(r record, w membershipFiles) error {
+	f, err := m.place.prepare()
+	if err != nil {
+		return err
+	}
+	err = errors.Join(writeFile(f.authority(), w.authority), writeFile(f.key(), w.key), writeFile(f.certificate(), w.certificate))
+	if err == nil && r.Server {
+		err = errors.Join(writeFile(f.authorityKey(), w.authorityKey), writeEmptyList(f, w))
+	}
+	if err == nil {
+		err = f.write(r)
+	}
+	if err == nil {
+		err = m.place.commit()
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(f.dir))
+	}
+	return nil
+}
+
+func writeEmptyList(f files, w membershipFiles) error {
+	authority, err := enrol.ReadAuthority(w.authority, w.authorityKey)
+	if err != nil {
+		return err
+	}
+	der, err := authority.Revocations(nil, time.Now())
+	if err != nil {
+		return err
+	}
+	return writeFile(f.revoked(), der)
+}
+
+// begin takes up what was written, and waits until the store on this host, if it
+// is to be one, answers or cannot.
+func (m *Membership) begin(ctx context.Context, r record) error {
+	if err := m.enter(r); err != nil {
+		return err
+	}
+	c := m.state()
+	if c.server == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	poll := time.NewTicker(100 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		state := c.server.store.State()
+		if state.Problem != "" {
+			return errors.New(state.Problem)
+		}
+		err := c.server.tend(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return &fault.Error{Op: "start the cluster's store", Err: fmt.Errorf("it did not answer in time: %w", err), Fix: "see the log of the Docker daemon, and try again"}
+		case <-poll.C:
+		}
+	}
+}
+
+// undo takes back a membership that did not come to be.
+func (m *Membership) undo() error {
+	m.halt()
+	err := m.place.drop()
+	m.deliver(nil)
+	return err
+}
+
+// JoinOptions are a user's.
+type JoinOptions struct {
+	Server  netip.AddrPort // of a host that serves the cluster
+	Token   string
+	Address netip.Addr // this host's; invalid: found
+	Serve   bool       // this host shall serve the store too
+}
+
+// Joined is what join tells.
+type Joined struct {
+	Name, ID string // of this host
+	Servers  []enrol.Host
+	Already  bool // it was a member before
+}
+
+// Join makes this host a member of a cluster, or a member a server. On a host
+// that is what is asked for it changes nothing.
+func (m *Membership) Join(ctx context.Context, o JoinOptions) (Joined, error) {
+	m.change.Lock()
+	defer m.change.Unlock()
+	const op = "join the cluster"
+	if err := m.refuse(op); err != nil {
+		return Joined{}, err
+	}
+	t, err := enrol.ParseToken(o.Token)
+	if err != nil {
+		return Joined{}, err
+	}
+	if c := m.state(); c != nil {
+		r := m.recordOf(c)
+		switch {
+		case r.Leaving:
+			return Joined{}, fault.New(op, "", "this host is leaving its former cluster", "wait until `particle cluster status` says that it is in none")
+		case r.Cluster != t.Cluster:
+			return Joined{}, fault.New(op, "", "this host is in another cluster", "run `particle cluster leave` first")
+		case r.Server || !o.Serve:
+			return Joined{Name: r.Name, ID: string(m.node), Servers: r.Servers, Already: true}, nil
+		}
+		o.Address = r.Address
+	}
+	addr, err := m.address(ctx, o.Address)
+	if err != nil {
+		return Joined{}, err
+	}
+	if o.Server.Port() == 0 {
+		o.Server = netip.AddrPortFrom(o.Server.Addr(), m.o.Port)
+	}
+	return m.join(ctx, o, joining{token: t, address: addr})
+}
+
+type joining struct {
+	token   enrol.Token
+	address netip.Addr
+}
+
+func (m *Membership) join(ctx context.Context, o JoinOptions, j joining) (Joined, error) {
+	key, request, err := enrol.NewKey()
+	if err != nil {
+		return Joined{}, err
+	}
+	a, authority, err := enrol.Join(ctx, o.Server, j.token, enrol.JoinRequest{
+		Request: request, ID: m.node, Name: m.o.Name, Address: j.address, Port: m.o.Port, Server: o.Serve, Version: m.o.Version,
+	})
+	if err != nil {
+		return Joined{}, err
+	}
+	r := record{Cluster: j.token.Cluster, Name: m.o.Name, Address: j.address, Port: m.o.Port, Server: o.Serve,
+		Initial: a.InitialCluster, Servers: a.Servers, Joined: a.Host.Joined}
+	m.halt() // of a member that becomes a server
+	w := membershipFiles{authority: authority, authorityKey: a.AuthorityKey, key: key, certificate: a.Certificate}
+	if err := m.write(r, w); err != nil {
+		return Joined{}, err
+	}
+	done := Joined{Name: r.Name, ID: string(m.node), Servers: r.Servers}
+	if err := m.begin(ctx, r); err != nil {
+		return done, err
+	}
+	return done, nil
+}

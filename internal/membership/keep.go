@@ -1,0 +1,227 @@
+package membership
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io"
+	stdlog "log"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/internal/fault"
+)
+
+const (
+	// askLimit bounds a question to one server.
+	askLimit = 5 * time.Second
+	// soon is the pause while something is not as it should be, and often the one
+	// between two looks at servers and certificate otherwise.
+	soon  = time.Second
+	often = time.Minute
+	// renewAt is the part of a certificate's life that is left when it is renewed.
+	renewAt = 3
+)
+
+// keep does a member's duties until ctx ends.
+func (m *Membership) keep(ctx context.Context, c *current) {
+	defer close(c.done)
+	var changed <-chan struct{}
+	for {
+		wait := often
+		if c.server != nil {
+			if err := c.server.tend(ctx); err != nil {
+				wait = soon
+			} else if changed == nil {
+				changed = c.server.client.Register().WatchRevoked(ctx)
+			}
+		}
+		if m.recordOf(c).Leaving {
+			go m.finishLeaving(c)
+			return
+		}
+		err := m.look(ctx, c)
+		if ctx.Err() != nil {
+			return
+		}
+		if m.note(c, err) {
+			m.o.Log.WithError(err).Warn("the cluster's servers cannot be asked")
+		}
+		if err != nil {
+			wait = min(wait, 5*time.Second)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// note keeps the latest outcome and says whether it is a failure that is new.
+func (m *Membership) note(c *current, err error) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fresh := err != nil && c.problem == nil
+	c.problem = err
+	return fresh
+}
+
+// look asks who the servers are, and renews the certificate when it is time.
+func (m *Membership) look(ctx context.Context, c *current) error {
+	servers, err := m.servers(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := m.update(c, servers); err != nil {
+		return err
+	}
+	from, to := c.identity.life()
+	if time.Until(to) > to.Sub(from)/renewAt {
+		return nil
+	}
+	return m.renew(ctx, c)
+}
+
+// servers asks this host's own server, or the others' until one answers.
+func (m *Membership) servers(ctx context.Context, c *current) ([]enrol.Host, error) {
+	if c.server != nil {
+		ctx, cancel := context.WithTimeout(ctx, askLimit)
+		defer cancel()
+		return c.server.Servers(ctx)
+	}
+	var state enrol.State
+	err := m.anyServer(ctx, c, func(ctx context.Context, s enrol.Host) (err error) {
+		state, err = m.caller(c).State(ctx, s.Enrolment())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	skew := enrol.Skew(state.Now, time.Now())
+	m.mu.Lock()
+	c.skew = skew
+	m.mu.Unlock()
+	return state.Servers, nil
+}
+
+// anyServer asks one server after the other until one answers. That the host was
+// removed is an answer.
+func (m *Membership) anyServer(ctx context.Context, c *current, ask func(context.Context, enrol.Host) error) error {
+	var problems []error
+	servers := m.others(c)
+	if len(servers) == 0 {
+		return fault.New("ask the cluster", "", "this host is its only server", "")
+	}
+	for _, s := range servers {
+		bounded, cancel := context.WithTimeout(ctx, askLimit)
+		err := ask(bounded, s)
+		cancel()
+		if err == nil || errors.Is(err, enrol.ErrRemoved) {
+			return err
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+// update notes who the servers are. An empty answer is none.
+func (m *Membership) update(c *current, servers []enrol.Host) error {
+	for i := range servers {
+		servers[i].Certificates, servers[i].Version = nil, ""
+	}
+	// This host first, since it is nearest.
+	slices.SortStableFunc(servers, func(a, b enrol.Host) int {
+		switch m.node {
+		case a.ID:
+			return -1
+		case b.ID:
+			return 1
+		}
+		return 0
+	})
+	m.mu.Lock()
+	r := c.record
+	same := slices.EqualFunc(servers, r.Servers, func(a, b enrol.Host) bool { return a.ID == b.ID && a.Clients() == b.Clients() })
+	m.mu.Unlock()
+	if len(servers) == 0 || same {
+		return nil
+	}
+	r.Servers = servers
+	if err := c.identity.files.write(r); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	c.record.Servers = servers
+	m.mu.Unlock()
+	m.deliver(connection(r, c.identity))
+	return nil
+}
+
+// renew gets a new certificate. Key and certificate are written in an order that
+// leaves a pair on disk at any moment: the key is kept.
+func (m *Membership) renew(ctx context.Context, c *current) error {
+	key, err := os.ReadFile(c.identity.files.key())
+	if err != nil {
+		return err
+	}
+	request, err := enrol.RequestFor(key)
+	if err != nil {
+		return err
+	}
+	var a *enrol.Admission
+	if c.server != nil {
+		a, err = m.renewOwn(ctx, c, request)
+	} else {
+		err = m.anyServer(ctx, c, func(ctx context.Context, s enrol.Host) (err error) {
+			a, err = m.caller(c).Renew(ctx, s.Enrolment(), request)
+			return err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if err := writeFile(c.identity.files.certificate(), a.Certificate); err != nil {
+		return err
+	}
+	return c.identity.load()
+}
+
+// renewOwn is how a server renews its own certificate.
+func (m *Membership) renewOwn(ctx context.Context, c *current, request []byte) (*enrol.Admission, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	return c.server.authority.Renew(ctx, c.server.client.Register(), c.server.host, request)
+}
+
+// certificates describes the one on disk.
+func certificates(f files) ([]enrol.Certificate, error) {
+	raw, err := os.ReadFile(f.certificate())
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return nil, fault.New("read certificate", f.certificate(), "it is not PEM", "")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	return []enrol.Certificate{{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter}}, nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// quiet drops what net/http says of connections that come to nothing: anybody
+// can make such.
+func quiet() *stdlog.Logger { return stdlog.New(io.Discard, "", 0) }

@@ -1,0 +1,135 @@
+package membership_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/control/server"
+	"github.com/particle-net/particle/internal/membership"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == server.Argument {
+		server.Run()
+	}
+	os.Exit(m.Run())
+}
+
+// host is a Docker host as far as membership goes.
+type host struct {
+	*membership.Membership
+	t    *testing.T
+	opts membership.Options
+	last *membership.Connection
+}
+
+// newHost makes a host with an address of its own on the loopback link.
+func newHost(t *testing.T, name, addr string, port uint16) *host {
+	t.Helper()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	if testing.Verbose() {
+		log.SetOutput(os.Stderr)
+	}
+	h := &host{t: t, opts: membership.Options{
+		StateDir: filepath.Join(t.TempDir(), name), Name: name, Port: port, Version: "1.0",
+		Address: func(context.Context) (netip.Addr, error) { return netip.ParseAddr(addr) },
+		Command: []string{os.Args[0], server.Argument}, Log: logrus.NewEntry(log).WithField("host", name),
+	}}
+	h.start()
+	t.Cleanup(func() { _ = h.Close() })
+	return h
+}
+
+// start is the start of the host's plugin.
+func (h *host) start() {
+	h.t.Helper()
+	var err error
+	if h.Membership, err = membership.Open(h.opts); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// restart ends the plugin and starts it again.
+func (h *host) restart() {
+	h.t.Helper()
+	if err := h.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.start()
+}
+
+// connection waits for the next one.
+func (h *host) connection() *membership.Connection {
+	h.t.Helper()
+	select {
+	case c := <-h.Connections():
+		return c
+	case <-h.t.Context().Done():
+	case <-time.After(30 * time.Second):
+	}
+	h.t.Fatal("no connection was delivered")
+	return nil
+}
+
+func (h *host) init() membership.Made {
+	h.t.Helper()
+	made, err := h.Init(h.t.Context(), membership.InitOptions{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return made
+}
+
+func (h *host) join(made membership.Made, serve bool) membership.Joined {
+	h.t.Helper()
+	joined, err := h.Join(h.t.Context(), membership.JoinOptions{Server: made.Address, Token: made.Token, Serve: serve})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return joined
+}
+
+// works tells whether the store answers through a connection.
+func works(t *testing.T, c *membership.Connection) error {
+	t.Helper()
+	client, err := server.Dial(server.Target{Endpoints: c.Endpoints, TLS: c.TLS, User: c.User, Password: c.Password})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err = client.Register().Hosts(ctx)
+	return err
+}
+
+// freePorts finds three ports in a row that are free on every address of the
+// loopback link.
+func freePorts(t *testing.T) uint16 {
+	t.Helper()
+	for base := uint16(20000 + os.Getpid()%20000); base < 60000; base += 3 {
+		free := true
+		for i := range uint16(3) {
+			l, err := net.Listen("tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), base+i).String())
+			if err != nil {
+				free = false
+				break
+			}
+			defer l.Close()
+		}
+		if free {
+			return base
+		}
+	}
+	t.Fatal("no free ports")
+	return 0
+}

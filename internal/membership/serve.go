@@ -1,0 +1,189 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/control/server"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// serving is what a server runs beside a member's duties. It implements
+// enrol.Store.
+type serving struct {
+	m         *Membership
+	host      enrol.Host
+	files     files
+	authority *enrol.Authority
+	store     *server.Server
+	client    *server.Client // to all servers of the store
+	http      *http.Server
+	log       *logrus.Entry
+
+	revoked *revocations
+}
+
+// serve starts the store and the enrolment port.
+func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
+	f, r := c.identity.files, c.record
+	cert, err := os.ReadFile(f.authority())
+	if err != nil {
+		return nil, err
+	}
+	key, err := os.ReadFile(f.authorityKey())
+	if err != nil {
+		return nil, err
+	}
+	s := &serving{m: m, host: r.host(m.node), files: f, log: m.o.Log}
+	if s.authority, err = enrol.ReadAuthority(cert, key); err != nil {
+		return nil, err
+	}
+	if s.revoked, err = readRevocations(s); err != nil {
+		return nil, err
+	}
+	own := "https://" + s.host.Clients().String()
+	conn := connection(r, c.identity)
+	if !slices.Contains(conn.Endpoints, own) && r.Initial == "" {
+		conn.Endpoints = append(conn.Endpoints, own)
+	}
+	if s.client, err = server.Dial(server.Target{Endpoints: conn.Endpoints, TLS: conn.TLS}); err != nil {
+		return nil, err
+	}
+	s.http = &http.Server{
+		Handler: enrol.NewHandler(s.authority, s, s.revoked, s.log), TLSConfig: c.identity.server(),
+		ReadTimeout: 20 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
+	}
+	s.http.ErrorLog = quiet()
+	s.store = server.Start(server.Config{
+		Host: s.host, Dir: f.data(), Initial: r.Initial,
+		Certificate: f.certificate(), Key: f.key(), Authority: f.authority(), Revoked: f.revoked(),
+	}, m.o.Command, s.log)
+	go s.listen(ctx)
+	return s, nil
+}
+
+// listen serves enrolment until ctx ends. The address may come later than the
+// plugin, at boot.
+func (s *serving) listen(ctx context.Context) {
+	told := false
+	for ctx.Err() == nil {
+		l, err := net.Listen("tcp", s.host.Enrolment().String())
+		if err == nil {
+			told = false
+			err = s.http.ServeTLS(l, "", "")
+		}
+		if errors.Is(err, http.ErrServerClosed) {
+			return
+		}
+		if !told {
+			told = true
+			s.log.WithError(err).Error("hosts cannot join at this server")
+		}
+		pause(ctx, time.Second)
+	}
+}
+
+// close ends it all; hosts that are joining may still get their answer.
+func (s *serving) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if s.http.Shutdown(ctx) != nil {
+		_ = s.http.Close() // it is to end
+	}
+	s.store.Stop()
+	_ = s.client.Close() // it was for asking alone
+}
+
+// Register implements enrol.Store.
+func (s *serving) Register() (*enrol.Register, error) {
+	if state := s.store.State(); !state.Ready {
+		why := state.Problem
+		if why == "" {
+			why = "it is starting"
+		}
+		return nil, fault.New("ask the cluster's store", s.host.Name, why, "try again, or see `particle cluster status` on "+s.host.Name)
+	}
+	return s.client.Register(), nil
+}
+
+// Servers implements enrol.Store.
+func (s *serving) Servers(ctx context.Context) ([]enrol.Host, error) {
+	members, err := s.client.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := s.client.Register().Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(hosts, func(h enrol.Host) bool {
+		return !slices.ContainsFunc(members, func(m server.Member) bool { return m.Node == h.ID && !m.Learner })
+	}), nil
+}
+
+// Admit implements enrol.Store.
+func (s *serving) Admit(ctx context.Context, h enrol.Host) (string, error) {
+	return s.client.Add(ctx, h)
+}
+
+// Dismiss implements enrol.Store.
+func (s *serving) Dismiss(ctx context.Context, h enrol.Host) error { return s.client.Remove(ctx, h) }
+
+// tend does what a server does again and again: enter itself if it is the first,
+// get its vote, and write down what is revoked. It returns at the first failure.
+func (s *serving) tend(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	register, err := s.Register()
+	if err != nil {
+		return err
+	}
+	if err := s.client.Promote(ctx, s.host.ID); err != nil {
+		return err
+	}
+	if err := s.enterFirst(ctx, register); err != nil {
+		return err
+	}
+	return s.revoked.Refresh(ctx)
+}
+
+// enterFirst enters this host where there is none yet.
+func (s *serving) enterFirst(ctx context.Context, register *enrol.Register) error {
+	hosts, err := register.Hosts(ctx)
+	if err != nil || len(hosts) > 0 {
+		return err
+	}
+	h := s.host
+	h.Version = s.m.o.Version
+	if h.Certificates, err = certificates(s.files); err != nil {
+		return err
+	}
+	return register.Enter(ctx, h)
+}
+
+// hostNamed finds a host by its name, its id or the start of one.
+func hostNamed(hosts []enrol.Host, ref string) (enrol.Host, error) {
+	var found []enrol.Host
+	for _, h := range hosts {
+		if h.Name == ref || h.ID == topology.NodeID(ref) || len(ref) >= 6 && len(ref) <= len(h.ID) && string(h.ID[:len(ref)]) == ref {
+			found = append(found, h)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return enrol.Host{}, &fault.Error{Op: "find host", On: ref, Err: enrol.ErrNotEnrolled, Fix: "`particle cluster status` lists the hosts"}
+	default:
+		return enrol.Host{}, fault.New("find host", ref, "several hosts have this name", "use the id; `particle cluster status --json` lists the hosts")
+	}
+}
