@@ -1,0 +1,212 @@
+package control
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// How long a record outlives what the watch says of it, in healthy time.
+const (
+	withdrawnFor = 30 * time.Second
+	doubtedFor   = 10 * time.Minute
+	// longestStep is the most that counts as healthy between two looks at the
+	// clock. A process that was stopped for longer has not listened meanwhile.
+	longestStep = 5 * time.Second
+)
+
+// Standing is how far a kept record can be believed.
+type Standing int
+
+// Only a Current record is what the watch says now.
+const (
+	Current   Standing = iota
+	Withdrawn          // taken back a moment ago (rule W)
+	Doubted            // lost together with too much else (rule M)
+)
+
+// Hold keeps what a watch delivers, by the rules W, F and M. It has no clock:
+// now is the reading of any that never goes back, such as the time since the
+// process began, and a jump of the wall clock is no concern of it.
+//
+// A Hold is not safe for concurrent use.
+type Hold[T any] struct {
+	key      func(T) string
+	kept     map[string]*keeping[T]
+	instance string
+	revision int64
+
+	healthy bool
+	read    time.Duration // the clock at the last look
+	elapsed time.Duration // healthy time so far
+}
+
+type keeping[T any] struct {
+	value    T
+	standing Standing
+	until    time.Duration // of healthy time, unless Current
+}
+
+// NewHold makes an empty one. key tells records apart.
+func NewHold[T any](key func(T) string) *Hold[T] {
+	return &Hold[T]{key: key, kept: map[string]*keeping[T]{}}
+}
+
+// Verdict is what an Update has led to.
+type Verdict struct {
+	Changed bool // some record is new, other than before, or gone
+	// Loss tells why a list was not believed; empty if it was. All that was known
+	// is kept, and this host should claim again what it has.
+	Loss string
+}
+
+// Remember enters what was known before a restart.
+func (h *Hold[T]) Remember(all []T, instance string, revision int64) {
+	for _, v := range all {
+		h.kept[h.key(v)] = &keeping[T]{value: v}
+	}
+	h.instance, h.revision = instance, revision
+}
+
+// Update follows one message of the watch.
+func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict {
+	changed := h.Tick(now)
+	if u.Down != nil {
+		h.healthy = false
+		return Verdict{Changed: changed}
+	}
+	h.healthy = true
+	var v Verdict
+	if u.Whole {
+		v = h.list(u)
+	} else {
+		v.Changed = h.change(u)
+		h.revision = max(h.revision, u.Revision)
+	}
+	v.Changed = v.Changed || changed
+	return v
+}
+
+func (h *Hold[T]) change(u Update[T]) bool {
+	changed := len(u.Put) > 0
+	for _, v := range u.Deleted {
+		if k := h.kept[h.key(v)]; k != nil && k.standing == Current {
+			k.standing, k.until = Withdrawn, h.elapsed+withdrawnFor
+			changed = true
+		}
+	}
+	for _, v := range u.Put {
+		h.kept[h.key(v)] = &keeping[T]{value: v}
+	}
+	return changed
+}
+
+// list takes a whole list. What it lacks goes by rule W, or by rule M if too
+// much is lacking. A record that is held already keeps its time, so that a watch
+// that breaks off again and again does not keep it for ever.
+func (h *Hold[T]) list(u Update[T]) Verdict {
+	put := make(map[string]bool, len(u.Put))
+	for _, v := range u.Put {
+		put[h.key(v)] = true
+	}
+	known, missing := 0, 0
+	for key, k := range h.kept {
+		if k.standing == Current {
+			known++
+			if !put[key] {
+				missing++
+			}
+		}
+	}
+	v := Verdict{Changed: true, Loss: h.loss(u, known, missing)}
+	standing, until := Withdrawn, h.elapsed+withdrawnFor
+	if v.Loss != "" {
+		standing, until = Doubted, h.elapsed+doubtedFor
+	}
+	for key, k := range h.kept {
+		switch {
+		case put[key]:
+		case k.standing == Current:
+			k.standing, k.until = standing, until
+		case k.standing == Withdrawn:
+			if v.Loss != "" { // the withdrawal was told by a store that cannot be believed any more
+				k.standing, k.until = standing, until
+			}
+		}
+	}
+	for _, value := range u.Put {
+		h.kept[h.key(value)] = &keeping[T]{value: value}
+	}
+	h.instance, h.revision = u.Instance, u.Revision
+	return v
+}
+
+func (h *Hold[T]) loss(u Update[T], known, missing int) string {
+	switch {
+	case h.instance != "" && u.Instance != "" && h.instance != u.Instance:
+		return "the list is of another instance of the store"
+	case u.Revision != 0 && u.Revision < h.revision:
+		return "the list is older than what was known"
+	case known > 0 && len(u.Put) == 0:
+		return "the list is empty"
+	case 2*missing > known:
+		return "the list lacks more than half of what was known"
+	}
+	return ""
+}
+
+// Tick lets time pass. Call it at least every few seconds while Waiting.
+func (h *Hold[T]) Tick(now time.Duration) (changed bool) {
+	if h.healthy {
+		h.elapsed += min(max(now-h.read, 0), longestStep)
+	}
+	h.read = now
+	before := len(h.kept)
+	maps.DeleteFunc(h.kept, func(_ string, k *keeping[T]) bool {
+		return k.standing != Current && k.until <= h.elapsed
+	})
+	return len(h.kept) != before
+}
+
+// Healthy says whether the watch delivers.
+func (h *Hold[T]) Healthy() bool { return h.healthy }
+
+// Origin is what Remember needs beside the records.
+func (h *Hold[T]) Origin() (instance string, revision int64) { return h.instance, h.revision }
+
+// Waiting says whether time will change anything.
+func (h *Hold[T]) Waiting() bool {
+	for _, k := range h.kept {
+		if k.standing != Current {
+			return true
+		}
+	}
+	return false
+}
+
+// Count is how many records have a standing.
+func (h *Hold[T]) Count(s Standing) int {
+	n := 0
+	for _, k := range h.kept {
+		if k.standing == s {
+			n++
+		}
+	}
+	return n
+}
+
+// All lists the records of the given standings, in order of their keys.
+func (h *Hold[T]) All(standings ...Standing) []T {
+	var all []T
+	for _, key := range slices.Sorted(maps.Keys(h.kept)) {
+		if k := h.kept[key]; slices.Contains(standings, k.standing) {
+			all = append(all, k.value)
+		}
+	}
+	return all
+}
+
+// drop forgets the held records that gone rejects.
+func (h *Hold[T]) drop(gone func(T) bool) {
+	maps.DeleteFunc(h.kept, func(_ string, k *keeping[T]) bool { return k.standing != Current && gone(k.value) })
+}

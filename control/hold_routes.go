@@ -1,0 +1,165 @@
+package control
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/particle-net/particle/topology"
+)
+
+// Routes is what one host believes of the routes of one network. It is a Hold
+// that knows that two hosts cannot answer for one address.
+type Routes struct {
+	hold *Hold[Route]
+	self topology.NodeID
+}
+
+// NewRoutes makes it for the host of the given id.
+func NewRoutes(self topology.NodeID) *Routes {
+	return &Routes{hold: NewHold(routeKey), self: self}
+}
+
+func routeKey(r Route) string {
+	return string(r.Network) + "/" + r.Prefix.String() + "/" + string(r.Node)
+}
+
+// Remember enters what was known before a restart.
+func (r *Routes) Remember(all []Route, instance string, revision int64) {
+	r.hold.Remember(all, instance, revision)
+}
+
+// Update follows one message of the watch (see Hold).
+func (r *Routes) Update(u Update[Route], now time.Duration) Verdict {
+	v := r.hold.Update(u, now)
+	if r.hold.Waiting() {
+		r.replace()
+	}
+	return v
+}
+
+// replace lets go of held routes of which all addresses have another owner now
+// (rule W). A longer prefix of a former owner would win over the new one's.
+func (r *Routes) replace() {
+	owners := map[netip.Prefix][]topology.NodeID{}
+	for _, route := range r.hold.All(Current) {
+		owners[route.Prefix] = append(owners[route.Prefix], route.Node)
+	}
+	r.hold.drop(func(held Route) bool {
+		for bits := held.Prefix.Bits(); bits >= 0; bits-- {
+			around, _ := held.Prefix.Addr().Prefix(bits) // no error: bits only shrink
+			if slices.ContainsFunc(owners[around], func(n topology.NodeID) bool { return n != held.Node }) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// Tick lets time pass (see Hold).
+func (r *Routes) Tick(now time.Duration) (changed bool) { return r.hold.Tick(now) }
+
+// Waiting says whether time will change anything.
+func (r *Routes) Waiting() bool { return r.hold.Waiting() }
+
+// Healthy says whether the watch delivers.
+func (r *Routes) Healthy() bool { return r.hold.Healthy() }
+
+// Count is how many routes have a standing.
+func (r *Routes) Count(s Standing) int { return r.hold.Count(s) }
+
+// Known lists all routes that are kept, with what Remember needs beside them.
+func (r *Routes) Known() (all []Route, instance string, revision int64) {
+	instance, revision = r.hold.Origin()
+	return r.hold.All(Current, Withdrawn, Doubted), instance, revision
+}
+
+// Own lists what the watch says that this host answers for.
+func (r *Routes) Own() []netip.Prefix {
+	var own []netip.Prefix
+	for _, route := range r.hold.All(Current) {
+		if route.Node == r.self {
+			own = append(own, route.Prefix)
+		}
+	}
+	return own
+}
+
+// Owner is another host that answers, or lately did, for any address of a
+// prefix.
+func (r *Routes) Owner(p netip.Prefix) (Route, bool) {
+	for _, route := range r.hold.All(Current, Withdrawn, Doubted) {
+		if route.Node != r.self && route.Prefix.Overlaps(p) {
+			return route, true
+		}
+	}
+	return Route{}, false
+}
+
+// Duplicate is a prefix that two hosts claim to answer for.
+type Duplicate struct {
+	Prefix        netip.Prefix
+	Winner, Loser topology.NodeID
+}
+
+// Duplicates should be empty. The winner is the same on every host: who has the
+// lower VTEP.
+func (r *Routes) Duplicates() []Duplicate {
+	winners := map[netip.Prefix]Route{}
+	var all []Duplicate
+	for _, route := range r.ranked() {
+		winner, taken := winners[route.Prefix]
+		if !taken {
+			winners[route.Prefix] = route
+		} else if route.Node != winner.Node {
+			all = append(all, Duplicate{Prefix: route.Prefix, Winner: winner.Node, Loser: route.Node})
+		}
+	}
+	return all
+}
+
+// ranked lists the routes, the one that wins before all others of its prefix.
+func (r *Routes) ranked() []Route {
+	rank := func(a, b Route) int {
+		if c := a.VTEP.Compare(b.VTEP); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.Node), string(b.Node))
+	}
+	current, held := r.hold.All(Current), r.hold.All(Withdrawn, Doubted)
+	slices.SortStableFunc(current, rank)
+	slices.SortStableFunc(held, rank)
+	return append(current, held...)
+}
+
+// Peers are the other hosts, in order of their VTEPs, each with what it answers
+// for. What has this host's own tunnel address is left out, whoever announced it:
+// a host that was set up anew has another id than it had.
+func (r *Routes) Peers(own netip.Addr) []topology.Peer {
+	taken := map[netip.Prefix]bool{}
+	peers := map[netip.Addr]*topology.Peer{}
+	for _, route := range r.ranked() {
+		if taken[route.Prefix] {
+			continue
+		}
+		taken[route.Prefix] = true
+		if route.Node == r.self || !route.VTEP.IsValid() || route.VTEP == own {
+			continue
+		}
+		p := peers[route.VTEP]
+		if p == nil {
+			p = &topology.Peer{VTEP: route.VTEP, MAC: route.MAC}
+			peers[route.VTEP] = p
+		}
+		p.Prefixes = append(p.Prefixes, route.Prefix)
+	}
+	all := make([]topology.Peer, 0, len(peers))
+	for _, vtep := range slices.SortedFunc(maps.Keys(peers), netip.Addr.Compare) {
+		p := *peers[vtep]
+		slices.SortFunc(p.Prefixes, netip.Prefix.Compare)
+		all = append(all, p)
+	}
+	return all
+}
