@@ -34,40 +34,41 @@ type bundle struct {
 	dockerdir.Container
 }
 
-// create puts the container into its tenant namespace, if it has one.
-func (h *Host) create(c Call) error {
+// create puts the container into its tenant namespace, if it has one. What it
+// returns confines the container's processes; nil leaves them as they are.
+func (h *Host) create(c Call) (*confinement, error) {
 	b, ours, err := openBundle(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !ours {
-		return h.refuseUnknown(c, b)
+		return nil, h.refuseUnknown(c, b)
 	}
 	if b.JoinsContainer() {
 		return h.createJoiner(c, b)
 	}
 	networks := b.Attachments()
 	if !anyUserDefined(networks) {
-		return nil
+		return nil, nil
 	}
 	own := b.wantsOwn(networks)
 	place, err := h.place(b, networks, own)
 	if err != nil || !place.Member {
-		return err
+		return nil, err
 	}
 	on := "network " + networkLabel(place, networks)
 	switch {
 	case own != place.Own:
-		return fault.New("start container", b.Label(), "the particle plugin does not know containers with a namespace of their own",
+		return nil, fault.New("start container", b.Label(), "the particle plugin does not know containers with a namespace of their own",
 			"install the plugin and particle-runtime of one version")
 	case own:
-		return h.createOwn(c, b, place, networks, on)
+		return nil, h.createOwn(c, b, place, networks, on)
 	}
 	if err := b.checkLabel(refuse(c, b, on, len(networks) > 1)); err != nil {
-		return err
+		return nil, err
 	}
 	if filepath.Dir(place.Namespace) != h.Namespaces {
-		return fault.New("start container", b.Label(), "the particle plugin names the namespace "+place.Namespace+", which is not in "+h.Namespaces,
+		return nil, fault.New("start container", b.Label(), "the particle plugin names the namespace "+place.Namespace+", which is not in "+h.Namespaces,
 			"install the plugin and particle-runtime of one version")
 	}
 	sharing := seccomp.Sharing{
@@ -83,7 +84,7 @@ func (h *Host) create(c Call) error {
 	if source := b.facts.Source(seccomp.ResolvConf); source != "" && filepath.Dir(source) == b.Dir {
 		sharing.ResolvConf = filepath.Join(h.Resolv, c.ID)
 		if err := h.writeResolvConf(sharing.ResolvConf, source, b.Container, place); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	return b.share(sharing)
@@ -180,21 +181,21 @@ func startError(container, fact string, err error) error {
 // tenant namespace. Docker has put X's process into the path of the network
 // namespace. Comparing the namespace itself with ours tells more than following
 // X's records would: X may be a joiner too, at any distance.
-func (h *Host) createJoiner(c Call, b bundle) error {
+func (h *Host) createJoiner(c Call, b bundle) (*confinement, error) {
 	path := h.sameNamespace(b.facts.Network)
 	resolv := h.joinedResolvConf(b)
 	switch {
 	case path == "" && resolv == "":
-		return nil
+		return nil, nil
 	case path == "": // the other has a namespace of its own
-		return b.rewrite(seccomp.Separate, seccomp.Sharing{ResolvConf: resolv})
+		return nil, b.rewrite(seccomp.Separate, seccomp.Sharing{ResolvConf: resolv})
 	}
 	if err := refuse(c, b, "the network of the container it joins", false); err != nil {
-		return err
+		return nil, err
 	}
 	target, err := b.joined()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sharing := seccomp.Sharing{
 		Namespace: path, // one spelling, so that later commands recognise it
@@ -280,7 +281,9 @@ func (h *Host) sameNamespace(path string) string {
 }
 
 // share writes the edited specification back.
-func (b bundle) share(s seccomp.Sharing) error { return b.rewrite(seccomp.Share, s) }
+func (b bundle) share(s seccomp.Sharing) (*confinement, error) {
+	return &confinement{}, b.rewrite(seccomp.Share, s)
+}
 
 func (b bundle) rewrite(edit func([]byte, seccomp.Sharing) ([]byte, error), s seccomp.Sharing) error {
 	spec, err := edit(b.spec, s)

@@ -16,6 +16,9 @@
 //	         tenant namespace
 //	delete   tells the plugin that the process is gone
 //
+// In a tenant namespace, create and exec also put a filter of system calls on the
+// shim itself (package seccomp/filter), which the container's processes inherit.
+//
 // All other commands, and whatever is not understood, go to the runtime as they
 // came.
 //

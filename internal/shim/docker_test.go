@@ -25,6 +25,7 @@ func TestDocker(t *testing.T) {
 			e.servePlugin(t)
 			t.Run("others", e.testOthers)
 			t.Run("member", e.testMember)
+			t.Run("confinement", e.testConfinement)
 			t.Run("joiner", e.testJoiner)
 			t.Run("own namespace", e.testOwn)
 			t.Run("refusals", e.testRefusals)

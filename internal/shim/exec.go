@@ -10,17 +10,18 @@ import (
 )
 
 // exec takes the network capabilities from a process that joins a container in
-// a tenant namespace and returns the command line to go on with. Docker gives
+// a tenant namespace, and returns the command line to go on with and what else
+// confines the process; nil leaves it as it is. Docker gives
 // such a process its default capabilities anew, and all of them with
 // `docker exec --privileged`; nothing of the container's own confinement holds
 // for it.
-func (h *Host) exec(c Call) ([]string, error) {
+func (h *Host) exec(c Call) ([]string, *confinement, error) {
 	s, err := h.member(c)
 	if s == nil || s.own || err != nil {
-		return c.Args, err
+		return c.Args, nil, err
 	}
 	if c.Process == "" {
-		return c.withoutNetCaps(), nil
+		return c.withoutNetCaps(), &confinement{}, nil
 	}
 	info, err := os.Stat(c.Process)
 	var process, confined []byte
@@ -34,7 +35,7 @@ func (h *Host) exec(c Call) ([]string, error) {
 		err = writeFile(c.Process, confined, info.Mode().Perm())
 	}
 	if err != nil {
-		return nil, &fault.Error{Op: "run process in container", On: topology.ContainerID(c.ID).Short(), Err: err}
+		return nil, nil, &fault.Error{Op: "run process in container", On: topology.ContainerID(c.ID).Short(), Err: err}
 	}
-	return c.withoutNetCaps(), nil
+	return c.withoutNetCaps(), &confinement{}, nil
 }

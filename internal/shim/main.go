@@ -23,15 +23,16 @@ func Main(argv, env []string) int {
 
 // Run does the shim's part of a command, then becomes the real runtime.
 func (h *Host) Run(c Call, env []string) int {
+	var shared *confinement
 	err := h.load(variable(env, "PATH"))
 	if err == nil {
 		switch c.Command {
 		case "create", "run", "restore":
-			err = h.create(c)
+			shared, err = h.create(c)
 		case "start":
 			err = h.start(c)
 		case "exec":
-			c.Args, err = h.exec(c)
+			c.Args, shared, err = h.exec(c)
 		case "delete":
 			var done bool
 			var code int
@@ -39,6 +40,9 @@ func (h *Host) Run(c Call, env []string) int {
 				return code
 			}
 		}
+	}
+	if err == nil {
+		err = shared.enter()
 	}
 	if err == nil {
 		argv := slices.Insert(slices.Clone(c.Args), 0, h.Runtime)

@@ -1,0 +1,47 @@
+package filter
+
+import (
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"github.com/particle-net/particle/internal/fault"
+)
+
+// Arguments of seccomp(2) (linux/seccomp.h).
+const (
+	setModeFilter      = 1
+	flagSpecAllow      = 1 << 2 // mitigations against speculation are the profile's business
+	flagNewListener    = 1 << 3
+	flagWaitKillable   = 1 << 5 // Linux 5.19: signals do not interrupt a call that is being answered
+	noListener         = -1
+	adviceOnPrivileges = "run particle-runtime as root, and on a kernel with CONFIG_SECCOMP_FILTER"
+)
+
+// Install puts a filter on the calling thread, for good: it wires the goroutine to
+// it, and all that this thread executes inherits the filter. With Supervise it
+// returns the descriptor by which the calls are answered, else -1.
+//
+// It needs CAP_SYS_ADMIN. EBUSY with Supervise means that the thread has such a
+// filter already.
+func Install(kind Kind) (listener int, err error) {
+	runtime.LockOSThread()
+	program := Program(kind)
+	filter := syscall.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	flags := uintptr(flagSpecAllow)
+	if kind == Supervise {
+		flags |= flagNewListener | flagWaitKillable
+	}
+	fd, _, errno := syscall.RawSyscall(sysSeccomp, setModeFilter, flags, uintptr(unsafe.Pointer(&filter)))
+	if errno == syscall.EINVAL && kind == Supervise {
+		fd, _, errno = syscall.RawSyscall(sysSeccomp, setModeFilter, flags&^flagWaitKillable, uintptr(unsafe.Pointer(&filter)))
+	}
+	runtime.KeepAlive(program)
+	if errno != 0 {
+		return noListener, &fault.Error{Op: "install filter of system calls", Err: errno, Fix: adviceOnPrivileges}
+	}
+	if kind == Harden {
+		return noListener, nil
+	}
+	return int(fd), nil
+}

@@ -1,0 +1,100 @@
+package filter_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/particle-net/particle/seccomp/filter"
+)
+
+// childVariable makes the test binary a process that lives under filters, one for
+// each letter: h for Harden, s for Supervise without anybody who answers.
+const childVariable = "PARTICLE_FILTER_TEST"
+
+func TestMain(m *testing.M) {
+	kinds, ok := os.LookupEnv(childVariable)
+	if !ok {
+		os.Exit(m.Run())
+	}
+	for _, kind := range kinds {
+		k := filter.Harden
+		if kind == 's' {
+			k = filter.Supervise
+		}
+		fd, err := filter.Install(k)
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		if fd >= 0 && !strings.HasSuffix(kinds, "ss") {
+			_ = syscall.Close(fd)
+		}
+	}
+	// What is executed inherits the filters.
+	if len(os.Args) > 1 {
+		_ = os.Unsetenv(childVariable)
+		fmt.Println(syscall.Exec("/proc/self/exe", os.Args[:1], append(os.Environ(), childVariable+"=")))
+		os.Exit(1)
+	}
+	try()
+	os.Exit(0)
+}
+
+func try() {
+	const afXDP, afCAN = 44, 29
+	for _, family := range []int{syscall.AF_UNIX, syscall.AF_INET, syscall.AF_INET6, syscall.AF_NETLINK, afXDP, afCAN} {
+		kind := syscall.SOCK_DGRAM
+		if family == afXDP {
+			kind = syscall.SOCK_RAW
+		}
+		fd, err := syscall.Socket(family, kind, 0)
+		fmt.Printf("socket %d: %v\n", family, err)
+		if family == syscall.AF_INET {
+			err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+			fmt.Printf("bind: %v\n", err)
+		}
+	}
+}
+
+// child runs the tries in a process of its own.
+func child(t *testing.T, kinds string, args ...string) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), childVariable+"="+kinds)
+	out, _ := cmd.CombinedOutput() // what failed is in it
+	return string(out)
+}
+
+func TestInstall(t *testing.T) {
+	lines := func(xdp, bind string) string {
+		return "socket 1: <nil>\nsocket 2: <nil>\nbind: " + bind + "\nsocket 10: <nil>\nsocket 16: <nil>\nsocket 44: " + xdp +
+			"\nsocket 29: address family not supported by protocol\n"
+	}
+	const denied = "address family not supported by protocol"
+	for kinds, want := range map[string]string{
+		"":  lines("<nil>", "<nil>"), // the kernel has this family, so it is the filter that denies it below
+		"h": lines(denied, "<nil>"),
+		// Nobody answers, and nothing hangs or passes.
+		"s": lines(denied, "function not implemented"),
+	} {
+		if got := child(t, kinds); got != want {
+			t.Errorf("filters %q:\n%swant\n%s", kinds, got, want)
+		}
+		if kinds != "" {
+			if got := child(t, kinds, "again"); got != want {
+				t.Errorf("filters %q, and exec:\n%swant\n%s", kinds, got, want)
+			}
+		}
+	}
+	if got, want := child(t, "ss"), "device or resource busy"; !strings.Contains(got, want) {
+		t.Errorf("a second one with somebody to answer: %s, want %s", got, want)
+	}
+}
