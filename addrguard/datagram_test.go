@@ -103,6 +103,59 @@ func join(ip string, port int) string {
 	return fmt.Sprintf("%s:%d", ip, port)
 }
 
+// A connected socket that sends ancillary data asks the guard about a datagram
+// without a destination.
+func TestAncillaryDataOfConnectedSockets(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4|v6)
+	a, b := h.box(network, 1, v4|v6), h.box(network, 2, v4|v6)
+	servers := map[string]sock{
+		"10.77.0.1:53": a.bound(udp, "0.0.0.0:53"), "[fd00:77::1]:53": a.bound(udp, "[::]:53", v6only),
+		"127.0.0.1:53": b.bound(udp, "127.0.0.1:53"), "[::1]:53": b.bound(udp, "[::1]:53"),
+		"127.0.0.1:54": b.bound(udp, "0.0.0.0:54"), "[::1]:54": b.bound(udp, "[::]:54", v6only),
+	}
+	mapped := func(b *box) sock { return b.socket(unix.AF_INET6, udp) }
+	inet := func(b *box) sock { return b.socket(unix.AF_INET, udp) }
+	wildcard := func(b *box) sock { return b.bound(udp, "0.0.0.0:0") }
+	for _, c := range []struct {
+		name   string
+		client func(*box) sock
+		to     string // connected to
+		server string
+		source string
+		err    unix.Errno
+		from   string
+	}{
+		{"none", inet, "10.77.0.1:53", "10.77.0.1:53", "0.0.0.0", 0, "10.77.0.2"},
+		{"own", inet, "10.77.0.1:53", "10.77.0.1:53", "10.77.0.2", 0, "10.77.0.2"},
+		{"a neighbour's", inet, "10.77.0.1:53", "10.77.0.1:53", "10.77.0.1", unix.EADDRNOTAVAIL, ""},
+		{"loopback to a neighbour", inet, "10.77.0.1:53", "10.77.0.1:53", "127.0.0.1", unix.EINVAL, ""},
+		{"none of the wildcard", wildcard, "10.77.0.1:53", "10.77.0.1:53", "0.0.0.0", 0, "10.77.0.2"},
+		{"none, mapped", mapped, "[::ffff:10.77.0.1]:53", "10.77.0.1:53", "::ffff:0.0.0.0", 0, "10.77.0.2"},
+		{"none to loopback", inet, "127.0.0.1:53", "127.0.0.1:53", "0.0.0.0", 0, "127.0.0.1"},
+		{"loopback to loopback", inet, "127.0.0.1:53", "127.0.0.1:53", "127.0.0.1", 0, "127.0.0.1"},
+		{"none to loopback of a wildcard", inet, "127.0.0.1:54", "127.0.0.1:54", "0.0.0.0", 0, "127.0.0.1"},
+		{"IPv6, none", mapped, "[fd00:77::1]:53", "[fd00:77::1]:53", "::", 0, "fd00:77::2"},
+		{"IPv6, a neighbour's", mapped, "[fd00:77::1]:53", "[fd00:77::1]:53", "fd00:77::1", unix.EADDRNOTAVAIL, ""},
+		{"IPv6, loopback to a neighbour", mapped, "[fd00:77::1]:53", "[fd00:77::1]:53", "::1", unix.EINVAL, ""},
+		{"IPv6, none to loopback", mapped, "[::1]:53", "[::1]:53", "::", 0, "::1"},
+		{"IPv6, none to loopback of a wildcard", mapped, "[::1]:54", "[::1]:54", "::", 0, "::1"},
+	} {
+		s := c.client(b)
+		expect(t, c.name+": connect", s.connect(c.to), 0)
+		expect(t, c.name+": send", s.do(Call{Name: "send", FD: s.fd, Source: c.source, Text: c.name}).Err, c.err)
+		if c.err != 0 {
+			continue
+		}
+		text, from := servers[c.server].received(c.name)
+		expect(t, c.name+": text", text, c.name)
+		if text == c.name {
+			expect(t, c.name+": source", ipOf(t, from), c.from)
+		}
+	}
+}
+
 func TestForgedSources(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

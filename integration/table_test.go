@@ -34,7 +34,6 @@ var differences = []concession{
 	{[]string{"family/udplite"}, "Raw sockets, packet sockets, SCTP, DCCP and the like are refused"},
 	{[]string{"option/device-eth0", "name/own-address-on-a-link"}, "There is no `eth0`"},
 	{[]string{"option/pktinfo-loopback*", "option/pktinfo-none-loopback*", "option/pktinfo-none6-loopback*"}, "IP_PKTINFO, IP_RECVERR and `/proc/net` show"},
-	{[]string{"option/pktinfo-none-connected", "peer/udp-connected-pktinfo"}, "A connected UDP socket that sends with an IP_PKTINFO without a source"},
 	{[]string{"group/receive-*", "group/broadcast"}, "Multicast and broadcast"},
 }
 

@@ -32,18 +32,11 @@ int bind4(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct subject s = {};
+	enum standing who = subject_of(ctx, sk, &s);
 	__be32 want, to;
 
-	if (!sk)
-		return 1;
-	switch (subject_of(ctx, sk, &s)) {
-	case OUTSIDE:
-		return 1;
-	case STRANGER:
-		return 0;
-	case OWNED:
-		break;
-	}
+	if (who != OWNED)
+		return who;
 	want = ctx->user_ip4;
 	if (!bindable4(s.face, want, &to))
 		return deny(&s, BIND_DENIED, EADDRNOTAVAIL);
@@ -82,19 +75,12 @@ int bind6(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct subject s = {};
+	enum standing who = subject_of(ctx, sk, &s);
 	struct in6 want, to;
 	__u32 bound;
 
-	if (!sk)
-		return 1;
-	switch (subject_of(ctx, sk, &s)) {
-	case OUTSIDE:
-		return 1;
-	case STRANGER:
-		return 0;
-	case OWNED:
-		break;
-	}
+	if (who != OWNED)
+		return who;
 	want = user6(ctx);
 	to = want;
 	if (!bindable6(s.face, &to, any6(&want) && is_v6only(ctx, sk), &bound))

@@ -38,7 +38,7 @@ static __always_inline struct listener find(struct bpf_sock_addr *ctx, struct bp
 	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	l.wildcard = o && o->bound;
 	l.peer4 = sk->dst_ip4;
-	l.peer6 = (struct in6){{sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2], sk->dst_ip6[3]}};
+	l.peer6 = remote6(sk);
 	bpf_sk_release(sk);
 	return l;
 }
@@ -175,18 +175,11 @@ int connect4(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct path4 path = {};
 	struct subject s = {};
+	enum standing who = subject_of(ctx, sk, &s);
 	int err = 0;
 
-	if (!sk)
-		return 1;
-	switch (subject_of(ctx, sk, &s)) {
-	case OUTSIDE:
-		return 1;
-	case STRANGER:
-		return 0;
-	case OWNED:
-		break;
-	}
+	if (who != OWNED)
+		return who;
 	path.to = ctx->user_ip4;
 	err = route4(ctx, sk, s.face, &path);
 	if (!err && path.from && ctx->family == AF_INET6) {
@@ -208,19 +201,12 @@ int connect6(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct path6 path = {};
 	struct subject s = {};
+	enum standing who = subject_of(ctx, sk, &s);
 	struct in6 have;
 	int err = 0;
 
-	if (!sk)
-		return 1;
-	switch (subject_of(ctx, sk, &s)) {
-	case OUTSIDE:
-		return 1;
-	case STRANGER:
-		return 0;
-	case OWNED:
-		break;
-	}
+	if (who != OWNED)
+		return who;
 	path.to = user6(ctx);
 	have = local6(sk);
 	if (mapped6(&path.to) || (any6(&path.to) && mapped6(&have))) {

@@ -156,6 +156,7 @@ static __always_inline int filter(struct __sk_buff *skb, bool out)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct subject s = {};
+	enum standing who;
 	struct owner *o;
 
 	if (sk)
@@ -163,14 +164,9 @@ static __always_inline int filter(struct __sk_buff *skb, bool out)
 	if (!sk || is_settled(sk))
 		return 1;
 	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	switch (o ? kept_subject(o, &s) : packet_subject(skb, sk, &s)) {
-	case OUTSIDE:
-		return 1;
-	case STRANGER:
-		return 0;
-	case OWNED:
-		break;
-	}
+	who = o ? kept_subject(o, &s) : packet_subject(skb, sk, &s);
+	if (who != OWNED)
+		return who;
 	if (passes(skb, out, &s))
 		return 1;
 	count_subject(&s, out ? EGRESS_DROPPED : INGRESS_DROPPED);

@@ -41,18 +41,13 @@ SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *sk)
 {
 	struct subject s = {};
+	enum standing who = task_subject(sk, &s);
 	int error;
 
-	switch (task_subject(sk, &s)) {
-	case OUTSIDE:
-		if (!packet_netns)
-			keep_foreign(sk);
-		return 1;
-	case STRANGER:
-		return 0;
-	case OWNED:
-		break;
-	}
+	if (who == OUTSIDE && !packet_netns)
+		keep_foreign(sk);
+	if (who != OWNED)
+		return who;
 	error = refused(sk, s.face);
 	if (error)
 		return deny(&s, SOCKET_DENIED, error);

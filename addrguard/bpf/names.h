@@ -17,11 +17,6 @@ static __always_inline bool loops6(const struct in6 *a)
 	return is_loop6(a) || (mapped6(a) && is_loop4(a->word[3]));
 }
 
-static __always_inline struct in6 remote6(struct bpf_sock *sk)
-{
-	return (struct in6){{sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2], sk->dst_ip6[3]}};
-}
-
 /* An address as the program expects it. The own address stands for a loopback
  * address where the other end of the connection is one: a server on all addresses
  * has only that one in truth. */
@@ -50,8 +45,6 @@ static __always_inline int show_peer4(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct subject s = {};
 
-	if (!sk)
-		return 1;
 	local = sk->src_ip4;
 	if ((is_loop4(a) || is_loop4(local)) && subject_of(ctx, sk, &s) == OWNED)
 		ctx->user_ip4 = shown4(s.face, a, local);
@@ -64,8 +57,6 @@ static __always_inline int show_peer6(struct bpf_sock_addr *ctx)
 	struct subject s = {};
 	struct in6 local, a;
 
-	if (!sk)
-		return 1;
 	local = local6(sk);
 	a = user6(ctx);
 	if ((loops6(&a) || loops6(&local)) && subject_of(ctx, sk, &s) == OWNED) {
@@ -125,8 +116,6 @@ int getsockname4(struct bpf_sock_addr *ctx)
 	struct in6 a6;
 	__u32 bound;
 
-	if (!sk)
-		return 1;
 	remote = sk->dst_ip4;
 	a6 = map4(a);
 	bound = sk->dst_port ? 0 : bound_to(ctx, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), &a6);
@@ -145,8 +134,6 @@ int getsockname6(struct bpf_sock_addr *ctx)
 	struct in6 a, remote;
 	__u32 bound;
 
-	if (!sk)
-		return 1;
 	a = user6(ctx);
 	remote = remote6(sk);
 	bound = sk->dst_port ? 0 : bound_to(ctx, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), &a);

@@ -4,8 +4,10 @@
 
 #include "guard.h"
 
-/* STRANGER: a process in a protected namespace that nobody admitted. */
-enum standing { OUTSIDE, STRANGER, OWNED };
+/* Whose a socket is to a hook, and what the hook answers if it is not a
+ * container's: no to a stranger, which is a process in a protected namespace that
+ * nobody admitted, and yes to who is outside. */
+enum standing { STRANGER, OUTSIDE, OWNED };
 
 /* Whose a socket is: face and cgroup are its container's. Either what is kept with
  * the socket told so, or the container's entry. */
@@ -94,6 +96,11 @@ static __always_inline bool is_v6only(struct bpf_sock_addr *ctx, struct bpf_sock
 static __always_inline struct in6 local6(struct bpf_sock *sk)
 {
 	return (struct in6){{sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]}};
+}
+
+static __always_inline struct in6 remote6(struct bpf_sock *sk)
+{
+	return (struct in6){{sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2], sk->dst_ip6[3]}};
 }
 
 static __always_inline struct in6 user6(struct bpf_sock_addr *ctx)

@@ -1,4 +1,5 @@
-/* sendmsg and recvmsg of unconnected UDP sockets. */
+/* sendmsg and recvmsg of UDP sockets that are not connected, and sendmsg of
+ * connected ones with ancillary data, which may name a source. */
 #ifndef SENDMSG_H
 #define SENDMSG_H
 
@@ -19,13 +20,17 @@ static __always_inline void loop_datagram4(struct bpf_sock_addr *ctx, struct bpf
 		path->to = f->ip4;
 }
 
+/* Whether a datagram goes where its socket is connected to: the hook is given no
+ * address then, and the kernel has refused port 0 of any other. */
+static __always_inline bool is_connected(struct bpf_sock_addr *ctx) { return !ctx->user_port; }
+
 /* Gives a datagram its destination and its source; an error below zero. have is
  * the source so far: the socket's, or what the program asks for. */
 static __always_inline int datagram4(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct subject *s, __be32 have,
 				     struct path4 *path)
 {
 	const struct face *f = s->face;
-	bool wildcard = s->kept && s->kept->bound, fixed = have && !(wildcard && have == f->ip4);
+	bool wildcard = s->kept && s->kept->bound && !is_connected(ctx), fixed = have && !(wildcard && have == f->ip4);
 	__be32 to = path->to;
 
 	if (named_loop4(have))
@@ -53,20 +58,19 @@ int sendmsg4(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct path4 path = {};
 	struct subject s = {};
+	enum standing who = subject_of(ctx, sk, &s);
+	__be32 have;
 	int err;
 
-	if (!sk)
-		return 1;
-	switch (subject_of(ctx, sk, &s)) {
-	case OUTSIDE:
-		return 1;
-	case STRANGER:
-		return 0;
-	case OWNED:
-		break;
-	}
+	if (who != OWNED)
+		return who;
 	path.to = ctx->user_ip4;
-	err = datagram4(ctx, sk, &s, ctx->msg_src_ip4, &path);
+	have = ctx->msg_src_ip4;
+	if (is_connected(ctx)) {
+		path.to = sk->dst_ip4;
+		have = have ? have : sk->src_ip4;
+	}
+	err = datagram4(ctx, sk, &s, have, &path);
 	if (err)
 		return deny(&s, SOURCE_DENIED, -err);
 	ctx->user_ip4 = path.to;
@@ -96,7 +100,7 @@ static __always_inline int datagram6(struct bpf_sock_addr *ctx, struct bpf_sock 
 				     struct path6 *path)
 {
 	const struct face *f = s->face;
-	bool wildcard = s->kept && s->kept->bound, fixed;
+	bool wildcard = s->kept && s->kept->bound && !is_connected(ctx), fixed;
 
 	if (one6(&have))
 		have = f->lo6;
@@ -123,21 +127,16 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct path6 path = {};
 	struct subject s = {};
+	enum standing who = subject_of(ctx, sk, &s);
 	struct in6 have;
 	int err;
 
-	if (!sk)
-		return 1;
-	switch (subject_of(ctx, sk, &s)) {
-	case OUTSIDE:
-		return 1;
-	case STRANGER:
-		return 0;
-	case OWNED:
-		break;
-	}
+	if (who != OWNED)
+		return who;
 	path.to = user6(ctx);
 	have = (struct in6){{ctx->msg_src_ip6[0], ctx->msg_src_ip6[1], ctx->msg_src_ip6[2], ctx->msg_src_ip6[3]}};
+	if (is_connected(ctx))
+		path.to = remote6(sk);
 	err = datagram6(ctx, sk, &s, have, &path);
 	if (err)
 		return deny(&s, SOURCE_DENIED, -err);
