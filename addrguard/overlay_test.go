@@ -43,7 +43,8 @@ func newMachine(t *testing.T, root *netnstest.Namespace, vtep string, pools ...s
 			t.Error(err)
 		}
 	})
-	seg := topology.Segment{Network: networkID(1), VNI: 7, VTEP: netip.MustParseAddr(vtep), Port: 4789, MTU: 1450, Pools: m.pools}
+	seg := topology.Segment{Network: networkID(1), VNI: 7, VTEP: netip.MustParseAddr(vtep), Port: 4789, MTU: 1450, Pools: m.pools,
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd00:77::/32")}}
 	if _, err := m.plane.Apply(t.Context(), seg); err != nil {
 		t.Fatal(err)
 	}
@@ -68,18 +69,11 @@ func (m *machine) protect() {
 // introduce routes another machine's pools to it.
 func (m *machine) introduce(other *machine) {
 	m.t.Helper()
-	ns := m.spaces[networkID(1)]
-	mac := overlay.HardwareAddr(netip.MustParseAddr(other.vtep)).String()
-	ns.Run("bridge", "fdb", "append", mac, "dev", "vx0", "dst", other.vtep, "self", "permanent")
-	for _, gateway := range []string{"169.254.1.1", "fe80::1:1"} {
-		ns.Run("ip", "neighbour", "add", gateway, "lladdr", mac, "dev", "vx0", "nud", "permanent")
-	}
-	for _, p := range other.pools[1:] {
-		if p.Addr().Is4() {
-			ns.Run("ip", "route", "add", p.String(), "via", "169.254.1.1", "dev", "vx0", "onlink")
-		} else {
-			ns.Run("ip", "-6", "route", "add", p.String(), "via", "fe80::1:1", "dev", "vx0", "onlink")
-		}
+	vtep := netip.MustParseAddr(other.vtep)
+	there := []topology.Peer{{VTEP: vtep, Prefixes: other.pools[1:]}}
+	err := errors.Join(m.plane.SetMembers(m.t.Context(), []netip.Addr{vtep}), m.plane.ChangePeers(m.t.Context(), networkID(1), nil, there))
+	if err != nil {
+		m.t.Fatal(err)
 	}
 }
 
@@ -94,7 +88,6 @@ func (m *machine) container(addr4, addr6 string) *box {
 // Two hosts, each with a guard of its own: between them, and out into the world.
 func TestOnTheOverlay(t *testing.T) {
 	t.Parallel()
-	netnstest.RequireTool(t, "bridge")
 	netnstest.RequireTool(t, "iptables")
 	rootA, rootB := netnstest.New(t), netnstest.New(t)
 	netnstest.Connect(rootA, "eth0", "192.0.2.1/24", rootB, "eth0", "192.0.2.2/24")

@@ -47,6 +47,9 @@ func echo(from, to netip.Addr) error {
 	buffer := make([]byte, 1500)
 	for began := time.Now(); time.Since(began) < patience; {
 		n, _, err := unix.Recvfrom(fd, buffer, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

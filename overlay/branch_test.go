@@ -191,7 +191,6 @@ func (m *machine) branch4(n, i int) branched {
 
 func TestBranchesAcrossHosts(t *testing.T) {
 	t.Parallel()
-	netnstest.RequireTool(t, "bridge")
 	hosts := peers(t, "198.51.100.1", "198.51.100.2", 24)
 	var own [2]branched
 	for i, m := range hosts {

@@ -13,9 +13,10 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// RemoveHostRules deletes what uplinks share in the host's namespace: our
-// nftables table and the accept rules given to iptables. Call it when no uplink
-// is left. Forwarding stays as it is, for others may rely on it, and so does what
+// RemoveHostRules deletes what networks share in the host's namespace: our
+// nftables tables, the members of the cluster among them, and the accept rules
+// given to iptables. Call it when no network is left; those that come later make
+// them again. Forwarding stays as it is, for others may rely on it, and so does what
 // came with it.
 func (h *Host) RemoveHostRules(ctx context.Context) error {
 	release, err := h.write(ctx)
@@ -23,9 +24,10 @@ func (h *Host) RemoveHostRules(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	err = errors.Join(h.root.removeRules(), h.withdrawAccepted(ctx))
+	h.filter = filter{}
+	err = errors.Join(h.root.removeRules(tableName), h.root.removeRules(filterTable), h.withdrawAccepted(ctx))
 	if err != nil {
-		return &fault.Error{Op: "remove host rules", Err: err, Fix: "run `nft delete table inet " + tableName + "` and see `iptables -S` and `ip6tables -S`"}
+		return &fault.Error{Op: "remove host rules", Err: err, Fix: "run `nft delete table inet " + tableName + "`, the same for " + filterTable + ", and see `iptables -S` and `ip6tables -S`"}
 	}
 	return nil
 }

@@ -196,7 +196,6 @@ func TestForgedVXLAN(t *testing.T) {
 }
 
 func TestTenantIsNoRouter(t *testing.T) {
-	netnstest.RequireTool(t, "bridge")
 	for version, v := range map[string]struct {
 		family, block, far, near, local, host, gateway string
 	}{
@@ -233,7 +232,6 @@ func TestTenantIsNoRouter(t *testing.T) {
 
 func TestOverlayAndLoopbackAreNotTracked(t *testing.T) {
 	t.Parallel()
-	netnstest.RequireTool(t, "bridge")
 	hosts := peers(t, "198.51.100.1", "198.51.100.2", 24)
 	for i, m := range hosts {
 		m.apply(segment(1, 42, fmt.Sprintf("198.51.100.%d", i+1), fmt.Sprintf("10.9.%d.0/24", i+1)), true)

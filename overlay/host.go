@@ -30,7 +30,7 @@ type Options struct {
 	// links lead, are taken for granted once they were seen; 0 looks at each
 	// ApplyUplink. A look runs the host's iptables three times for each IP
 	// version, and lists links and routes. ApplyBranch takes the tenant
-	// namespace's rules for granted as long.
+	// namespace's rules for granted as long, and Apply those of SetMembers.
 	AcceptEvery time.Duration
 	// Port is the UDP destination port of VXLAN that Underlay reports; 0 means
 	// 4789 (RFC 7348).
@@ -58,6 +58,7 @@ type Host struct {
 	accepted map[string]time.Time             // when ensureAccepted last looked, by program
 	surveyed survey                           // what ensureHostRules saw of the host
 	guarded  map[topology.NetworkID]time.Time // when ensureGuarded last looked
+	filter   filter                           // what is known of filterTable
 
 	stock *stock
 	stop  context.CancelFunc

@@ -22,12 +22,21 @@ const tableName = "particle"
 // ruleset is the whole wanted content of the table.
 type ruleset []chain
 
+// chain without a hook is one that others go to.
 type chain struct {
 	name     string
 	kind     nftables.ChainType
 	hook     *nftables.ChainHook
 	priority *nftables.ChainPriority
 	rules    []rule
+}
+
+// fits says whether a chain found hangs where this one is to hang.
+func (c chain) fits(have *nftables.Chain) bool {
+	if c.hook == nil || have.Hooknum == nil {
+		return c.hook == nil && have.Hooknum == nil
+	}
+	return have.Type == c.kind && *have.Hooknum == *c.hook && *have.Priority == *c.priority
 }
 
 // rule is a sequence of matches that ends in a verdict. The note is shown by
@@ -41,8 +50,8 @@ func newRule(note string, parts ...[]expr.Any) rule {
 	return rule{note: note, exprs: slices.Concat(parts...)}
 }
 
-func table() *nftables.Table {
-	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+func table(name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
 }
 
 func (n *namespace) firewall() (*nftables.Conn, error) {
@@ -62,51 +71,55 @@ func (n *namespace) ensureRules(want ruleset) (changed bool, err error) {
 		return false, err
 	}
 	defer func() { _ = conn.CloseLasting() }()
-	state, err := inspect(conn, want)
+	state, err := inspect(conn, table(tableName), want)
 	if err != nil || state == matching {
 		return false, err
 	}
 	if state == unusable {
-		conn.DelTable(table())
+		conn.DelTable(table(tableName))
 	}
-	conn.AddTable(table())
-	for _, c := range want {
-		made := conn.AddChain(&nftables.Chain{Name: c.name, Table: table(), Type: c.kind, Hooknum: c.hook, Priority: c.priority})
-		conn.FlushChain(made)
-		for _, r := range c.rules {
-			conn.AddRule(&nftables.Rule{Table: table(), Chain: made, Exprs: r.exprs,
-				UserData: userdata.AppendString(nil, userdata.TypeComment, r.note)})
-		}
-	}
+	fill(conn, conn.AddTable(table(tableName)), want)
 	if err := conn.Flush(); err != nil {
 		return false, fmt.Errorf("fill nftables table %s: %w", tableName, err)
 	}
 	return true, nil
 }
 
-// removeRules deletes the table; gone is success.
-func (n *namespace) removeRules() error {
+// fill puts chains and their rules into a table.
+func fill(conn *nftables.Conn, in *nftables.Table, want ruleset) {
+	for _, c := range want {
+		made := conn.AddChain(&nftables.Chain{Name: c.name, Table: in, Type: c.kind, Hooknum: c.hook, Priority: c.priority})
+		conn.FlushChain(made)
+		for _, r := range c.rules {
+			conn.AddRule(&nftables.Rule{Table: in, Chain: made, Exprs: r.exprs,
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.note)})
+		}
+	}
+}
+
+// removeRules deletes a table; gone is success.
+func (n *namespace) removeRules(name string) error {
 	conn, err := n.firewall()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.CloseLasting() }()
-	if present, err := hasTable(conn); err != nil || !present {
+	if present, err := hasTable(conn, name); err != nil || !present {
 		return err
 	}
-	conn.DelTable(table())
+	conn.DelTable(table(name))
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("delete nftables table %s: %w", tableName, err)
+		return fmt.Errorf("delete nftables table %s: %w", name, err)
 	}
 	return nil
 }
 
-func hasTable(conn *nftables.Conn) (bool, error) {
+func hasTable(conn *nftables.Conn, name string) (bool, error) {
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return false, fmt.Errorf("list nftables tables: %w", err)
 	}
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }), nil
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }), nil
 }
 
 type condition int
@@ -117,9 +130,9 @@ const (
 	unusable           // a chain hangs on another hook, which cannot be changed
 )
 
-// inspect compares the table with what is wanted.
-func inspect(conn *nftables.Conn, want ruleset) (condition, error) {
-	if present, err := hasTable(conn); err != nil || !present {
+// inspect compares a table with what is wanted.
+func inspect(conn *nftables.Conn, in *nftables.Table, want ruleset) (condition, error) {
+	if present, err := hasTable(conn, in.Name); err != nil || !present {
 		return lacking, err
 	}
 	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
@@ -128,16 +141,16 @@ func inspect(conn *nftables.Conn, want ruleset) (condition, error) {
 	}
 	state := matching
 	for _, w := range want {
-		i := slices.IndexFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == tableName && c.Name == w.name })
+		i := slices.IndexFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == in.Name && c.Name == w.name })
 		if i < 0 {
 			state = max(state, lacking)
 			continue
 		}
 		have := chains[i]
-		if have.Type != w.kind || have.Hooknum == nil || *have.Hooknum != *w.hook || *have.Priority != *w.priority {
+		if !w.fits(have) {
 			return unusable, nil
 		}
-		rules, err := conn.GetRules(table(), have)
+		rules, err := conn.GetRules(in, have)
 		if err != nil {
 			return lacking, fmt.Errorf("list nftables rules: %w", err)
 		}

@@ -57,20 +57,25 @@ func (h *Host) found(ctx context.Context, path string, seg topology.Segment) err
 	defer ns.close()
 	_, err = ns.ensurePools(seg.Pools)
 	if err == nil {
-		_, err = h.ensureVXLAN(ctx, ns, seg)
+		_, err = h.ensureTunnel(ctx, ns, seg)
 	}
 	if err == nil {
 		_, err = ns.ensurePeers(seg)
 	}
 	if err != nil {
-		_, undo := ns.remove(vxlanName)
-		return applyError(seg, errors.Join(err, undo))
+		return applyError(seg, errors.Join(err, h.undo(ns, seg)))
 	}
 	if err := bind(ns.source(), path); err != nil {
-		_, undo := ns.remove(vxlanName)
-		return applyError(seg, errors.Join(err, undo))
+		return applyError(seg, errors.Join(err, h.undo(ns, seg)))
 	}
 	return nil
+}
+
+// undo takes back what a namespace that is let go would leave.
+func (h *Host) undo(ns *namespace, seg topology.Segment) error {
+	_, err := ns.remove(vxlanName)
+	_, failed := h.forgetReceiver(seg.Network)
+	return errors.Join(err, failed)
 }
 
 // repair goes on after a failure: what can be mended is.
@@ -85,7 +90,7 @@ func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment) 
 		},
 		ns.ensureBase,
 		func() (bool, error) { return ns.ensurePools(seg.Pools) },
-		func() (bool, error) { return h.ensureVXLAN(ctx, ns, seg) },
+		func() (bool, error) { return h.ensureTunnel(ctx, ns, seg) },
 		func() (bool, error) { return ns.ensurePeers(seg) },
 	}
 	var errs []error
@@ -95,6 +100,15 @@ func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment) 
 		errs = append(errs, err)
 	}
 	return changed, errors.Join(errs...)
+}
+
+// ensureTunnel makes the network's device, and the filter in front of it before.
+func (h *Host) ensureTunnel(ctx context.Context, ns *namespace, seg topology.Segment) (changed bool, err error) {
+	return inTurn([]func() (bool, error){
+		func() (bool, error) { return h.ensureReceiver(seg) },
+		func() (bool, error) { return h.ensureVXLAN(ctx, ns, seg) },
+		func() (bool, error) { return h.ensureReceiverOwned(seg) },
+	})
 }
 
 // applyError leaves an error that already tells its remedy as it is.
@@ -146,7 +160,8 @@ func (h *Host) Remove(ctx context.Context, id topology.NetworkID) error {
 		errs = append(errs, err)
 	}
 	_, err = h.root.remove(hostEnd(id))
-	errs = append(errs, err, unbind(path))
+	_, failed := h.forgetReceiver(id)
+	errs = append(errs, err, failed, unbind(path))
 	if err := errors.Join(errs...); err != nil {
 		return &fault.Error{Op: "remove network", On: id.Short(), Err: err, Fix: "run `particle doctor` on this host"}
 	}

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/netnstest"
-	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -26,23 +25,26 @@ func peers(t *testing.T, aVTEP, bVTEP string, bits int) [2]*machine {
 	return hosts
 }
 
-// introduce gives network n on host m the route to a block that is on another.
+// introduce tells host m of another one, which has a block of network n.
 func (m *machine) introduce(n int, block, vtep string) {
 	m.t.Helper()
-	ns := m.tenant(network(n))
-	mac := overlay.HardwareAddr(netip.MustParseAddr(vtep)).String()
-	gateway := "169.254.1.1"
-	if netip.MustParsePrefix(block).Addr().Is6() {
-		gateway = "fe80::1"
+	other := []topology.Peer{peer(vtep, block)}
+	err := errors.Join(m.ChangePeers(m.t.Context(), network(n), nil, other), m.SetMembers(m.t.Context(), addrs(vtep)))
+	if err != nil {
+		m.t.Fatal(err)
 	}
-	ns.Run("ip", "neighbour", "add", gateway, "lladdr", mac, "dev", "vx0", "nud", "permanent")
-	ns.Run("bridge", "fdb", "append", mac, "dev", "vx0", "dst", vtep, "self", "permanent")
-	ns.Run("ip", "route", "add", block, "via", gateway, "dev", "vx0", "onlink")
+}
+
+func addrs(list ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range list {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
 }
 
 func TestTrafficBetweenHosts(t *testing.T) {
 	t.Parallel()
-	netnstest.RequireTool(t, "bridge")
 	for name, vtep := range map[string]struct {
 		addrs    [2]string
 		bits     int

@@ -240,7 +240,7 @@ func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
 		ends, listErr := ns.branchEnds()
 		err = errors.Join(err, listErr)
 		if len(ends) == 0 && listErr == nil {
-			err = errors.Join(err, ns.removeRules())
+			err = errors.Join(err, ns.removeRules(tableName))
 		}
 		ns.close()
 	case !errors.Is(openErr, fs.ErrNotExist):

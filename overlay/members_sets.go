@@ -1,0 +1,133 @@
+package overlay
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// names of the sets in filterTable
+const (
+	networks = "networks"
+	members4 = "members4"
+	members6 = "members6"
+)
+
+// sets are those of filterTable.
+type sets struct {
+	networks, members4, members6 *nftables.Set
+}
+
+func newSets() sets {
+	in := table(filterTable)
+	// nft has no type of three bytes. It prints them as if they were four, in the
+	// host's order.
+	key, _ := nftables.ConcatSetType(nftables.TypeInetService, nftables.TypeMark) // only five types do not fit
+	return sets{
+		networks: &nftables.Set{Table: in, Name: networks, KeyType: key, Concatenation: true},
+		members4: &nftables.Set{Table: in, Name: members4, KeyType: nftables.TypeIPAddr},
+		members6: &nftables.Set{Table: in, Name: members6, KeyType: nftables.TypeIP6Addr},
+	}
+}
+
+// create puts the table down anew, with its sets empty.
+func (s sets) create(conn *nftables.Conn) error {
+	conn.AddTable(table(filterTable))
+	conn.DelTable(table(filterTable)) // what is there, or the one just added
+	conn.AddTable(table(filterTable))
+	var errs []error
+	for _, set := range []*nftables.Set{s.networks, s.members4, s.members6} {
+		errs = append(errs, conn.AddSet(set, nil))
+	}
+	fill(conn, table(filterTable), filterRules())
+	return errors.Join(errs...)
+}
+
+const (
+	// atOnce is how many elements one message takes: a list of them is an
+	// attribute, and those end at 64 KB.
+	atOnce = 500
+	// perCommit is how many one transaction takes, which is one send.
+	perCommit = 2000
+)
+
+// update puts down what leads from have to want.
+func (s sets) update(conn *nftables.Conn, have, want admission) (changed bool, err error) {
+	come, leave := map[*nftables.Set][]nftables.SetElement{}, map[*nftables.Set][]nftables.SetElement{}
+	for r, id := range have.receivers {
+		if want.receivers[r] != id {
+			leave[s.networks] = append(leave[s.networks], nftables.SetElement{Key: r[:]})
+		}
+	}
+	for r, id := range want.receivers {
+		if have.receivers[r] != id {
+			come[s.networks] = append(come[s.networks], nftables.SetElement{Key: r[:], Comment: id})
+		}
+	}
+	for a := range have.members {
+		if !want.members[a] {
+			leave[s.of(a)] = append(leave[s.of(a)], nftables.SetElement{Key: a.AsSlice()})
+		}
+	}
+	for a := range want.members {
+		if !have.members[a] {
+			come[s.of(a)] = append(come[s.of(a)], nftables.SetElement{Key: a.AsSlice()})
+		}
+	}
+	err = errors.Join(inParts(conn, leave, conn.SetDeleteElements), inParts(conn, come, conn.SetAddElements))
+	return len(come)+len(leave) > 0, err
+}
+
+// of is the set that an address belongs in.
+func (s sets) of(a netip.Addr) *nftables.Set {
+	if a.Is4() {
+		return s.members4
+	}
+	return s.members6
+}
+
+func inParts(conn *nftables.Conn, of map[*nftables.Set][]nftables.SetElement, put func(*nftables.Set, []nftables.SetElement) error) error {
+	var errs []error
+	pending := 0
+	for set, elements := range of {
+		for part := range slices.Chunk(elements, atOnce) {
+			errs = append(errs, put(set, part))
+			if pending += len(part); pending >= perCommit {
+				errs = append(errs, conn.Flush())
+				pending = 0
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// toNetwork matches UDP to a port and VNI of ours. The VNI is at the fourth byte
+// of the VXLAN header, which follows UDP's eight (RFC 7348 section 5).
+func toNetwork() []expr.Any {
+	const second = 9 // NFT_REG32_01: the four bytes after the first four of register 1
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Payload{DestRegister: second, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 3},
+		&expr.Lookup{SourceRegister: 1, SetName: networks},
+	}
+}
+
+// fromMember matches a source, of the IP version with the field's place and
+// length, that is in a set.
+func fromMember(proto byte, offset, size uint32, set string) []expr.Any {
+	return append(family(proto),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+		&expr.Lookup{SourceRegister: 1, SetName: set},
+	)
+}
+
+// goTo leaves the chain for another.
+func goTo(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
+}

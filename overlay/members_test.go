@@ -1,0 +1,284 @@
+package overlay_test
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/particle-net/particle/internal/netnstest"
+	"github.com/particle-net/particle/overlay"
+)
+
+// acquainted are two machines with a part of network 1 each, which know each
+// other.
+func acquainted(t *testing.T, change ...func(*overlay.Options)) [2]*machine {
+	t.Helper()
+	hosts := [2]*machine{newMachine(t, "", change...), newMachine(t, "", change...)}
+	netnstest.Connect(hosts[0].Namespace, "eth0", "192.0.2.1/24", hosts[1].Namespace, "eth0", "192.0.2.2/24")
+	blocks := [2][]string{{"10.9.1.0/24", "fd00:9:1::/64"}, {"10.9.2.0/24", "fd00:9:2::/64"}}
+	vteps := [2]string{"192.0.2.1", "192.0.2.2"}
+	for i, m := range hosts {
+		seg := part(blocks[i], []string{"10.9.0.0/16", "fd00:9::/32"}, peer(vteps[1-i], blocks[1-i]...))
+		seg.VTEP = netip.MustParseAddr(vteps[i])
+		m.apply(seg, true)
+		m.members(vteps[1-i])
+	}
+	reach(t, hosts[0], vteps[0], vteps[1])
+	return hosts
+}
+
+// reach lets hosts resolve each other's tunnel addresses, or the first packet would
+// be late.
+func reach(t *testing.T, m *machine, from, to string) {
+	t.Helper()
+	if err := ping(m.Namespace, netip.MustParseAddr(from), netip.MustParseAddr(to)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *machine) members(list ...string) {
+	m.t.Helper()
+	if err := m.SetMembers(m.t.Context(), addrs(list...)); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// hearing is a socket of network 1 on a host, and one in the same namespace that
+// always gets through to it.
+type hearing struct {
+	socket
+	known socket
+	at    string
+}
+
+func (m *machine) hearing(t *testing.T, at string) hearing {
+	t.Helper()
+	ns := m.tenant(network(1))
+	return hearing{bindUDP(t, ns, at), bindUDP(t, ns, strings.Replace(at, ":53", ":54", 1)), at}
+}
+
+// tells says whether what send sends to the socket arrives.
+func (h hearing) tells(send func(text string)) bool {
+	h.t.Helper()
+	send("sent")
+	h.known.send(h.at, "known")
+	text, _ := h.next()
+	if text == "known" {
+		return false
+	}
+	h.want("known")
+	return text == "sent"
+}
+
+func TestMembersAloneAreHeard(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"10.9.2.7:53", "[fd00:9:2::7]:53"} {
+		hosts := acquainted(t)
+		server := hosts[1].hearing(t, at)
+		client := bindUDP(t, hosts[0].tenant(network(1)), strings.NewReplacer("9.2.7", "9.1.7", "9:2::", "9:1::", ":53", ":0").Replace(at))
+		for _, c := range []struct {
+			members []string
+			want    bool
+		}{
+			{[]string{"192.0.2.1"}, true},
+			{[]string{"192.0.2.9", "2001:db8::1"}, false},
+			{[]string{"192.0.2.9", "192.0.2.1"}, true},
+			{nil, false},
+		} {
+			hosts[1].members(c.members...)
+			if got := server.tells(func(text string) { client.send(at, text) }); got != c.want {
+				t.Errorf("members %v: a datagram to %s arrives: %v, want %v", c.members, at, got, c.want)
+			}
+		}
+	}
+}
+
+func TestMembersOverIPv6(t *testing.T) {
+	t.Parallel()
+	hosts := [2]*machine{newMachine(t, ""), newMachine(t, "")}
+	netnstest.Connect(hosts[0].Namespace, "eth0", "2001:db8::1/64", hosts[1].Namespace, "eth0", "2001:db8::2/64")
+	for i, m := range hosts {
+		own, other := []string{"2001:db8::1", "2001:db8::2"}[i], []string{"2001:db8::2", "2001:db8::1"}[i]
+		blocks := []string{"10.9.1.0/24", "10.9.2.0/24"}
+		seg := part(blocks[i:i+1], []string{"10.9.0.0/16"}, peer(other, blocks[1-i]))
+		seg.VTEP, seg.MTU = netip.MustParseAddr(own), 1430
+		m.apply(seg, true)
+		m.observes(seg)
+		m.members(other)
+	}
+	reach(t, hosts[0], "2001:db8::1", "2001:db8::2")
+	server, client := hosts[1].hearing(t, "10.9.2.7:53"), bindUDP(t, hosts[0].tenant(network(1)), "10.9.1.7:0")
+	say := func(text string) { client.send(server.at, text) }
+	if !server.tells(say) {
+		t.Error("a member is not heard")
+	}
+	hosts[1].members("2001:db8::9", "192.0.2.1")
+	if server.tells(say) {
+		t.Error("another is heard")
+	}
+}
+
+// Docker Swarm's networks, say, by the same port.
+func TestVXLANOfOthersIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	hosts := acquainted(t)
+	for i, m := range hosts {
+		m.members()
+		m.Run("ip", "link", "add", "swarm", "type", "vxlan", "id", "4097", "dstport", "4789", "local", []string{"192.0.2.1", "192.0.2.2"}[i],
+			"remote", []string{"192.0.2.2", "192.0.2.1"}[i])
+		m.Run("ip", "address", "add", []string{"172.30.0.1/24", "172.30.0.2/24"}[i], "dev", "swarm")
+		m.Run("ip", "link", "set", "swarm", "up")
+	}
+	server, client := bindUDP(t, hosts[1].Namespace, "172.30.0.2:53"), bindUDP(t, hosts[0].Namespace, "172.30.0.1:0")
+	client.send("172.30.0.2:53", "hello")
+	server.want("hello")
+}
+
+// forged is a VXLAN packet of network 1 for the host with the tunnel address, with a
+// datagram inside.
+func forged(vtep, to, text string) string {
+	packet := binary.BigEndian.AppendUint32([]byte{8, 0, 0, 0}, 42<<8)
+	packet = append(packet, overlay.HardwareAddr(netip.MustParseAddr(vtep))...)
+	packet = append(packet, 2, 0, 0, 0, 0, 1, 8, 0)
+	inner := datagram(netip.MustParseAddrPort("10.9.1.66:66"), netip.MustParseAddrPort(to), text)
+	return string(append(packet, inner...))
+}
+
+// A process without any right to, on the host itself.
+func TestHostItselfIsNoMember(t *testing.T) {
+	t.Parallel()
+	hosts := acquainted(t)
+	hosts[1].members("192.0.2.1", "192.0.2.2", "127.0.0.1") // by mistake
+	server := hosts[1].hearing(t, "10.9.2.7:53")
+	liar := bindUDP(t, hosts[1].Namespace, "0.0.0.0:0")
+	for _, to := range []string{"192.0.2.2:4789", "127.0.0.1:4789"} {
+		if server.tells(func(text string) { liar.send(to, forged("192.0.2.2", "10.9.2.7:53", text)) }) {
+			t.Errorf("what a process sends to %s is taken for a host's", to)
+		}
+	}
+	// The packet is right: from a member it is heard.
+	member := bindUDP(t, hosts[0].Namespace, "0.0.0.0:0")
+	if !server.tells(func(text string) { member.send("192.0.2.2:4789", forged("192.0.2.2", "10.9.2.7:53", text)) }) {
+		t.Error("a made packet from a member is not heard; the test proves nothing")
+	}
+}
+
+// What containers of Docker's other networks send leaves under the host's address.
+func TestContainersAreNotTakenForTheirHost(t *testing.T) {
+	t.Parallel()
+	netnstest.RequireTool(t, "nft")
+	hosts := acquainted(t)
+	container := netnstest.New(t)
+	netnstest.Connect(hosts[0].Namespace, "docker0", "172.17.0.1/16", container, "eth0", "172.17.0.2/16")
+	container.Run("ip", "route", "add", "default", "via", "172.17.0.1")
+	hosts[0].Run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+	hosts[0].Run("nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "+
+		"add rule ip nat post ip saddr 172.17.0.0/16 oifname eth0 masquerade")
+	hosts[1].Run("ip", "route", "add", "172.17.0.0/16", "via", "192.0.2.1")
+	server, liar := hosts[1].hearing(t, "10.9.2.7:53"), bindUDP(t, container, "0.0.0.0:0")
+	plain := bindUDP(t, hosts[1].Namespace, "192.0.2.2:5000")
+	if server.tells(func(text string) {
+		liar.send("192.0.2.2:4789", forged("192.0.2.2", "10.9.2.7:53", text))
+		liar.send("192.0.2.2:5000", "anything else")
+		if from := plain.want("anything else"); !strings.HasPrefix(from, "192.0.2.1:") {
+			t.Errorf("the container comes from %s; the test proves nothing", from)
+		}
+	}) {
+		t.Error("a container of another network is taken for its host")
+	}
+}
+
+func TestFilterIsRepaired(t *testing.T) {
+	t.Parallel()
+	netnstest.RequireTool(t, "nft")
+	m := newMachine(t, "192.0.2.1/24")
+	seg := part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"})
+	m.apply(seg, true)
+	m.members("192.0.2.2", "2001:db8::2")
+	show := func() string { return m.Run("nft", "list", "table", "inet", "particle-vxlan") }
+	want := show()
+	for _, drift := range []string{
+		"flush ruleset",
+		"flush set inet particle-vxlan networks",
+		"flush set inet particle-vxlan members6",
+		"add element inet particle-vxlan members4 { 192.0.2.66 }",
+		"flush chain inet particle-vxlan input",
+		"delete table inet particle-vxlan; add table inet particle-vxlan; add chain inet particle-vxlan input { type filter hook output priority 0; }",
+	} {
+		m.Run("nft", drift)
+		m.apply(seg, true)
+		if diff := cmp.Diff(want, show()); diff != "" {
+			t.Errorf("after %q (-want +got):\n%s", drift, diff)
+		}
+		m.apply(seg, false)
+	}
+	m.restart() // by a plugin that does not know the members yet
+	m.apply(seg, false)
+	if diff := cmp.Diff(want, show()); diff != "" {
+		t.Errorf("after a restart (-want +got):\n%s", diff)
+	}
+}
+
+// The filter knows the networks that there are, without looking each time.
+func TestFilterFollowsNetworks(t *testing.T) {
+	t.Parallel()
+	netnstest.RequireTool(t, "nft")
+	for name, every := range map[string]time.Duration{"looking": 0, "granted": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "192.0.2.1/24", func(o *overlay.Options) { o.AcceptEvery = every })
+			holds := func(want ...int) {
+				t.Helper()
+				list := m.Run("nft", "list", "set", "inet", "particle-vxlan", "networks")
+				if n := strings.Count(list, "comment"); n != len(want) {
+					t.Errorf("%d networks in the filter, want %d:\n%s", n, len(want), list)
+				}
+				for _, id := range want {
+					if !strings.Contains(list, string(network(id))) {
+						t.Errorf("network %d is not in the filter:\n%s", id, list)
+					}
+				}
+			}
+			m.apply(segment(1, 42, "192.0.2.1", "10.9.0.0/24"), true)
+			m.apply(segment(2, 43, "192.0.2.1", "10.9.0.0/24"), true)
+			holds(1, 2)
+			if _, err := m.Apply(t.Context(), segment(3, 43, "192.0.2.1", "10.9.0.0/24")); err == nil {
+				t.Fatal("two networks have one VNI")
+			}
+			holds(1, 2)
+			m.apply(segment(1, 44, "192.0.2.1", "10.9.0.0/24"), true)
+			holds(1, 2)
+			if err := m.Remove(t.Context(), network(1)); err != nil {
+				t.Fatal(err)
+			}
+			holds(2)
+			m.apply(segment(2, 0, "", "10.9.0.0/24"), true)
+			holds()
+		})
+	}
+}
+
+func TestManyMembers(t *testing.T) {
+	t.Parallel()
+	netnstest.RequireTool(t, "nft")
+	m := newMachine(t, "192.0.2.1/24")
+	m.apply(segment(1, 42, "192.0.2.1", "10.9.0.0/24"), true)
+	var all []string
+	for i := range 10000 {
+		all = append(all, netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}).String())
+	}
+	m.members(all...)
+	m.Run("nft", "flush", "ruleset")
+	m.apply(segment(1, 42, "192.0.2.1", "10.9.0.0/24"), true)
+	if n := strings.Count(m.Run("nft", "list", "set", "inet", "particle-vxlan", "members4"), "10.1."); n != len(all) {
+		t.Errorf("%d members, want %d", n, len(all))
+	}
+	m.members(all[:1]...)
+	if n := strings.Count(m.Run("nft", "list", "set", "inet", "particle-vxlan", "members4"), "10.1."); n != 1 {
+		t.Errorf("%d members, want 1", n)
+	}
+}
