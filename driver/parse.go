@@ -30,11 +30,14 @@ const (
 // Options of `docker network create -o`.
 const (
 	optionVNI       = "particle.vni"
+	optionScope     = "particle.scope"   // local or cluster
+	optionBlock     = "particle.block"   // prefix length of the IPv4 blocks that hosts claim
+	optionNetwork   = "particle.network" // the network's id in the cluster: our own plugin sets it on the other hosts
 	optionMTU       = "mtu"
 	optionDockerMTU = "com.docker.network.driver.mtu" // what Docker's own drivers call it
 )
 
-var knownOptions = []string{optionMTU, optionDockerMTU, optionVNI}
+var knownOptions = []string{optionMTU, optionDockerMTU, optionVNI, optionScope, optionBlock}
 
 func parseIDs(network, endpoint string) (topology.NetworkID, topology.EndpointID, error) {
 	n, errN := topology.ParseNetworkID(network)
@@ -75,6 +78,12 @@ func parseOptions(options map[string]any, spec *fabric.NetworkSpec) error {
 			spec.VNI, err = topology.ParseVNI(value)
 		case optionMTU, optionDockerMTU:
 			err = parseMTU(value, &spec.MTU)
+		case optionScope:
+			spec.Scope, err = parseScope(value)
+		case optionBlock:
+			spec.Block, err = parseBlock(value)
+		case optionNetwork:
+			spec.Shared, err = topology.ParseSharedID(value)
 		default:
 			err = errors.New("the particle driver has no such option")
 		}
@@ -84,6 +93,23 @@ func parseOptions(options map[string]any, spec *fabric.NetworkSpec) error {
 		}
 	}
 	return nil
+}
+
+func parseScope(value string) (fabric.Scope, error) {
+	switch s := fabric.Scope(value); s {
+	case fabric.ScopeLocal, fabric.ScopeCluster:
+		return s, nil
+	}
+	return "", fmt.Errorf("it is neither %s nor %s", fabric.ScopeLocal, fabric.ScopeCluster)
+}
+
+// parseBlock leaves it to the domain what fits the network.
+func parseBlock(value string) (int, error) {
+	bits, err := strconv.Atoi(value)
+	if err != nil || bits < 1 || bits > 32 {
+		return 0, errors.New("it is not the length of an IPv4 prefix")
+	}
+	return bits, nil
 }
 
 func parseMTU(value string, into *int) error {

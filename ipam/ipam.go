@@ -26,6 +26,11 @@ const (
 	globalSpace = "particle-global"
 )
 
+// optionNetwork names the network in the cluster that a pool is for. Our own plugin
+// sets it when it makes, on this host, a network of another host's: Docker does
+// not say otherwise what a pool is for.
+const optionNetwork = "particle.network"
+
 // Options that Docker sends with an address request.
 const (
 	optionType    = "RequestAddressType"
@@ -81,6 +86,14 @@ func (d Driver) requestPool(ctx context.Context, req ipam.RequestPoolRequest) (i
 func parsePool(req ipam.RequestPoolRequest) (fabric.PoolSpec, error) {
 	spec := fabric.PoolSpec{V6: req.V6}
 	for _, key := range slices.Sorted(maps.Keys(req.Options)) {
+		if key == optionNetwork {
+			id, err := topology.ParseSharedID(req.Options[key])
+			if err != nil {
+				return spec, &fault.Error{Op: "create network: read option", On: "--ipam-opt " + key, Err: err, Fix: "omit it"}
+			}
+			spec.Shared = id
+			continue
+		}
 		return spec, fault.New("create network: read option", "--ipam-opt "+key, "the particle IPAM driver has no options", "omit it")
 	}
 	for _, part := range []struct {

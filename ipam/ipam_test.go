@@ -74,6 +74,10 @@ func TestRequestsAreParsed(t *testing.T) {
 	if want := (fabric.PoolSpec{Subnet: netip.MustParsePrefix("10.77.0.0/16"), Range: netip.MustParsePrefix("10.77.1.0/24")}); r.pool != want {
 		t.Errorf("got %+v, want %+v", r.pool, want)
 	}
+	dockerd.Call("IpamDriver.RequestPool", `{"AddressSpace":"particle","Pool":"10.77.0.0/16","Options":{"particle.network":"aaaaaaaaaaaaaaaa"},"V6":false}`)
+	if want := (fabric.PoolSpec{Subnet: netip.MustParsePrefix("10.77.0.0/16"), Shared: "aaaaaaaaaaaaaaaa"}); r.pool != want {
+		t.Errorf("got %+v, want %+v", r.pool, want)
+	}
 	dockerd.Call("IpamDriver.RequestPool", `{"AddressSpace":"particle","Pool":"","SubPool":"","Options":{},"V6":true}`)
 	if want := (fabric.PoolSpec{V6: true}); r.pool != want {
 		t.Errorf("got %+v, want %+v", r.pool, want)
@@ -91,6 +95,7 @@ func TestRequestsAreParsed(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	for name, c := range map[string]struct{ method, body, want string }{
 		"option":       {"IpamDriver.RequestPool", `{"Pool":"10.77.0.0/16","Options":{"color":"red"}}`, "--ipam-opt color: the particle IPAM driver has no options; omit it"},
+		"network":      {"IpamDriver.RequestPool", `{"Pool":"10.77.0.0/16","Options":{"particle.network":"jobs"}}`, "--ipam-opt particle.network"},
 		"subnet":       {"IpamDriver.RequestPool", `{"Pool":"10.77.0.0"}`, "--subnet 10.77.0.0"},
 		"no subnet":    {"IpamDriver.RequestPool", `{"Pool":"0.0.0.0/0"}`, "a network needs a subnet of its own"},
 		"range alone":  {"IpamDriver.RequestPool", `{"SubPool":"10.77.0.0/24"}`, "it needs a --subnet around it"},

@@ -1,0 +1,339 @@
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/ipam/pool"
+	"github.com/particle-net/particle/topology"
+)
+
+// cluster stands for the cluster's store and the plugin's part of it: it answers
+// as it is told to, and remembers what it was asked.
+type cluster struct {
+	mu       sync.Mutex
+	away     bool // the host has left
+	err      error
+	answer   fabric.Shared
+	asked    []fabric.SharedSpec
+	unshared []topology.SharedID
+	claimed  []netip.Addr
+	released []netip.Addr
+	low      []netip.Prefix
+	dead     bool   // the store does not answer
+	claiming func() // called by ClaimAddress
+}
+
+func (c *cluster) Joined() bool { return !c.away }
+
+func (c *cluster) wait(ctx context.Context) error {
+	if c.dead {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return c.err
+}
+
+func (c *cluster) Share(ctx context.Context, s fabric.SharedSpec) (fabric.Shared, bool, error) {
+	if err := c.wait(ctx); err != nil {
+		return fabric.Shared{}, true, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = append(c.asked, s)
+	got := c.answer
+	if got.ID = s.ID; got.ID == "" {
+		got.ID = topology.SharedID(s.Network)
+	}
+	return got, true, nil
+}
+
+func (c *cluster) Unshare(id topology.SharedID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unshared = append(c.unshared, id)
+	return nil
+}
+
+func (c *cluster) ClaimAddress(ctx context.Context, _ topology.SharedID, a netip.Addr, _ string) error {
+	if c.claiming != nil {
+		c.claiming()
+	}
+	if err := c.wait(ctx); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.claimed = append(c.claimed, a)
+	return nil
+}
+
+func (c *cluster) ReleaseAddress(_ topology.SharedID, a netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.released = append(c.released, a)
+}
+
+func (c *cluster) Low(_ topology.SharedID, subnet netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.low = append(c.low, subnet)
+}
+
+func prefixes(texts ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, s := range texts {
+		all = append(all, netip.MustParsePrefix(s))
+	}
+	return all
+}
+
+var sharedID = topology.SharedID(netID("a"))
+
+// shared is a world in a cluster, with a network that has the blocks given.
+func shared(t testing.TB, blocks ...string) (*world, *cluster, *fabric.Fabric, fabric.Pool) {
+	t.Helper()
+	w := newWorld(t)
+	c := &cluster{answer: fabric.Shared{VNI: 77, MTU: 1400, Claims: prefixes(blocks...)}}
+	w.cluster = c
+	f := w.open()
+	return w, c, f, w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+}
+
+// pools is what is local to the network in the kernel, without the resolver.
+func (w *world) pools(id topology.NetworkID) string {
+	var all []string
+	for _, p := range w.segments[id].Pools {
+		if p.Addr() != netip.MustParseAddr("169.254.0.53") {
+			all = append(all, p.String())
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+func TestSharedNetworkServesItsBlocks(t *testing.T) {
+	w, c, f, p := shared(t, "10.77.0.32/28", "10.77.0.64/28")
+	want := []fabric.SharedSpec{{Network: netID("a"), MTU: 1450, Ranges: make([]netip.Prefix, 1),
+		Subnets: []fabric.Subnet{{Subnet: netip.MustParsePrefix("10.77.0.0/24"), Managed: true, Gateway: netip.MustParseAddr("10.77.0.1")}}}}
+	byAddr := []cmp.Option{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+	if diff := cmp.Diff(want, c.asked, byAddr...); diff != "" {
+		t.Errorf("asked (-want +got):\n%s", diff)
+	}
+	s := w.segments[netID("a")]
+	if s.VNI != 77 || s.MTU != 1400 || w.pools(netID("a")) != "10.77.0.32/28 10.77.0.64/28" || !slices.Equal(s.Subnets, prefixes("10.77.0.0/24")) {
+		t.Errorf("segment %+v", s)
+	}
+	if a := w.start(f, netID("a"), p, "1", 101); a != netip.MustParseAddr("10.77.0.32") {
+		t.Errorf("first address %s", a)
+	}
+	f = w.reopen()
+	if a := w.start(f, netID("a"), p, "2", 102); a != netip.MustParseAddr("10.77.0.33") {
+		t.Errorf("next address after a restart %s", a)
+	}
+	list := f.Shared()
+	if len(list) != 1 || !slices.Equal(list[0].Claims, prefixes("10.77.0.32/28", "10.77.0.64/28")) || !list[0].Live || list[0].ID != sharedID || list[0].Name != "jobs" {
+		t.Errorf("Shared() = %+v", list)
+	}
+	if len(c.low) != 0 || len(c.claimed) != 0 {
+		t.Errorf("the store was needed: %v, %v", c.low, c.claimed)
+	}
+}
+
+// Nothing but the gateway's own address can come of a network without a block.
+func TestBlocksAreUsedUp(t *testing.T) {
+	_, c, f, p := shared(t, "10.77.0.16/28")
+	var last error
+	for i := range 17 {
+		if _, last = f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); (last != nil) != (i == 16) {
+			t.Fatalf("address %d: %v", i, last)
+		}
+		if low := i >= 11; (len(c.low) == 1) != low { // 4 of 16 are left after the twelfth
+			t.Errorf("after %d addresses Low was called %d times", i+1, len(c.low))
+		}
+	}
+	if !errors.Is(last, pool.ErrNoBlock) || !strings.Contains(last.Error(), "cluster status") {
+		t.Errorf("got %v", last)
+	}
+	if err := f.SetClaims(ctx, sharedID, prefixes("10.77.0.16/28", "10.77.0.128/28")); err != nil {
+		t.Fatal(err)
+	}
+	for range 12 {
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(c.low) != 2 {
+		t.Errorf("Low was called %d times, want once for each block", len(c.low))
+	}
+}
+
+func TestClaimsComeAndGo(t *testing.T) {
+	w, _, f, p := shared(t, "10.77.0.16/28")
+	kept := w.start(f, netID("a"), p, "1", 101)
+	if err := f.SetClaims(ctx, sharedID, prefixes("10.77.0.128/28")); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.pools(netID("a")); got != "10.77.0.16/28 10.77.0.128/28" {
+		t.Errorf("local: %s; the block that went has a container still", got)
+	}
+	f = w.reopen()
+	if a := w.start(f, netID("a"), p, "2", 102); a != netip.MustParseAddr("10.77.0.128") {
+		t.Errorf("got %s, not of the block that came", a)
+	}
+	if got := f.Shared()[0].Claims; !slices.Equal(got, prefixes("10.77.0.128/28")) {
+		t.Errorf("claims %v", got)
+	}
+	w.stop(f, p, "1", 101, kept)
+	if err := f.Reconcile(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.pools(netID("a")); got != "10.77.0.128/28" {
+		t.Errorf("local: %s, after the last container of the other block has ended", got)
+	}
+}
+
+func TestSuspendedBlocks(t *testing.T) {
+	_, _, f, p := shared(t, "10.77.0.16/28")
+	f.SuspendClaims(sharedID, true)
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); !errors.Is(err, fabric.ErrSuspended) {
+		t.Errorf("got %v", err)
+	}
+	f.SuspendClaims(sharedID, false)
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil {
+		t.Error(err)
+	}
+}
+
+func peer(last byte, blocks ...string) topology.Peer {
+	return topology.Peer{VTEP: netip.AddrFrom4([4]byte{192, 0, 2, last}), MAC: net.HardwareAddr{2, 0, 0, 0, 0, last}, Prefixes: prefixes(blocks...)}
+}
+
+func TestPeersAreProgrammedAndKept(t *testing.T) {
+	w, _, f, _ := shared(t, "10.77.0.16/28")
+	one, two := []topology.Peer{peer(2, "10.77.0.32/28")}, []topology.Peer{peer(2, "10.77.0.32/28"), peer(3, "10.77.0.48/28", "10.77.0.9/32")}
+	byAddr := []cmp.Option{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.AllowUnexported(peerChange{})}
+	for _, peers := range [][]topology.Peer{one, two} {
+		if err := f.SetPeers(ctx, sharedID, peers); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]peerChange{{nil, one}, {one, two}}, w.changes, byAddr...); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+	w.segments = map[topology.NetworkID]topology.Segment{} // a boot, and nobody to ask
+	w.reopen()
+	if diff := cmp.Diff(two, w.segments[netID("a")].Peers, byAddr...); diff != "" {
+		t.Errorf("after a boot (-want +got):\n%s", diff)
+	}
+	if err := f.SetPeers(ctx, "0123456789abcdef", nil); !errors.Is(err, fabric.ErrNoNetwork) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPeersThatWereNotProgrammedAreMadeUpFor(t *testing.T) {
+	w, _, f, _ := shared(t, "10.77.0.16/28")
+	w.applyErr = errKernel
+	if err := f.SetPeers(ctx, sharedID, []topology.Peer{peer(2, "10.77.0.32/28")}); !errors.Is(err, errKernel) {
+		t.Fatalf("got %v", err)
+	}
+	w.applyErr = nil
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.segments[netID("a")].Peers; len(got) != 1 {
+		t.Errorf("the next container finds %v", got)
+	}
+}
+
+func TestAddressByWishOutsideTheBlocks(t *testing.T) {
+	w, c, f, p := shared(t, "10.77.0.16/28")
+	wish := netip.MustParseAddr("10.77.0.200")
+	w.startAs(f, netID("a"), fabric.AddressSpec{Pool: p.ID, Addr: netip.MustParseAddr("10.77.0.20")}, "1", "1", 101)
+	if len(c.claimed) != 0 {
+		t.Errorf("claimed for an address of the own block: %v", c.claimed)
+	}
+	w.startAs(f, netID("a"), fabric.AddressSpec{Pool: p.ID, Addr: wish}, "2", "2", 102)
+	if !slices.Equal(c.claimed, []netip.Addr{wish}) || w.pools(netID("a")) != "10.77.0.16/28 10.77.0.200/32" {
+		t.Errorf("claimed %v, local %s", c.claimed, w.pools(netID("a")))
+	}
+	mustBeTaken(t, f, p, wish)
+	f = w.reopen()
+	if got := f.Shared()[0].Claims; !slices.Equal(got, prefixes("10.77.0.16/28", "10.77.0.200/32")) {
+		t.Errorf("claims after a restart %v", got)
+	}
+	// The list of before its claim, and then of after: neither changes a thing.
+	for _, claims := range [][]netip.Prefix{prefixes("10.77.0.16/28"), prefixes("10.77.0.16/28", "10.77.0.200/32")} {
+		if err := errors.Join(f.SetClaims(ctx, sharedID, claims), f.Reconcile(ctx)); err != nil || len(c.released) != 0 {
+			t.Fatalf("%v, released %v", err, c.released)
+		}
+	}
+	w.stop(f, p, "2", 102, wish)
+	if !slices.Equal(c.released, []netip.Addr{wish}) || w.pools(netID("a")) != "10.77.0.16/28" {
+		t.Errorf("after its end: released %v, local %s", c.released, w.pools(netID("a")))
+	}
+}
+
+// A boot ends the leases, but not the claims.
+func TestClaimWithoutLeaseIsGivenBack(t *testing.T) {
+	w, c, f, _ := shared(t, "10.77.0.16/28")
+	if err := errors.Join(f.SetClaims(ctx, sharedID, prefixes("10.77.0.16/28", "10.77.0.200/32")), f.Reconcile(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if want := netip.MustParseAddr("10.77.0.200"); !slices.Equal(c.released, []netip.Addr{want}) || strings.Contains(w.pools(netID("a")), "200") {
+		t.Errorf("released %v, local %s", c.released, w.pools(netID("a")))
+	}
+}
+
+// The store is asked without a lock that others need.
+func TestDeadStoreHoldsUpNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, f, p := shared(t, "10.77.0.16/28")
+		c.dead = true
+		c.claiming = func() {
+			if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil {
+				t.Error(err)
+			}
+		}
+		began := time.Now()
+		_, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: netip.MustParseAddr("10.77.0.200")})
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 3*time.Second || !strings.Contains(err.Error(), "omit --ip") {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+		if len(c.released) != 1 {
+			t.Errorf("the claim may have been made, and is not given back: %v", c.released)
+		}
+		c.dead, c.claiming = false, nil
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: netip.MustParseAddr("10.77.0.200")}); err != nil {
+			t.Errorf("again: %v", err)
+		}
+	})
+}
+
+// An address that cannot be made local is not handed out, and not kept.
+func TestClaimedAddressThatTheKernelRefuses(t *testing.T) {
+	w, c, f, p := shared(t, "10.77.0.16/28")
+	w.applyErr = errKernel
+	wish := netip.MustParseAddr("10.77.0.200")
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: wish}); !errors.Is(err, errKernel) {
+		t.Fatalf("got %v", err)
+	}
+	w.applyErr = nil
+	if err := f.Reconcile(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(c.released, []netip.Addr{wish}) {
+		t.Errorf("released %v", c.released)
+	}
+	mustBeFree(t, f, p, wish)
+}
