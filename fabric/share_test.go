@@ -175,12 +175,23 @@ func TestNetworksOfThisHostAlone(t *testing.T) {
 // Another host's network of the same subnet must not get the pool of a user's, and
 // the other way round.
 func TestPoolThatIsNamedForItsNetwork(t *testing.T) {
+	synctest.Test(t, namedPool)
+}
+
+func namedPool(t *testing.T) {
 	w, c, f := inCluster(t)
+	began := time.Now()
 	theirs, subnet := w.request(f, fabric.PoolSpec{Subnet: jobs.Subnet, Shared: "bbbbbbbbbbbbbbbb"})
 	mine, _ := w.request(f, fabric.PoolSpec{Subnet: jobs.Subnet, Range: netip.MustParsePrefix("10.77.0.0/25")})
-	for id, joined := range map[string]topology.SharedID{"a": "", "b": "bbbbbbbbbbbbbbbb"} {
+	if time.Since(began) != 0 {
+		t.Errorf("the one held up the other for %s", time.Since(began))
+	}
+	for _, id := range []string{"b", "a"} { // b's might be both pools, but for the name
 		c.answer.VNI++
-		spec := fabric.NetworkSpec{ID: netID(id), Shared: joined, Subnets: []fabric.Subnet{subnet}}
+		spec := fabric.NetworkSpec{ID: netID(id), Subnets: []fabric.Subnet{subnet}}
+		if id == "b" {
+			spec.Shared = "bbbbbbbbbbbbbbbb"
+		}
 		if err := f.CreateNetwork(ctx, spec); err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +259,7 @@ func TestVanishedNetworkStaysTheClusters(t *testing.T) {
 // A second pool of the same subnet waits until the first has found its network.
 func TestPoolsOfOneSubnetComeInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, c, f := inCluster(t)
+		w, _, f := inCluster(t)
 		_, subnet := w.request(f, jobs)
 		second := make(chan fabric.Pool)
 		go func() {
@@ -276,7 +287,6 @@ func TestPoolsOfOneSubnetComeInTurn(t *testing.T) {
 		if _, err := f.RequestPool(ctx, jobs); err != nil || time.Since(began) != 2*time.Second {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
-		c.answer.VNI++
 		if err := f.ReleasePool(ctx, p.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +295,6 @@ func TestPoolsOfOneSubnetComeInTurn(t *testing.T) {
 		if _, err := f.RequestPool(ctx, jobs); err != nil || time.Since(began) != 2*time.Second {
 			t.Errorf("one of long ago held it up until %s: %v", time.Since(began), err)
 		}
-		_ = w
 	})
 }
 
@@ -326,5 +335,55 @@ func TestSharedNetworkIsMadeTwice(t *testing.T) {
 	}
 	if len(c.asked) != 1 || f.View().Networks[0].Pools[0].ID != p.ID {
 		t.Errorf("asked %d times; %+v", len(c.asked), f.View().Networks[0].Pools)
+	}
+}
+
+// A kill in the middle of a creation, and Docker's call again.
+func TestSharedNetworkIsCompleted(t *testing.T) {
+	w, c, f := inCluster(t)
+	p, subnet := w.request(f, jobs)
+	w.applied = func(int) { w.crash() }
+	spec := fabric.NetworkSpec{ID: netID("a"), Subnets: []fabric.Subnet{subnet}}
+	if err := f.CreateNetwork(ctx, spec); err == nil {
+		t.Fatal("created without a store")
+	}
+	w.applied = nil
+	f = w.open()
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err == nil || !strings.Contains(err.Error(), "create it anew") {
+		t.Errorf("an address of a pool whose blocks are not known: %v", err)
+	}
+	if err := f.CreateNetwork(ctx, spec); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil || a.Addr() != netip.MustParseAddr("10.77.0.16") || len(c.asked) != 1 {
+		t.Errorf("got %s, %v", a, err)
+	}
+}
+
+// Docker releases a pool after its network is gone; meanwhile the next of its
+// subnet may come.
+func TestPoolOfARemovedNetwork(t *testing.T) {
+	w, c, f, _ := shared(t, "10.77.0.16/28")
+	if err := f.DeleteNetwork(ctx, netID("a")); err != nil {
+		t.Fatal(err)
+	}
+	c.answer.VNI++
+	p := w.create(f, netID("b"), "next", "10.77.0.0/24")
+	if got := f.View().Networks[0].Pools[0].ID; got != p.ID {
+		t.Errorf("it has pool %s, want %s", got, p.ID)
+	}
+}
+
+func TestOrderOfReleaseInABlockOutlivesARestart(t *testing.T) {
+	w, _, f, p := shared(t, "10.77.0.16/30")
+	for i, c := range []string{"1", "2", "3", "4"} {
+		w.start(f, netID("a"), p, c, 101+i)
+	}
+	for _, c := range []string{"3", "1"} {
+		w.stop(f, p, c, map[string]int{"3": 103, "1": 101}[c], netip.AddrFrom4([4]byte{10, 77, 0, 15 + c[0] - '0'}))
+	}
+	f = w.reopen()
+	if a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil || a.Addr() != netip.MustParseAddr("10.77.0.18") {
+		t.Errorf("got %s, %v, want 10.77.0.18, the one released longest ago", a, err)
 	}
 }

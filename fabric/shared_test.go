@@ -150,7 +150,6 @@ func TestSharedNetworkServesItsBlocks(t *testing.T) {
 	}
 }
 
-// Nothing but the gateway's own address can come of a network without a block.
 func TestBlocksAreUsedUp(t *testing.T) {
 	_, c, f, p := shared(t, "10.77.0.16/28")
 	var last error
@@ -268,6 +267,9 @@ func TestAddressByWishOutsideTheBlocks(t *testing.T) {
 		t.Errorf("claimed %v, local %s", c.claimed, w.pools(netID("a")))
 	}
 	mustBeTaken(t, f, p, wish)
+	if err := f.Reconcile(ctx); err != nil || len(c.released) != 0 {
+		t.Errorf("%v; released in use: %v", err, c.released)
+	}
 	f = w.reopen()
 	if got := f.Shared()[0].Claims; !slices.Equal(got, prefixes("10.77.0.16/28", "10.77.0.200/32")) {
 		t.Errorf("claims after a restart %v", got)

@@ -78,6 +78,9 @@ func (p *Pool) extend(prefix netip.Prefix) *extent {
 	}
 	e.size = new(big.Int).SetBytes(e.last.AsSlice())
 	e.size.Sub(e.size, new(big.Int).SetBytes(e.first.AsSlice())).Add(e.size, big.NewInt(1))
+	if e.size.Sign() < 0 {
+		e.size.SetInt64(0) // one address, and reserved: both ends have passed each other
+	}
 	e.rewind()
 	p.size.Add(p.size, e.size)
 	p.extents[prefix] = e
