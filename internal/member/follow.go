@@ -1,0 +1,206 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/topology"
+)
+
+// restorePeers tells the fabric what is on disk, before any store has answered.
+func (m *Member) restorePeers(ctx context.Context) {
+	for _, s := range m.o.Fabric.Shared() {
+		m.setPeers(ctx, s.ID)
+	}
+}
+
+// followAll has one goroutine for each shared network of this host.
+func (m *Member) followAll(here map[topology.SharedID]fabric.SharedNetwork) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, n := range m.networks {
+		_, n.here = here[id]
+	}
+	s := m.session
+	if s == nil || !s.started || s.leaving {
+		return
+	}
+	for id, n := range m.networks {
+		if _, ok := here[id]; !ok && n.follow != nil {
+			n.follow()
+			n.follow = nil
+		}
+	}
+	for id := range here {
+		n := m.at(id)
+		if n.follow != nil || len(n.Network.Subnets) == 0 {
+			continue
+		}
+		own, stop := context.WithCancel(s.ctx)
+		n.follow = stop
+		record := n.Network
+		s.running.Go(func() { m.follow(own, s.store, record) })
+	}
+}
+
+// follow keeps one network's peers and claims as the store has them.
+func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
+	updates := s.WatchRoutes(ctx, record)
+	m.mu.Lock()
+	kick := m.at(record.ID).kick
+	m.mu.Unlock()
+	tick := time.NewTicker(lowEvery)
+	defer tick.Stop()
+	var tended time.Duration
+	for {
+		due := false
+		select {
+		case u, open := <-updates:
+			if !open {
+				return
+			}
+			due = m.heard(record.ID, u)
+		case <-kick:
+		case <-tick.C:
+			m.mu.Lock()
+			n := m.at(record.ID)
+			if n.routes.Waiting() && n.routes.Tick(m.o.Clock()) {
+				n.dirty = true
+			}
+			due = n.routes.Healthy() && m.o.Clock()-tended > passEvery
+			m.mu.Unlock()
+		}
+		m.setPeers(ctx, record.ID)
+		if due {
+			tended = m.o.Clock()
+			m.tend(ctx, s, record.ID)
+		}
+		m.refill(ctx, s, record.ID)
+	}
+}
+
+// heard follows one message, and says whether our claims are to be compared with
+// the store's.
+func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.at(id)
+	before, doubles := n.routes.Own(), len(n.routes.Duplicates())
+	v := n.routes.Update(u, m.o.Clock())
+	n.dirty = n.dirty || v.Changed
+	log := m.o.Log.WithField("net", n.label())
+	if v.Loss != "" {
+		m.settled = m.o.Clock() + settleFor
+		clear(n.announced)
+		log.WithField("doubted", n.routes.Count(control.Doubted)).Warn("routes were lost, and are kept: " + v.Loss)
+	}
+	if d := n.routes.Duplicates(); len(d) > doubles {
+		log.WithField("duplicates", len(d)).Error("two hosts answer for the same addresses")
+	}
+	return u.Down == nil && (u.Whole || !slices.Equal(before, n.routes.Own()))
+}
+
+// setPeers tells the fabric who the peers are, if that is news.
+func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
+	m.mu.Lock()
+	n := m.at(id)
+	peers := n.routes.Peers(m.node.VTEP)
+	news := !n.peersSet || !reflect.DeepEqual(peers, n.peers)
+	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.members[p.VTEP] })
+	m.mu.Unlock()
+	if !news {
+		return
+	}
+	if stranger {
+		m.setMembers(ctx, peers)
+	}
+	err := m.o.Fabric.SetPeers(ctx, id, peers)
+	m.mu.Lock()
+	n.peers, n.peersSet = peers, err == nil
+	m.mu.Unlock()
+	if err != nil && ctx.Err() == nil && !errors.Is(err, fabric.ErrNoNetwork) { // it is being made
+		m.o.Log.WithError(err).WithField("net", id.Short()).Warn("routes to the other hosts are not in the kernel; trying again")
+	}
+}
+
+// tend compares this host's claims with the store's: what the store has for us is
+// ours (an answer may have been lost), and what it lacks is claimed again.
+func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
+	here, ok := m.shared(id)
+	if !ok {
+		return
+	}
+	m.mu.Lock()
+	n := m.at(id)
+	own, record := n.routes.Own(), n.Network
+	var lost []netip.Prefix
+	for _, d := range n.routes.Duplicates() {
+		if d.Loser == m.o.Node.ID {
+			lost = append(lost, d.Prefix)
+		}
+	}
+	var adopt, strays, missing []netip.Prefix
+	for _, p := range own {
+		switch {
+		case slices.Contains(here.Claims, p), slices.Contains(lost, p):
+		case p.IsSingleIP() && (n.singles[p.Addr()] || n.releasing[p.Addr()] != nil): // on its way
+		case p.IsSingleIP():
+			strays = append(strays, p)
+		default:
+			adopt = append(adopt, p)
+		}
+	}
+	m.mu.Unlock()
+	for _, p := range here.Claims {
+		if !slices.Contains(own, p) {
+			missing = append(missing, p)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	for _, p := range strays {
+		m.ReleaseAddress(id, p.Addr())
+	}
+	taken, err := m.restore(ctx, s, record, missing)
+	lost = append(lost, taken...)
+	for _, p := range here.Claims {
+		if err == nil && !slices.Contains(lost, p) {
+			err = m.announce(ctx, s, id, p)
+		}
+	}
+	if len(adopt) > 0 || slices.ContainsFunc(lost, func(p netip.Prefix) bool { return slices.Contains(here.Claims, p) }) {
+		m.o.Log.WithFields(map[string]any{"net": n.label(), "adopted": adopt, "lost": lost}).Warn("claims are not what this host thought")
+		err = errors.Join(err, m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix {
+			return slices.DeleteFunc(append(have, adopt...), func(p netip.Prefix) bool { return slices.Contains(lost, p) })
+		}))
+	}
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, fabric.ErrNoNetwork) {
+			m.o.Log.WithError(err).WithField("net", n.label()).Warn("claims not compared with the store; trying again")
+		}
+		return
+	}
+	m.verified(id)
+}
+
+// restore claims again what the store does not have. taken is what others have
+// by now.
+func (m *Member) restore(ctx context.Context, s Store, record control.Network, missing []netip.Prefix) (taken []netip.Prefix, err error) {
+	for _, p := range missing {
+		e := s.Restore(ctx, record, control.Claim{Network: record.ID, Prefix: p, Node: m.o.Node.ID})
+		switch {
+		case errors.Is(e, control.ErrTaken):
+			m.o.Log.WithError(e).WithField("net", record.Name).Error("another host has " + p.String() + " by now; it is given out no more here")
+			taken = append(taken, p)
+		case e != nil:
+			return taken, e
+		}
+	}
+	return taken, nil
+}

@@ -1,0 +1,164 @@
+package member
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/topology"
+)
+
+// Known is what this host keeps on disk of a shared network.
+type Known struct {
+	Network control.Network // as the cluster last had it
+	// Seen: the cluster's list of networks has had it, so that its absence means
+	// something.
+	Seen bool `json:",omitempty"`
+
+	Routes   []control.Route // rule M survives a restart
+	Instance string          `json:",omitempty"`
+	Revision int64           `json:",omitempty"`
+
+	Verified Stamp // when the store last said that our claims are ours
+
+	// Unshared: a user has removed it here; the cluster may not know yet.
+	Unshared bool `json:",omitempty"`
+	// Told: the cluster knows that it is removed.
+	Told bool `json:",omitempty"`
+}
+
+// Stamp is a moment that can be told from now after a restart, a reboot or a
+// jump of the wall clock.
+type Stamp struct {
+	Boot string
+	Up   time.Duration // since that boot
+	Wall time.Time
+}
+
+// age is how long a stamp is past, at least.
+func (s Stamp) age(now Stamp) time.Duration {
+	if s.Boot == now.Boot {
+		return now.Up - s.Up
+	}
+	// Another boot: only the wall clock tells. One that runs backwards tells
+	// nothing, and then nothing is known for sure.
+	if wall := now.Wall.Sub(s.Wall); wall >= now.Up {
+		return wall
+	} else if wall < 0 {
+		return unverifiedFor
+	}
+	return now.Up
+}
+
+func (m *Member) stamp() Stamp {
+	return Stamp{Boot: m.o.Node.Boot, Up: m.o.Clock(), Wall: time.Now()}
+}
+
+// network is a Known with what lives as long as the process. Member.mu guards it.
+type network struct {
+	Known
+	routes *control.Routes
+	dirty  bool // Known is newer than the disk
+	here   bool // the fabric has it
+	making bool // Docker is making it at our request
+
+	follow    func() // ends the goroutine that follows its routes; nil if there is none
+	peers     []topology.Peer
+	peersSet  bool // the fabric has peers
+	announced map[netip.Prefix]netip.Addr
+	singles   map[netip.Addr]bool          // claimed by ClaimAddress, perhaps not on the fabric's record yet
+	releasing map[netip.Addr]chan struct{} // closed when it is released
+	low       map[netip.Prefix]bool        // a block of the subnet is being claimed
+	lowRetry  time.Duration
+	lowFails  int
+	kick      chan struct{} // has the follower look at low at once
+	suspended bool
+	saved     Stamp          // the Verified that the disk has or is about to have
+	spare     []netip.Prefix // claimed for a creation that failed
+	absent    time.Duration  // since when the cluster's list and this host differ about it; 0 if they do not
+	giveAt    time.Duration  // when to give it back to a store that lacks it
+	left      bool           // LeaveNetwork was answered in this session
+
+	phase   Phase
+	problem string
+	retry   time.Duration // when to try again what failed
+	fails   int
+}
+
+// at finds or makes the entry of a network. The caller holds mu.
+func (m *Member) at(id topology.SharedID) *network {
+	n := m.networks[id]
+	if n == nil {
+		n = m.newNetwork(Known{Network: control.Network{ID: id}})
+		m.networks[id] = n
+	}
+	return n
+}
+
+func (m *Member) newNetwork(k Known) *network {
+	n := &network{
+		Known: k, routes: control.NewRoutes(m.o.Node.ID), announced: map[netip.Prefix]netip.Addr{},
+		singles: map[netip.Addr]bool{}, releasing: map[netip.Addr]chan struct{}{},
+		low:  map[netip.Prefix]bool{},
+		kick: make(chan struct{}, 1), saved: k.Verified,
+	}
+	n.routes.Remember(k.Routes, k.Instance, k.Revision)
+	return n
+}
+
+// load reads what the disk has.
+func (m *Member) load() error {
+	all, err := m.o.Known.All()
+	if err != nil {
+		return err
+	}
+	origin := all[originKey]
+	delete(all, originKey)
+	var seen []control.Network
+	for id, k := range all {
+		m.networks[topology.SharedID(id)] = m.newNetwork(k)
+		if k.Seen {
+			seen = append(seen, k.Network)
+		}
+	}
+	m.cluster.Remember(seen, origin.Instance, origin.Revision)
+	return nil
+}
+
+// originKey is where the origin of the list of networks is kept, among the
+// networks themselves: no id is so short.
+const originKey = "list"
+
+// flush writes what has changed. Routes change in bursts, so they are not written
+// one by one: they only guard the next restart against a store that has lost them.
+func (m *Member) flush() {
+	m.mu.Lock()
+	writes := map[string]Known{}
+	if m.listed {
+		var origin Known
+		origin.Instance, origin.Revision = m.cluster.Origin()
+		writes[originKey], m.listed = origin, false
+	}
+	for id, n := range m.networks {
+		if n.dirty && (n.here || n.Unshared) {
+			n.Routes, n.Instance, n.Revision = n.routes.Known()
+			writes[string(id)] = n.Known
+			n.dirty = false
+		}
+	}
+	m.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(writes)) {
+		if err := m.o.Known.Put(id, writes[id]); err != nil {
+			m.o.Log.WithError(err).Warn("what is known of a shared network is not on disk")
+			m.mu.Lock()
+			if n := m.networks[topology.SharedID(id)]; n != nil {
+				n.dirty = true
+			} else {
+				m.listed = true
+			}
+			m.mu.Unlock()
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/topology"
+)
+
+// Low implements fabric.Cluster.
+func (m *Member) Low(id topology.SharedID, subnet netip.Prefix) {
+	m.mu.Lock()
+	n := m.networks[id]
+	if n != nil {
+		n.low[subnet] = true
+	}
+	m.mu.Unlock()
+	if n != nil {
+		m.kick(id)
+	}
+}
+
+// kick has the network's follower look what there is to do.
+func (m *Member) kick(id topology.SharedID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case m.at(id).kick <- struct{}{}:
+	default:
+	}
+}
+
+// refill claims the next block of a subnet that is nearly used up. The follower
+// of the network calls it, so there is one attempt at a time.
+func (m *Member) refill(ctx context.Context, s Store, id topology.SharedID) {
+	m.mu.Lock()
+	n := m.at(id)
+	var wanted []netip.Prefix
+	// A store that has just lost what it had must hear of it before it can tell
+	// what is free.
+	ready := m.o.Clock() >= max(m.settled, n.lowRetry) && n.routes.Healthy() && n.routes.Count(control.Doubted) == 0
+	for subnet := range n.low {
+		if ready {
+			wanted = append(wanted, subnet)
+		}
+	}
+	m.mu.Unlock()
+	for _, subnet := range wanted {
+		err := m.refillSubnet(ctx, s, id, subnet)
+		m.mu.Lock()
+		if err == nil || errors.Is(err, control.ErrNoNetwork) {
+			delete(n.low, subnet)
+			n.lowFails, n.lowRetry = 0, 0
+		} else {
+			n.lowRetry = m.o.Clock() + backoff(n.lowFails)
+			n.lowFails++
+		}
+		m.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			m.o.Log.WithError(err).WithField("net", id.Short()).Warn("no further block of " + subnet.String())
+		}
+	}
+}
+
+func (m *Member) refillSubnet(ctx context.Context, s Store, id topology.SharedID, subnet netip.Prefix) error {
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	c, err := s.ClaimBlock(ctx, id, subnet)
+	if err != nil {
+		return err // if it was claimed all the same, the watch tells and tend adopts it
+	}
+	m.mu.Lock()
+	_, another := m.at(id).routes.Owner(c.Prefix)
+	m.mu.Unlock()
+	if another {
+		// The store has lost that, or our watch lags; either way another block does.
+		m.release(s, id, c.Prefix)
+		return &claimedByAnother{c.Prefix}
+	}
+	if err := m.announce(ctx, s, id, c.Prefix); err != nil {
+		return err
+	}
+	m.o.Log.WithFields(map[string]any{"net": id.Short(), "block": c.Prefix.String()}).Info("block claimed")
+	return m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix { return append(have, c.Prefix) })
+}
+
+type claimedByAnother struct{ prefix netip.Prefix }
+
+func (e *claimedByAnother) Error() string {
+	return "another host answers for " + e.prefix.String() + ", which the store gave us"
+}
+
+// shared finds the network on this host.
+func (m *Member) shared(id topology.SharedID) (fabric.SharedNetwork, bool) {
+	all := m.o.Fabric.Shared()
+	i := slices.IndexFunc(all, func(s fabric.SharedNetwork) bool { return s.ID == id })
+	if i < 0 {
+		return fabric.SharedNetwork{}, false
+	}
+	return all[i], true
+}
+
+// setClaims changes the fabric's claims. Only the network's follower calls it.
+func (m *Member) setClaims(ctx context.Context, id topology.SharedID, edit func([]netip.Prefix) []netip.Prefix) error {
+	s, ok := m.shared(id)
+	if !ok {
+		return nil
+	}
+	claims := edit(slices.Clone(s.Claims))
+	slices.SortFunc(claims, netip.Prefix.Compare)
+	return m.o.Fabric.SetClaims(ctx, id, slices.Compact(claims))
+}
+
+// lowEvery is how soon a follower tries again what did not succeed.
+const lowEvery = time.Second

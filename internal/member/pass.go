@@ -1,0 +1,360 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/engine"
+	"github.com/particle-net/particle/topology"
+)
+
+// registerAfter is how long the cluster's list may lack a network of ours that it
+// never had: the watch lags behind Share.
+const registerAfter = 15 * time.Second
+
+// orphanAfter is how long a network that this host registered may stay without
+// Docker having it.
+const orphanAfter = 2 * time.Minute
+
+// pass compares this host with the cluster and does what is due.
+func (m *Member) pass(ctx context.Context) {
+	here := map[topology.SharedID]fabric.SharedNetwork{}
+	for _, s := range m.o.Fabric.Shared() {
+		here[s.ID] = s
+	}
+	m.suspend(here)
+	m.followAll(here)
+	m.mu.Lock()
+	m.nodes.Tick(m.o.Clock())
+	m.cluster.Tick(m.o.Clock())
+	s, healthy, isAlone := m.session, m.cluster.Healthy(), m.enrolled == alone
+	m.mu.Unlock()
+	switch {
+	case isAlone:
+		m.forget(ctx, here)
+	case s != nil && s.started:
+		m.setMembers(ctx, nil)
+		err := m.tell(ctx, s)
+		if err == nil {
+			err = m.unshareAll(ctx, s.store, here)
+		}
+		if err == nil && healthy {
+			err = m.compare(ctx, s.store, here)
+		}
+		if err != nil && ctx.Err() == nil {
+			m.o.Log.WithError(err).Info("not in step with the cluster yet")
+		}
+	}
+	m.clean()
+	m.flush()
+}
+
+// clean forgets what neither this host nor the cluster has any more.
+func (m *Member) clean() {
+	m.mu.Lock()
+	listed := map[topology.SharedID]bool{}
+	for _, record := range m.cluster.All(control.Current, control.Withdrawn, control.Doubted) {
+		listed[record.ID] = true
+	}
+	var gone []topology.SharedID
+	for id, n := range m.networks {
+		if m.cluster.Healthy() && !listed[id] && !n.here && !n.Unshared && !n.making && len(n.releasing) == 0 {
+			delete(m.networks, id)
+			gone = append(gone, id)
+		}
+	}
+	m.mu.Unlock()
+	for _, id := range gone {
+		if err := m.o.Known.Delete(string(id)); err != nil {
+			m.o.Log.WithError(err).Warn("forget a shared network")
+		}
+	}
+}
+
+// compare brings Docker and the cluster's list of networks together. It ends
+// early if the store or Docker does not answer.
+func (m *Member) compare(ctx context.Context, s Store, here map[topology.SharedID]fabric.SharedNetwork) error {
+	if err := m.giveBackAll(ctx, s, here); err != nil {
+		return err
+	}
+	m.findOrphans(here)
+	bounded, cancel := context.WithTimeout(ctx, listLimit)
+	specs, err := m.o.Engine.Specs(bounded)
+	cancel()
+	if err != nil {
+		return err // dockerd may be down, or starting
+	}
+	if err := m.nameAll(ctx, s, here, specs); err != nil {
+		return err
+	}
+	m.removeAll(ctx, here)
+	m.makeAll(ctx, here, specs)
+	return nil
+}
+
+// tell lets the cluster know this host.
+func (m *Member) tell(ctx context.Context, s *session) error {
+	m.mu.Lock()
+	node, told := m.node, s.told
+	m.mu.Unlock()
+	if told {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	if err := s.store.SetNode(bounded, node); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	s.told = s.told || m.node.VTEP == node.VTEP
+	m.mu.Unlock()
+	return nil
+}
+
+// forget lets go of a cluster that this host has left.
+func (m *Member) forget(ctx context.Context, here map[topology.SharedID]fabric.SharedNetwork) {
+	m.mu.Lock()
+	var ids []topology.SharedID
+	for id := range m.networks {
+		ids = append(ids, id)
+	}
+	clear(m.networks)
+	m.cluster = newClusterHold()
+	m.nodes = newNodeHold()
+	m.health = Health{}
+	m.mu.Unlock()
+	for _, id := range ids {
+		if _, ok := here[id]; ok {
+			if err := m.o.Fabric.SetPeers(ctx, id, nil); err != nil {
+				m.o.Log.WithError(err).Warn("routes to the other hosts are left")
+			}
+		}
+		if err := m.o.Known.Delete(string(id)); err != nil {
+			m.o.Log.WithError(err).Warn("forget a shared network")
+		}
+	}
+	if len(ids) > 0 {
+		_ = m.o.Known.Delete(originKey)
+	}
+}
+
+// unshareAll carries out what users have removed here.
+func (m *Member) unshareAll(ctx context.Context, s Store, here map[topology.SharedID]fabric.SharedNetwork) error {
+	m.mu.Lock()
+	var pending []*network
+	for _, n := range m.networks {
+		if n.Unshared {
+			pending = append(pending, n)
+		}
+	}
+	m.mu.Unlock()
+	for _, n := range pending {
+		_, stays := here[n.Network.ID]
+		if err := m.unshare(ctx, s, n, stays); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unshare removes a network from the cluster, and leaves it once no process of
+// this host lives in it.
+func (m *Member) unshare(ctx context.Context, s Store, n *network, stays bool) error {
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	id := n.Network.ID
+	if !n.Told {
+		if err := s.RemoveNetwork(ctx, id); err != nil {
+			m.failed(id, Leaving, err)
+			return err
+		}
+		m.mu.Lock()
+		n.Told, n.dirty = true, true
+		m.mu.Unlock()
+		m.o.Log.WithField("net", n.label()).Info("the cluster knows that the network is removed")
+	}
+	if stays {
+		m.mu.Lock()
+		n.phase, n.retry = Leaving, m.o.Clock()+time.Second
+		m.mu.Unlock()
+		return nil
+	}
+	return m.leave(ctx, s, n)
+}
+
+// leave gives up what this host had of a network, and forgets it.
+func (m *Member) leave(ctx context.Context, s Store, n *network) error {
+	id := n.Network.ID
+	m.mu.Lock()
+	var said []netip.Prefix
+	for p := range n.announced {
+		said = append(said, p)
+	}
+	m.mu.Unlock()
+	var err error
+	for _, p := range said {
+		err = errors.Join(err, m.withdraw(ctx, s, id, p))
+	}
+	if err = errors.Join(err, s.LeaveNetwork(ctx, id)); err != nil {
+		m.failed(id, Leaving, err)
+		return err
+	}
+	m.mu.Lock()
+	follow := n.follow
+	fresh := m.newNetwork(Known{Network: n.Network, Seen: n.Seen})
+	fresh.left, fresh.Network.Removed = true, true
+	m.networks[id] = fresh
+	m.mu.Unlock()
+	if follow != nil {
+		follow()
+	}
+	m.o.Log.WithField("net", n.label()).Info("network left")
+	return m.o.Known.Delete(string(id))
+}
+
+// giveBackAll gives back to the store the networks that it has lost.
+func (m *Member) giveBackAll(ctx context.Context, s Store, here map[topology.SharedID]fabric.SharedNetwork) error {
+	for id, local := range here {
+		record, due := m.lost(id, local)
+		if !due {
+			continue
+		}
+		if err := m.giveBack(ctx, s, record, local); err != nil {
+			m.failed(id, Pending, err)
+			m.mu.Lock()
+			m.at(id).giveAt = m.at(id).retry
+			m.mu.Unlock()
+			if unreachable(err) {
+				return err
+			}
+			continue
+		}
+		m.mu.Lock()
+		n := m.at(id)
+		n.done()
+		n.giveAt = m.o.Clock() + passEvery // if the list still lacks it then
+		m.mu.Unlock()
+		m.o.Log.WithField("net", n.label()).Warn("network given back to the cluster's store, which had lost it")
+	}
+	return nil
+}
+
+// lost says whether a network of ours is one that the store has lost, and not one
+// that was removed.
+func (m *Member) lost(id topology.SharedID, local fabric.SharedNetwork) (record control.Network, due bool) {
+	is := func(r control.Network) bool { return r.ID == id }
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, now := m.at(id), m.o.Clock()
+	doubted := slices.ContainsFunc(m.cluster.All(control.Doubted), is)
+	switch {
+	case n.Seen, n.Unshared, local.Doomed, slices.ContainsFunc(m.cluster.All(control.Current), is):
+		n.absent = 0
+		return record, false
+	case n.absent == 0:
+		n.absent = now
+	}
+	if len(n.Network.Subnets) == 0 {
+		n.Network = m.recordOf(local)
+	}
+	if !doubted { // the watch may only lag behind Share
+		n.giveAt = max(n.giveAt, n.absent+registerAfter)
+	}
+	return n.Network, now >= n.giveAt
+}
+
+func (m *Member) giveBack(ctx context.Context, s Store, record control.Network, local fabric.SharedNetwork) error {
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	if len(local.Claims) == 0 {
+		_, err := s.ClaimNetwork(ctx, record)
+		return err
+	}
+	_, err := m.restore(ctx, s, record, local.Claims)
+	return err
+}
+
+// recordOf is what the fabric alone knows of a network.
+func (m *Member) recordOf(s fabric.SharedNetwork) control.Network {
+	return control.Network{
+		ID: s.ID, VNI: s.VNI, MTU: s.MTU, Internal: s.Internal,
+		Subnets: subnets(s.Subnets, s.Ranges, s.Block), Creator: m.o.Node.ID, Created: time.Now().UTC(),
+	}
+}
+
+// findOrphans notes, for unshareAll, the networks that this host registered and
+// that its Docker never came to have: the plugin ended in between.
+func (m *Member) findOrphans(here map[topology.SharedID]fabric.SharedNetwork) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, record := range m.cluster.All(control.Current) {
+		if _, ok := here[record.ID]; ok || record.Creator != m.o.Node.ID || record.Name != "" || record.Removed {
+			continue
+		}
+		n := m.at(record.ID)
+		switch now := m.o.Clock(); {
+		case n.absent == 0:
+			n.Network, n.absent = record, now
+		case now-n.absent > orphanAfter && !n.Unshared:
+			n.Unshared, n.dirty = true, true
+		}
+	}
+}
+
+// nameAll tells the cluster what Docker calls the networks made here.
+func (m *Member) nameAll(ctx context.Context, s Store, here map[topology.SharedID]fabric.SharedNetwork, specs []engine.Spec) error {
+	for id, local := range here {
+		record, ok := m.record(id)
+		i := slices.IndexFunc(specs, func(e engine.Spec) bool { return e.ID == local.Network })
+		m.mu.Lock()
+		n := m.at(id)
+		due := ok && i >= 0 && record.Name == "" && !record.Removed && !n.Unshared && !local.Doomed && m.o.Clock() >= n.retry
+		if ok && record.Name != "" && n.phase != Leaving {
+			n.done()
+		}
+		m.mu.Unlock()
+		if !due {
+			continue
+		}
+		named := named(record, specs[i])
+		bounded, cancel := context.WithTimeout(ctx, storeLimit)
+		err := s.NameNetwork(bounded, named)
+		cancel()
+		switch {
+		case errors.Is(err, control.ErrTaken):
+			m.failed(id, Conflict, err)
+		case err != nil:
+			m.failed(id, Pending, err)
+			if unreachable(err) {
+				return err
+			}
+		default:
+			m.mu.Lock()
+			n.done()
+			n.Network, n.dirty = named, true
+			m.mu.Unlock()
+			m.o.Log.WithFields(map[string]any{"net": named.Name, "vni": named.VNI}).Info("network named in the cluster")
+		}
+	}
+	return nil
+}
+
+// named is the record with what Docker alone knows: the names, too, of the
+// auxiliary addresses.
+func named(record control.Network, spec engine.Spec) control.Network {
+	record.Name, record.Options, record.Labels = spec.Name, spec.Options, spec.Labels
+	record.Subnets = slices.Clone(record.Subnets)
+	for i, subnet := range record.Subnets {
+		for _, docker := range spec.Subnets {
+			if docker.Prefix == subnet.Prefix && len(docker.Aux) > 0 {
+				record.Subnets[i].Aux = docker.Aux
+			}
+		}
+	}
+	return record
+}

@@ -1,0 +1,67 @@
+package member
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/engine"
+	"github.com/particle-net/particle/topology"
+)
+
+// Store is a connection to the cluster's store.
+type Store interface {
+	control.Allocator
+	control.Directory
+	control.Distributor
+	// SetNode tells the cluster about this host.
+	SetNode(context.Context, control.Node) error
+	// RemoveNode gives up all that a host had, which is suspect or this one.
+	RemoveNode(context.Context, topology.NodeID) error
+	// Close ends the connection; watches end.
+	Close() error
+}
+
+// Fabric is this host's part of the networks that hosts share.
+type Fabric interface {
+	Shared() []fabric.SharedNetwork
+	// SetClaims tells which addresses of a network are this host's to give out.
+	SetClaims(context.Context, topology.SharedID, []netip.Prefix) error
+	// SuspendClaims stops, or allows again, giving out addresses (rule G).
+	SuspendClaims(topology.SharedID, bool)
+	// SetPeers tells which other hosts answer for which addresses.
+	SetPeers(context.Context, topology.SharedID, []topology.Peer) error
+}
+
+// Engine is this host's Docker.
+type Engine interface {
+	Specs(context.Context) ([]engine.Spec, error)
+	Endpoints(context.Context, topology.NetworkID) (map[topology.EndpointID]fabric.EngineContainer, error)
+	Create(ctx context.Context, driver string, s engine.Spec) (topology.NetworkID, error)
+	Remove(context.Context, topology.NetworkID) error
+}
+
+// Overlay lets in the VXLAN packets of these tunnel addresses and no others.
+type Overlay interface {
+	SetMembers(context.Context, []netip.Addr) error
+}
+
+// Options are what a Member stands on. All are needed but Chosen.
+type Options struct {
+	Node    control.Node // this host; its VTEP may be told later, by SetVTEP
+	Fabric  Fabric
+	Engine  Engine
+	Overlay Overlay
+	Driver  string // by which Docker knows ours
+	Known   fabric.Table[Known]
+	// Chosen says whether a subnet may be one that we chose because the user
+	// named none.
+	Chosen func(netip.Prefix) bool
+	// Clock is the time since the boot, sleep included.
+	Clock func() time.Duration
+	Log   *logrus.Entry
+}

@@ -1,0 +1,285 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+var _ fabric.Cluster = (*Member)(nil)
+
+// Share implements fabric.Cluster.
+func (m *Member) Share(ctx context.Context, spec fabric.SharedSpec) (fabric.Shared, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, shareLimit)
+	defer cancel()
+	s, err := m.reach(ctx)
+	if s == nil || err != nil {
+		return fabric.Shared{}, false, err
+	}
+	id := spec.ID
+	if id == "" {
+		id = topology.SharedID(spec.Network)
+	}
+	record, err := m.register(ctx, s, spec)
+	if err != nil {
+		return fabric.Shared{}, false, explain("share network", id.Short(), err)
+	}
+	m.mu.Lock()
+	n := m.at(id)
+	n.Network, n.Verified, n.dirty = record, m.stamp(), true
+	n.Unshared, n.Told, n.left, n.here = false, false, false, true
+	spare := n.spare
+	m.mu.Unlock()
+	shared := fabric.Shared{ID: id, VNI: record.VNI, MTU: record.MTU}
+	for i, subnet := range record.Subnets {
+		if i < len(spec.Subnets) && !spec.Subnets[i].Managed {
+			continue
+		}
+		var block netip.Prefix
+		if block, err = m.block(ctx, s, record, subnet, spare); err != nil {
+			break
+		}
+		shared.Claims = append(shared.Claims, block)
+	}
+	m.mu.Lock()
+	if err == nil {
+		n.spare = nil
+	} else {
+		n.spare = shared.Claims // the next attempt begins with them
+	}
+	m.mu.Unlock()
+	if err != nil {
+		if spec.ID == "" {
+			err = errors.Join(err, m.Unshare(id))
+		}
+		return fabric.Shared{}, false, explain("share network", id.Short(), err)
+	}
+	m.o.Log.WithFields(map[string]any{"net": id.Short(), "vni": record.VNI, "blocks": fmt.Sprint(shared.Claims)}).Info("network shared")
+	return shared, true, nil
+}
+
+// Joined implements fabric.Cluster.
+func (m *Member) Joined() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.enrolled == enrolled
+}
+
+// reach waits until it is known whether this host is in a cluster. A nil Store
+// without an error says that it is in none.
+func (m *Member) reach(ctx context.Context) (Store, error) {
+	select {
+	case <-m.decided:
+	case <-ctx.Done():
+		return nil, explain("reach the cluster", "", control.ErrUnreachable)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.session != nil {
+		return m.session.store, nil
+	}
+	if m.enrolled == enrolled {
+		return nil, explain("reach the cluster", "", control.ErrUnreachable)
+	}
+	return nil, nil
+}
+
+// explain adds what a user can do.
+func explain(op, on string, err error) error {
+	fix := ""
+	switch {
+	case unreachable(err):
+		err, fix = control.ErrUnreachable, "repeat when `particle status` shows the store as healthy"
+	case errors.Is(err, control.ErrExhausted):
+		fix = "remove a host that is gone with `particle cluster remove`, or create the network with a larger --subnet or smaller blocks (-o particle.block=N)"
+	case errors.Is(err, control.ErrNoNetwork):
+		fix = "create it anew"
+	case errors.Is(err, control.ErrTaken):
+		fix = "choose another"
+	}
+	return &fault.Error{Op: op, On: on, Err: err, Fix: fix}
+}
+
+// register makes the network known to the cluster, or finds it there.
+func (m *Member) register(ctx context.Context, s Store, spec fabric.SharedSpec) (control.Network, error) {
+	if spec.ID != "" {
+		record, ok := m.record(spec.ID)
+		if !ok || record.Removed {
+			return record, control.ErrNoNetwork
+		}
+		return record, nil
+	}
+	record := control.Network{
+		ID: topology.SharedID(spec.Network), VNI: spec.VNI, MTU: spec.MTU, Internal: spec.Internal,
+		Subnets: subnets(spec.Subnets, spec.Ranges, spec.Block), Creator: m.o.Node.ID, Created: time.Now().UTC(),
+	}
+	vni, err := s.ClaimNetwork(ctx, record)
+	record.VNI = vni
+	return record, err
+}
+
+// record is the network as the cluster has it now.
+func (m *Member) record(id topology.SharedID) (control.Network, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, record := range m.cluster.All(control.Current, control.Doubted) {
+		if record.ID == id {
+			return record, true
+		}
+	}
+	return control.Network{}, false
+}
+
+// subnets translates the fabric's. It does not know the names of auxiliary
+// addresses; NameNetwork tells them.
+func subnets(of []fabric.Subnet, ranges []netip.Prefix, block int) []control.Subnet {
+	var all []control.Subnet
+	for i, f := range of {
+		s := control.Subnet{Prefix: f.Subnet, Gateway: f.Gateway}
+		if i < len(ranges) {
+			s.Range = ranges[i]
+		}
+		if len(f.Aux) > 0 {
+			s.Aux = map[string]netip.Addr{}
+		}
+		for _, a := range f.Aux {
+			s.Aux[a.String()] = a
+		}
+		cut := s.Prefix
+		if s.Range.IsValid() {
+			cut = s.Range
+		}
+		s.Block = fabric.BlockBits(cut, block)
+		all = append(all, s)
+	}
+	return all
+}
+
+// block claims one, or takes one that an earlier attempt has claimed.
+func (m *Member) block(ctx context.Context, s Store, n control.Network, subnet control.Subnet, spare []netip.Prefix) (netip.Prefix, error) {
+	if i := slices.IndexFunc(spare, func(p netip.Prefix) bool { return subnet.Prefix.Contains(p.Addr()) }); i >= 0 {
+		return spare[i], nil
+	}
+	c, err := s.ClaimBlock(ctx, n.ID, subnet.Prefix)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return c.Prefix, m.announce(ctx, s, n.ID, c.Prefix)
+}
+
+// announce tells the other hosts that this one answers for a prefix. A host
+// without a tunnel address announces when it has one.
+func (m *Member) announce(ctx context.Context, s Store, id topology.SharedID, p netip.Prefix) error {
+	m.mu.Lock()
+	r := control.Route{Network: id, Prefix: p, Node: m.node.ID, VTEP: m.node.VTEP, MAC: m.node.MAC}
+	done := m.at(id).announced[p] == r.VTEP
+	m.mu.Unlock()
+	if !r.VTEP.IsValid() || done {
+		return nil
+	}
+	if err := s.Announce(ctx, r); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.at(id).announced[p] = r.VTEP
+	m.mu.Unlock()
+	return nil
+}
+
+// Unshare implements fabric.Cluster. A network that is only being made here at
+// the cluster's request is not taken from the others because that has failed.
+func (m *Member) Unshare(id topology.SharedID) error {
+	m.mu.Lock()
+	n := m.networks[id]
+	if n == nil || n.making || n.Unshared || m.enrolled == alone {
+		m.mu.Unlock()
+		return nil
+	}
+	n.Unshared, n.Told, n.fails, n.retry = true, n.Network.Removed, 0, m.o.Clock()+time.Second
+	known := n.Known
+	m.mu.Unlock()
+	m.o.Log.WithField("net", n.label()).Info("network removed here")
+	defer m.Wake()
+	return m.o.Known.Put(string(id), known)
+}
+
+// ClaimAddress implements fabric.Cluster.
+func (m *Member) ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) error {
+	ctx, cancel := context.WithTimeout(ctx, shareLimit)
+	defer cancel()
+	s, err := m.reach(ctx)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return fault.New("claim address", addr.String(), "this host is in no cluster any more", "remove the network and create it anew")
+	}
+	m.mu.Lock()
+	n := m.at(id)
+	n.singles[addr] = true
+	before := n.releasing[addr]
+	m.mu.Unlock()
+	if before != nil {
+		select {
+		case <-before:
+		case <-ctx.Done():
+		}
+	}
+	c, err := s.ClaimAddress(ctx, id, addr, holder)
+	if err == nil {
+		err = m.announce(ctx, s, id, c.Prefix)
+	}
+	if err != nil {
+		m.ReleaseAddress(id, addr) // it may have been claimed all the same
+		return explain("claim address", addr.String(), err)
+	}
+	return nil
+}
+
+// ReleaseAddress implements fabric.Cluster. What does not succeed now is found by
+// the watch: an address that the store says is ours, and that nobody here has.
+func (m *Member) ReleaseAddress(id topology.SharedID, addr netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.at(id)
+	delete(n.singles, addr)
+	s := m.session
+	if s == nil || !s.started || s.leaving || n.releasing[addr] != nil {
+		return
+	}
+	done := make(chan struct{})
+	n.releasing[addr] = done
+	s.running.Go(func() {
+		m.release(s.store, id, netip.PrefixFrom(addr, addr.BitLen()))
+		m.mu.Lock()
+		delete(n.releasing, addr)
+		m.mu.Unlock()
+		close(done)
+	})
+}
+
+// release gives up a claim; if it cannot, tend tries again.
+func (m *Member) release(s Store, id topology.SharedID, p netip.Prefix) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
+	defer cancel()
+	err := errors.Join(m.withdraw(ctx, s, id, p), s.Release(ctx, control.Claim{Network: id, Prefix: p, Node: m.o.Node.ID}))
+	if err != nil {
+		m.o.Log.WithError(err).WithField("net", id.Short()).Info("address not released yet")
+	}
+}
+
+func (m *Member) withdraw(ctx context.Context, s Store, id topology.SharedID, p netip.Prefix) error {
+	m.mu.Lock()
+	r := control.Route{Network: id, Prefix: p, Node: m.node.ID, VTEP: m.node.VTEP, MAC: m.node.MAC}
+	delete(m.at(id).announced, p)
+	m.mu.Unlock()
+	return s.Withdraw(ctx, r)
+}

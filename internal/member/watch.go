@@ -1,0 +1,118 @@
+package member
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/topology"
+)
+
+// watchNodes follows which hosts there are.
+func (m *Member) watchNodes(ctx context.Context, s Store) {
+	for u := range s.WatchNodes(ctx) {
+		m.mu.Lock()
+		v := m.nodes.Update(u, m.o.Clock())
+		m.mu.Unlock()
+		if v.Loss != "" {
+			m.o.Log.Warn("hosts were lost, and are kept: " + v.Loss)
+			m.mu.Lock()
+			if m.session != nil {
+				m.session.told = false
+			}
+			m.mu.Unlock()
+			m.Wake()
+		}
+		m.setMembers(ctx, nil)
+	}
+}
+
+// watchNetworks follows which networks there are, and whether the store answers.
+func (m *Member) watchNetworks(ctx context.Context, s Store) {
+	for u := range s.WatchNetworks(ctx) {
+		m.mu.Lock()
+		v := m.cluster.Update(u, m.o.Clock())
+		m.listed = m.listed || u.Whole
+		m.feel(u.Down)
+		if v.Loss != "" {
+			m.lostNetworks(v.Loss)
+		}
+		for _, record := range u.Put {
+			if n := m.networks[record.ID]; n != nil {
+				n.Network, n.Seen, n.dirty = record, true, true
+			}
+		}
+		m.mu.Unlock()
+		m.Wake()
+	}
+}
+
+// feel notes whether the watch delivers. The caller holds mu.
+func (m *Member) feel(down error) {
+	h := Health{Healthy: down == nil}
+	if down != nil {
+		h.Problem = down.Error()
+	}
+	if h.Healthy == m.health.Healthy && !m.health.Since.IsZero() {
+		m.health.Problem = h.Problem
+		return
+	}
+	h.Since = time.Now()
+	m.health = h
+	if h.Healthy {
+		m.o.Log.Info("the cluster's store answers")
+	} else {
+		m.o.Log.WithError(down).Warn("the cluster's store does not answer; everything stays as it is")
+	}
+}
+
+// lostNetworks prepares for claiming again what the store has lost: that it lacks
+// a network says nothing now. The caller holds mu.
+func (m *Member) lostNetworks(why string) {
+	doubted := m.cluster.All(control.Doubted)
+	m.settled = m.o.Clock() + settleFor
+	for _, record := range doubted {
+		if n := m.networks[record.ID]; n != nil {
+			n.Seen, n.dirty = false, true
+		}
+	}
+	m.o.Log.WithField("doubted", len(doubted)).Warn("networks were lost, and are kept: " + why)
+}
+
+// setMembers lets in the packets of all known hosts, suspects too, and of all
+// who answer for addresses. more are about to.
+func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
+	m.pushing.Lock()
+	defer m.pushing.Unlock()
+	members := map[netip.Addr]bool{}
+	m.mu.Lock()
+	for _, node := range m.nodes.All(control.Current, control.Withdrawn, control.Doubted) {
+		members[node.VTEP] = true
+	}
+	for _, n := range m.networks {
+		for _, p := range n.peers {
+			members[p.VTEP] = true
+		}
+	}
+	for _, p := range more {
+		members[p.VTEP] = true
+	}
+	delete(members, netip.Addr{})
+	same := m.members != nil && maps.Equal(members, m.members)
+	m.mu.Unlock()
+	if same {
+		return
+	}
+	if err := m.o.Overlay.SetMembers(ctx, slices.SortedFunc(maps.Keys(members), netip.Addr.Compare)); err != nil {
+		if ctx.Err() == nil {
+			m.o.Log.WithError(err).Warn("the kernel does not know all hosts of the cluster; trying again")
+		}
+		members = nil
+	}
+	m.mu.Lock()
+	m.members = members
+	m.mu.Unlock()
+}
