@@ -1,7 +1,8 @@
 // Command particle-docker-plugin is the managed Docker plugin: it opens the
 // data plane and the stores, answers Docker's network and IPAM calls on two
 // sockets and particle-runtime's on a third, and drains at SIGTERM. What it
-// built in the kernel outlives it.
+// built in the kernel outlives it. Executed by itself with an argument, it is the
+// store of a cluster; see package control/server.
 package main
 
 import (
@@ -14,10 +15,14 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/particle-net/particle/control/server"
 	"github.com/particle-net/particle/internal/hostview"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == server.Argument {
+		server.Run()
+	}
 	// The heap is small and mostly garbage of single calls. Collecting it less
 	// often than Go would takes a third off the slowest calls, for some 50 MB.
 	debug.SetGCPercent(400)

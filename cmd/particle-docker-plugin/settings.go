@@ -9,6 +9,7 @@ import (
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/membership"
 )
 
 // settings are what `docker plugin set` can change; config.json lists them.
@@ -19,10 +20,14 @@ type settings struct {
 	docker string // socket of the Docker API, on the host
 	guard  bool   // containers are kept to their own addresses
 	ready  int    // namespaces kept ready
+	// clusterPort is the first of three TCP ports of a host that serves a cluster.
+	clusterPort uint16
+	etcd        string // endpoints of somebody else's etcd; empty without
+	etcdUser    string
 }
 
 func readSettings(env func(string) string) (settings, error) {
-	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, guard: true, ready: 4}
+	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, guard: true, ready: 4, clusterPort: 7790}
 	read := func(name string, parse func(string) error) error {
 		value := env(name)
 		if value == "" {
@@ -61,6 +66,20 @@ func readSettings(env func(string) string) (settings, error) {
 			s.ready = int(n)
 			return err
 		}},
+		{"PARTICLE_CLUSTER_PORT", func(v string) error {
+			n, err := strconv.ParseUint(v, 10, 16)
+			if err == nil && (n == 0 || n > 65533) {
+				err = fmt.Errorf("three TCP ports begin there, so it is 1 to 65533")
+			}
+			s.clusterPort = uint16(n)
+			return err
+		}},
+		{"PARTICLE_ETCD", func(v string) error {
+			_, err := membership.ParseEndpoints(v)
+			s.etcd = v
+			return err
+		}},
+		{"PARTICLE_ETCD_USER", func(v string) error { s.etcdUser = v; return nil }},
 	} {
 		if err := read(setting.name, setting.parse); err != nil {
 			return s, err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/particle-net/particle/internal/hostsetup"
 	"github.com/particle-net/particle/internal/install"
+	"github.com/particle-net/particle/internal/runtimeapi"
 )
 
 // hostSetupCommand is what helper containers run; see package hostsetup. It is
@@ -49,6 +50,17 @@ func hostSetupCommand() *cobra.Command {
 				return err
 			}
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(status)
+		}},
+		&cobra.Command{Use: "cluster", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			var req runtimeapi.Cluster
+			if err := json.NewDecoder(cmd.InOrStdin()).Decode(&req); err != nil {
+				return fmt.Errorf("read request: %w", err)
+			}
+			reply, err := install.AskCluster(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(reply)
 		}},
 	)
 	return cmd

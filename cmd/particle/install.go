@@ -129,12 +129,9 @@ func where(api *client.Client) string {
 
 // confirm asks a person, and only a person.
 func confirm(cmd *cobra.Command, yes bool, text string) error {
-	in, isFile := cmd.InOrStdin().(*os.File)
-	if yes || !isFile {
+	in := cmd.InOrStdin()
+	if yes || !isTerminal(in) {
 		return nil
-	}
-	if _, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS); err != nil {
-		return nil // not a terminal
 	}
 	if _, err := fmt.Fprint(cmd.OutOrStdout(), text+"\nGo on? [y/N] "); err != nil {
 		return err
@@ -147,6 +144,15 @@ func confirm(cmd *cobra.Command, yes bool, text string) error {
 		return errors.New("nothing was changed")
 	}
 	return nil
+}
+
+func isTerminal(in io.Reader) bool {
+	file, ok := in.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // printer writes a line for each step.

@@ -42,6 +42,6 @@ Docker engine. The engine is the local one, or the one that DOCKER_HOST names
 		SilenceUsage:  true,
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(installCommand(), uninstallCommand(), statusCommand(), doctorCommand(), versionCommand(), hostSetupCommand())
+	cmd.AddCommand(installCommand(), uninstallCommand(), clusterCommand(), statusCommand(), doctorCommand(), versionCommand(), hostSetupCommand())
 	return cmd
 }

@@ -3,7 +3,6 @@ package server
 import (
 	"crypto/tls"
 	"net/url"
-	"path/filepath"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -68,6 +67,3 @@ func (c Config) etcd(log *zap.Logger) *embed.Config {
 }
 
 func storeURL(at string) url.URL { return url.URL{Scheme: "https", Host: at} }
-
-// dataFile is there from the moment a server has data.
-func dataFile(dir string) string { return filepath.Join(dir, "member", "snap", "db") }

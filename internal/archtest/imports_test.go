@@ -85,6 +85,11 @@ var rules = []rule{
 		why: "the shim runs several times in every container's life, and each of these packages adds milliseconds of start-up to it; it speaks to the plugin through internal/runtimeapi",
 	},
 	{
+		from: []string{"cmd/particle-runtime", "internal/shim", "cmd/particle"}, scope: deep,
+		to:  []string{"go.etcd.io/etcd", "control/server", "google.golang.org/grpc"},
+		why: "the store belongs to the plugin, which has an etcd of 25 MB in it: programs beside it ask the plugin, and start fast",
+	},
+	{
 		to: []string{"cmd"}, scope: withTests,
 		why: "a command is wiring, and nobody imports wiring: move what is shared into a package",
 	},
@@ -188,6 +193,8 @@ func TestRulesForbid(t *testing.T) {
 		{"the shim and HTTP, far away", graph{"internal/shim": {Imports: []string{"internal/x"}}, "internal/x": {Imports: []string{"net/http"}}},
 			"internal/shim imports internal/x, which imports net/http"},
 		{"HTTP in the shim's tests", graph{"internal/shim": {TestImports: []string{"net/http"}}}, ""},
+		{"the command line and the store, far away", graph{"cmd/particle": {Imports: []string{"internal/x"}}, "internal/x": {Imports: []string{"control/server"}}},
+			"cmd/particle imports internal/x, which imports control/server"},
 		{"a command imported", graph{"integration": {XTestImports: []string{"cmd/particle"}}}, "integration imports cmd/particle"},
 		{"a command imports another", graph{"cmd/particle": {Imports: []string{"cmd/particle-lab"}}}, "cmd/particle imports cmd/particle-lab"},
 		{"a command's own test and folder", graph{"cmd/particle": {Imports: []string{"cmd/particle/doctor"}, XTestImports: []string{"cmd/particle"}}}, ""},

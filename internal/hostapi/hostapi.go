@@ -14,8 +14,9 @@ import (
 
 // API implements runtimeapi.Handler.
 type API struct {
-	Fabric *fabric.Fabric
-	Guard  Guard
+	Fabric  *fabric.Fabric
+	Guard   Guard
+	Cluster *Cluster // nil on a host that keeps to itself
 }
 
 // Guard tells what the address guard has done.
@@ -43,6 +44,9 @@ func (a API) handle(ctx context.Context, req runtimeapi.Request) (runtimeapi.Rep
 	case req.Status != nil:
 		s := a.status(a.Fabric.View())
 		return runtimeapi.Reply{Status: &s}, nil
+	case req.Cluster != nil:
+		c, err := a.cluster(ctx, *req.Cluster)
+		return runtimeapi.Reply{Cluster: c}, err
 	}
 	return runtimeapi.Reply{}, fault.New("read request", "", "it asks for nothing this version knows",
 		"install the same version of particle, particle-runtime and the plugin")

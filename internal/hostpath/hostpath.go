@@ -19,7 +19,8 @@ const (
 
 // What lives until uninstall.
 const (
-	StateDir      = "/var/lib/particle"
+	StateDir      = "/var/lib/particle"       // package internal/membership has its files there too
+	EtcdClientDir = StateDir + "/etcd-client" // an administrator's: certificates and password for PARTICLE_ETCD
 	Store         = StateDir + "/particle.db" // networks and pools
 	RuntimeConfig = "/etc/particle/runtime.json"
 	RuntimeBinary = "/usr/local/bin/particle-runtime"

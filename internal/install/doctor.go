@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/system"
@@ -13,6 +14,7 @@ import (
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/hostsetup"
 	"github.com/particle-net/particle/internal/report"
+	"github.com/particle-net/particle/internal/runtimeapi"
 )
 
 // Doctor checks an engine and its host, whether particle is installed there or
@@ -46,6 +48,10 @@ func Doctor(ctx context.Context, api *client.Client) ([]report.Check, error) {
 	checks = append(checks, runtimeCheck(now), pluginCheck(plugin))
 	if plugin != nil && plugin.Enabled {
 		checks = append(checks, answerCheck(ctx, api))
+		// What does not answer has been told by then.
+		if reply, err := Cluster(ctx, api, runtimeapi.Cluster{Status: &runtimeapi.Query{}}); err == nil && reply.Status != nil {
+			checks = append(checks, report.ClusterChecks(*reply.Status, time.Now())...)
+		}
 	}
 	return checks, nil
 }

@@ -39,6 +39,7 @@ const tidyTimeout = 2 * time.Minute
 type helper struct {
 	command string
 	request any      // marshalled as the command's argument; none if nil
+	secret  any      // marshalled to its standard input, where no inspection finds it; none if nil
 	caps    []string // beyond none at all
 	network string   // "none" or "host"
 	host    bool     // gets the host's root directory and process ids
@@ -77,7 +78,9 @@ func (h helper) config(image string) (*container.Config, *container.HostConfig, 
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeBind, Source: "/run", Target: hostsetup.HostRoot + "/run",
 			BindOptions: &mount.BindOptions{Propagation: mount.PropagationRShared}})
 	}
+	reads := h.secret != nil
 	return &container.Config{Image: image, Cmd: command, AttachStdout: true, AttachStderr: true,
+		AttachStdin: reads, OpenStdin: reads, StdinOnce: reads,
 		Labels: map[string]string{helperLabel: "true"}}, host, nil
 }
 
@@ -95,7 +98,7 @@ func (h helper) run(ctx context.Context, api *client.Client, image string, resul
 		return explainHelper("create", h.command, err)
 	}
 	defer removeContainer(ctx, api, made.ID)
-	attached, err := api.ContainerAttach(ctx, made.ID, container.AttachOptions{Stream: true, Stdout: true, Stderr: true})
+	attached, err := api.ContainerAttach(ctx, made.ID, container.AttachOptions{Stream: true, Stdin: h.secret != nil, Stdout: true, Stderr: true})
 	if err != nil {
 		return explainHelper("attach to", h.command, err)
 	}
@@ -106,6 +109,11 @@ func (h helper) run(ctx context.Context, api *client.Client, image string, resul
 	}
 	stop := context.AfterFunc(ctx, attached.Close)
 	defer stop()
+	if h.secret != nil {
+		if err := errors.Join(json.NewEncoder(attached.Conn).Encode(h.secret), attached.CloseWrite()); err != nil {
+			return explainHelper("write to", h.command, err)
+		}
+	}
 	var stdout, stderr bytes.Buffer
 	if _, err := stdcopy.StdCopy(&stdout, &stderr, attached.Reader); err != nil && ctx.Err() == nil {
 		return explainHelper("read from", h.command, err)

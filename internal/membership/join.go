@@ -61,7 +61,7 @@ func (m *Membership) refuse(op string) error {
 	if err := m.refuseExternal(op); err != nil {
 		return err
 	}
-	return m.broken
+	return m.damage()
 }
 
 // prepareFirst makes the files of a cluster's first server.

@@ -35,12 +35,16 @@ func (m *Membership) Leave(ctx context.Context, o LeaveOptions) (Left, error) {
 	}
 	c := m.state()
 	if c == nil {
-		if m.broken != nil && o.Force {
-			m.broken = nil
-			m.deliver(nil)
-			return Left{Untold: errors.New("its files are damaged")}, m.place.drop()
+		damage := m.damage()
+		if damage == nil || !o.Force {
+			return Left{Already: damage == nil}, damage
 		}
-		return Left{Already: m.broken == nil}, m.broken
+		m.mu.Lock()
+		m.broken = nil
+		m.mu.Unlock()
+		err := m.place.drop()
+		m.deliver(nil)
+		return Left{Untold: damage}, err
 	}
 	if r := m.recordOf(c); !r.Leaving {
 		if err := m.mayLeave(ctx, c, o); err != nil {

@@ -215,7 +215,7 @@ func (m *Membership) recordOf(c *current) record {
 func connection(r record, id *identity) *Connection {
 	c := &Connection{TLS: id.client()}
 	for _, s := range r.Servers {
-		c.Endpoints = append(c.Endpoints, "https://"+s.Clients().String())
+		c.Endpoints = append(c.Endpoints, endpoint(s))
 	}
 	return c
 }

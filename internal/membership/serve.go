@@ -50,11 +50,7 @@ func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
 	if s.revoked, err = readRevocations(s); err != nil {
 		return nil, err
 	}
-	own := "https://" + s.host.Clients().String()
 	conn := connection(r, c.identity)
-	if !slices.Contains(conn.Endpoints, own) && r.Initial == "" {
-		conn.Endpoints = append(conn.Endpoints, own)
-	}
 	if s.client, err = server.Dial(server.Target{Endpoints: conn.Endpoints, TLS: conn.TLS}); err != nil {
 		return nil, err
 	}

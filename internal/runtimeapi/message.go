@@ -13,13 +13,15 @@ type Request struct {
 	Claim   *Claim   `json:"claim,omitempty"`
 	Release *Release `json:"release,omitempty"`
 	Status  *Query   `json:"status,omitempty"`
+	Cluster *Cluster `json:"cluster,omitempty"`
 }
 
 // Reply carries the error as text, or the answer to the request's field.
 type Reply struct {
-	Err    string     `json:"err,omitempty"`
-	Place  *Placement `json:"place,omitempty"`
-	Status *Status    `json:"status,omitempty"`
+	Err     string        `json:"err,omitempty"`
+	Place   *Placement    `json:"place,omitempty"`
+	Status  *Status       `json:"status,omitempty"`
+	Cluster *ClusterReply `json:"cluster,omitempty"`
 }
 
 // Place asks where a container belongs, before its process is made.

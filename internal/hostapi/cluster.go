@@ -1,0 +1,125 @@
+package hostapi
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/hostview"
+	"github.com/particle-net/particle/internal/membership"
+	"github.com/particle-net/particle/internal/runtimeapi"
+)
+
+// Cluster answers `particle cluster`.
+type Cluster struct {
+	Membership *membership.Membership
+	// Nodes gives the hosts as the store's directory has them, as far as known.
+	// May be nil.
+	Nodes func() []control.NodeState
+}
+
+func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.ClusterReply, error) {
+	if a.Cluster == nil {
+		return nil, fault.New("ask about the cluster", "", "this plugin keeps to its host", "")
+	}
+	m := a.Cluster.Membership
+	switch {
+	case req.Init != nil:
+		made, err := m.Init(ctx, membership.InitOptions{Address: req.Init.Address, TokenLife: req.Init.Life})
+		return &runtimeapi.ClusterReply{Made: clusterMade(made)}, err
+	case req.Token != nil:
+		made, err := m.Token(ctx, membership.TokenOptions{Rotate: req.Token.Rotate, Life: req.Token.Life})
+		return &runtimeapi.ClusterReply{Made: clusterMade(made)}, err
+	case req.Join != nil:
+		joined, err := m.Join(ctx, membership.JoinOptions{Server: req.Join.Server, Token: req.Join.Token, Address: req.Join.Address, Serve: req.Join.Serve})
+		reply := &runtimeapi.ClusterJoined{Name: joined.Name, Already: joined.Already}
+		for _, s := range joined.Servers {
+			reply.Servers = append(reply.Servers, s.Name)
+		}
+		return &runtimeapi.ClusterReply{Joined: reply}, err
+	case req.Leave != nil:
+		left, err := m.Leave(ctx, membership.LeaveOptions{Force: req.Leave.Force})
+		return &runtimeapi.ClusterReply{Left: &runtimeapi.ClusterLeft{Already: left.Already, Untold: text(left.Untold)}}, err
+	case req.Remove != nil:
+		h, err := m.Remove(ctx, req.Remove.Host)
+		return &runtimeapi.ClusterReply{Removed: h.Name}, err
+	case req.Status != nil:
+		return &runtimeapi.ClusterReply{Status: a.clusterStatus(ctx)}, nil
+	}
+	return nil, fault.New("read request", "", "it asks for nothing this version knows",
+		"install the same version of particle and the plugin")
+}
+
+func clusterMade(m membership.Made) *runtimeapi.ClusterMade {
+	return &runtimeapi.ClusterMade{Address: m.Address, Token: m.Token, Expires: m.Expires, Already: m.Already}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return hostview.Text(err.Error())
+}
+
+func (a API) clusterStatus(ctx context.Context) *runtimeapi.ClusterStatus {
+	m := a.Cluster.Membership.Status(ctx)
+	s := &runtimeapi.ClusterStatus{
+		Role: string(m.Role), Node: m.Node, Joined: m.Joined, Expires: m.Expires, Leaving: m.Leaving,
+		Hosts: []runtimeapi.ClusterHost{}, Store: []runtimeapi.ClusterStore{}, Skew: text(m.Skew), Problem: text(m.Problem),
+	}
+	if m.Cluster != (enrol.Fingerprint{}) {
+		s.Cluster = m.Cluster.String()
+	}
+	var nodes []control.NodeState
+	if a.Cluster.Nodes != nil && m.Role != membership.RoleNone {
+		nodes = a.Cluster.Nodes()
+	}
+	s.Hosts = clusterHosts(m.Hosts, nodes)
+	for _, h := range m.Store {
+		s.Store = append(s.Store, runtimeapi.ClusterStore{Endpoint: h.Endpoint, Version: h.Version, Size: h.Size, Leader: h.Leader, Learner: h.Learner, Problem: h.Problem})
+	}
+	if a.Fabric == nil || m.Role == membership.RoleNone {
+		return s
+	}
+	for _, n := range a.Fabric.View().Networks {
+		if n.Problem != "" {
+			s.Networks = append(s.Networks, runtimeapi.ClusterNetwork{Name: cmp.Or(n.Name, n.ID.Short()), Problem: hostview.Text(n.Problem)})
+		}
+	}
+	return s
+}
+
+// clusterHosts joins what the register of hosts and the directory know: a host
+// may be in one and not, or not yet, in the other.
+func clusterHosts(hosts []enrol.Host, nodes []control.NodeState) []runtimeapi.ClusterHost {
+	all := []runtimeapi.ClusterHost{}
+	for _, h := range hosts {
+		one := runtimeapi.ClusterHost{ID: h.ID, Name: h.Name, VTEP: h.Address, State: "unknown", Version: h.Version, Role: "member"}
+		if h.Server {
+			one.Role = "server"
+		}
+		all = append(all, one)
+	}
+	for _, n := range nodes {
+		i := slices.IndexFunc(all, func(h runtimeapi.ClusterHost) bool { return h.ID == n.ID })
+		if i < 0 {
+			i = len(all)
+			all = append(all, runtimeapi.ClusterHost{ID: n.ID, Name: n.Name, Role: "member"})
+		}
+		all[i].State = "suspect"
+		if n.Alive {
+			all[i].State = "alive"
+		}
+		all[i].Version = cmp.Or(n.Version, all[i].Version)
+		if n.VTEP.IsValid() {
+			all[i].VTEP = n.VTEP
+		}
+	}
+	slices.SortFunc(all, func(x, y runtimeapi.ClusterHost) int {
+		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.ID, y.ID))
+	})
+	return all
+}

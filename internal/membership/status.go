@@ -1,0 +1,109 @@
+package membership
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/control/server"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Role is what a host is in a cluster.
+type Role string
+
+// The roles.
+const (
+	RoleNone     Role = "none"
+	RoleMember   Role = "member"
+	RoleServer   Role = "server"   // a member that serves the store
+	RoleExternal Role = "external" // etcd is somebody else's
+)
+
+// Status is how it is. What could not be found out is empty, and Problem says
+// why.
+type Status struct {
+	Role    Role
+	Cluster enrol.Fingerprint // zero in none and with External
+	Node    topology.NodeID
+	Joined  time.Time
+	Expires time.Time // of this host's certificate
+	Leaving bool
+	Hosts   []enrol.Host // in the register, by name; none with External
+	Store   []server.Health
+	Skew    error // this host's clock is wrong
+	Problem error
+}
+
+// Status asks the store, and waits for no longer than a few seconds.
+func (m *Membership) Status(ctx context.Context) Status {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	s := Status{Role: RoleNone, Node: m.node, Problem: m.damage()}
+	if x := m.o.External; x != nil {
+		s.Role = RoleExternal
+		if conn, err := x.connection(); err == nil {
+			s.ask(ctx, conn)
+		}
+		return s
+	}
+	c := m.state()
+	if c == nil {
+		return s
+	}
+	r := m.recordOf(c)
+	s.Role, s.Cluster, s.Joined, s.Leaving = RoleMember, r.Cluster, r.Joined, r.Leaving
+	_, s.Expires = c.identity.life()
+	m.mu.Lock()
+	s.Problem, s.Skew = c.problem, c.skew
+	m.mu.Unlock()
+	conn := connection(r, c.identity)
+	if c.server != nil {
+		s.Role = RoleServer
+		if own := endpoint(c.server.host); !slices.Contains(conn.Endpoints, own) {
+			conn.Endpoints = append(conn.Endpoints, own)
+		}
+		if state := c.server.store.State(); state.Problem != "" {
+			s.Problem = fault.New("serve the store", r.Name, state.Problem, "")
+		}
+	}
+	s.ask(ctx, conn)
+	return s
+}
+
+// damage is what is wrong on disk.
+func (m *Membership) damage() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.broken
+}
+
+// ask fills in what the store knows, all servers asked at once.
+func (s *Status) ask(ctx context.Context, conn *Connection) {
+	client, err := server.Dial(server.Target{Endpoints: conn.Endpoints, TLS: conn.TLS, User: conn.User, Password: conn.Password})
+	if err != nil {
+		s.Problem = cmp.Or(s.Problem, err)
+		return
+	}
+	defer client.Close()
+	var all sync.WaitGroup
+	s.Store = make([]server.Health, len(conn.Endpoints))
+	for i, e := range conn.Endpoints {
+		all.Go(func() { s.Store[i] = client.Check(ctx, e) })
+	}
+	if s.Role != RoleExternal {
+		hosts, err := client.Register().Hosts(ctx)
+		if s.Hosts = hosts; err != nil && s.Problem == nil {
+			s.Problem = err
+		}
+		slices.SortFunc(s.Hosts, func(a, b enrol.Host) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	}
+	all.Wait()
+}
+
+// endpoint is where a server's store is reached by clients.
+func endpoint(h enrol.Host) string { return "https://" + h.Clients().String() }

@@ -1,0 +1,217 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/particle-net/particle/internal/runtimeapi"
+)
+
+// ClusterMade tells what to do after a cluster was made.
+func ClusterMade(w io.Writer, m runtimeapi.ClusterMade, now time.Time) error {
+	first := "This host serves a new cluster."
+	if m.Already {
+		first = "This host serves a cluster already; nothing was changed."
+	}
+	_, err := fmt.Fprintf(w, "%s\n\n%s\nThen create a network on any of them, once:\n\n  docker network create -d particle --ipam-driver particle jobs\n", first, joining(m, now))
+	return err
+}
+
+// ClusterToken tells how hosts join.
+func ClusterToken(w io.Writer, m runtimeapi.ClusterMade, now time.Time) error {
+	_, err := io.WriteString(w, joining(m, now))
+	return err
+}
+
+func joining(m runtimeapi.ClusterMade, now time.Time) string {
+	until := "It does not expire."
+	if !m.Expires.IsZero() {
+		until = fmt.Sprintf("It lets hosts in for %s more.", left(m.Expires.Sub(now)))
+	}
+	return fmt.Sprintf(`Join other hosts with this command on each, as a member or, with --server added,
+as one that serves the store too (three in all bear the loss of one):
+
+  particle cluster join %s --token %s
+
+The token is a secret. %s
+`, m.Address, m.Token, until)
+}
+
+// left is a duration that is still to come, in hours or days.
+func left(d time.Duration) string {
+	switch {
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	case d < 72*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Round(time.Hour).Hours()))
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours()/24))
+	}
+}
+
+// ClusterJoined tells what a host has become.
+func ClusterJoined(w io.Writer, j runtimeapi.ClusterJoined) error {
+	text := "joined the cluster"
+	if j.Already {
+		text = "is in the cluster already; nothing was changed"
+	}
+	_, err := fmt.Fprintf(w, "%s %s. Its store is served by %s.\n`particle cluster status` shows the hosts; networks of the cluster appear in `docker network ls`.\n",
+		cmp.Or(j.Name, "This host"), text, cmp.Or(strings.Join(j.Servers, ", "), "nobody"))
+	return err
+}
+
+// ClusterLeft tells how a host has left.
+func ClusterLeft(w io.Writer, l runtimeapi.ClusterLeft) error {
+	text := "This host has left its cluster. Its networks are its own from now on.\n"
+	switch {
+	case l.Already:
+		text = "This host is in no cluster; nothing was changed.\n"
+	case l.Untold != "":
+		text = "This host has left its cluster, but no server could be told: " + l.Untold +
+			"\nRun `particle cluster remove` for it on a host that serves the store.\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// Cluster writes a cluster's hosts, store and troubled networks.
+func Cluster(w io.Writer, s runtimeapi.ClusterStatus, now time.Time) error {
+	var b strings.Builder
+	clusterHead(&b, s, now)
+	if len(s.Hosts) > 0 {
+		t := table{head: []string{"HOST", "VTEP", "STATE", "VERSION", "ROLE"}}
+		for _, h := range s.Hosts {
+			vtep := "-"
+			if h.VTEP.IsValid() {
+				vtep = h.VTEP.String()
+			}
+			name := h.Name
+			if h.ID == s.Node {
+				name += " (this one)"
+			}
+			t.add(cmp.Or(name, short(string(h.ID))), vtep, h.State, cmp.Or(h.Version, "-"), h.Role)
+		}
+		b.WriteByte('\n')
+		t.write(&b)
+	}
+	if len(s.Store) > 0 {
+		t := table{head: []string{"STORE", "STATE", "ETCD", "SIZE"}}
+		for _, e := range s.Store {
+			t.add(e.Endpoint, storeState(e), cmp.Or(e.Version, "-"), size(e.Size))
+		}
+		b.WriteByte('\n')
+		t.write(&b)
+	}
+	for _, e := range s.Store {
+		if e.Problem != "" {
+			fmt.Fprintf(&b, "\n%s: %s\n", e.Endpoint, e.Problem)
+		}
+	}
+	for _, n := range s.Networks {
+		fmt.Fprintf(&b, "\nnetwork %s: %s\n", n.Name, n.Problem)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func clusterHead(b *strings.Builder, s runtimeapi.ClusterStatus, now time.Time) {
+	switch s.Role {
+	case "none":
+		b.WriteString("This host is in no cluster. Make one with `particle cluster init`, or join one with `particle cluster join`.\n")
+	case "external":
+		b.WriteString("The cluster is the hosts that use the etcd named by PARTICLE_ETCD.\n")
+	default:
+		fmt.Fprintf(b, "cluster %s, this host is a %s since %s, its certificate is good for %s\n",
+			short(s.Cluster), s.Role, age(s.Joined, now), left(s.Expires.Sub(now)))
+	}
+	if s.Leaving {
+		b.WriteString("this host is leaving the cluster\n")
+	}
+	for _, text := range []string{s.Skew, s.Problem} {
+		if text != "" {
+			b.WriteString(text + "\n")
+		}
+	}
+}
+
+func storeState(e runtimeapi.ClusterStore) string {
+	switch {
+	case e.Problem != "":
+		return "problem"
+	case e.Learner:
+		return "catching up"
+	case e.Leader:
+		return "leader"
+	default:
+		return "ok"
+	}
+}
+
+func size(bytes int64) string {
+	if bytes == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f MB", float64(bytes)/(1<<20))
+}
+
+// ClusterChecks examines a host's part in a cluster; none if it has none.
+func ClusterChecks(s runtimeapi.ClusterStatus, now time.Time) []Check {
+	if s.Role == "none" {
+		return nil
+	}
+	cluster := Check{Name: "cluster", Grade: OK, Finding: "this host is a " + s.Role}
+	if s.Role == "external" {
+		cluster.Finding = "etcd as PARTICLE_ETCD names it"
+	}
+	if s.Problem != "" {
+		cluster.Grade, cluster.Finding, cluster.Remedy = Warn, s.Problem, "see `particle cluster status`"
+	}
+	checks := []Check{cluster, storeCheck(s)}
+	clock := Check{Name: "clock", Grade: OK, Finding: "agrees with the cluster's"}
+	if s.Skew != "" {
+		clock.Grade, clock.Finding, clock.Remedy = Warn, s.Skew, "let a time service set it"
+	}
+	if s.Role == "external" {
+		return checks
+	}
+	certificate := Check{Name: "certificate", Grade: OK, Finding: "good for " + left(s.Expires.Sub(now)) + ", renewed by itself"}
+	switch rest := s.Expires.Sub(now); {
+	case rest < 0:
+		certificate.Grade, certificate.Finding = Missing, "it has expired"
+		certificate.Remedy = "run `particle cluster leave --force`, and join again"
+	case rest < lateRenewal:
+		certificate.Grade, certificate.Finding = Warn, "it ends in "+left(rest)+" and could not be renewed"
+		certificate.Remedy = "see `particle cluster status`: a server must be reached"
+	}
+	return append(checks, clock, certificate)
+}
+
+// lateRenewal is when a certificate should long have been renewed: a third of
+// its year before its end is when that begins.
+const lateRenewal = 90 * 24 * time.Hour
+
+// storeCheck tells whether the store's ports are reached, and whether it works.
+func storeCheck(s runtimeapi.ClusterStatus) Check {
+	c := Check{Name: "cluster store", Grade: OK, Finding: plural(len(s.Store), "server") + " reached"}
+	var bad []string
+	for _, e := range s.Store {
+		if e.Problem != "" {
+			bad = append(bad, e.Endpoint+": "+e.Problem)
+		}
+	}
+	switch {
+	case len(s.Store) == 0:
+		c.Grade, c.Finding = Warn, "no server is known"
+	case len(bad) == len(s.Store):
+		c.Grade, c.Finding = Missing, strings.Join(bad, "; ")
+	case len(bad) > 0:
+		c.Grade, c.Finding = Warn, strings.Join(bad, "; ")
+	}
+	if c.Grade != OK {
+		c.Remedy = "start the servers, and open the TCP ports from PARTICLE_CLUSTER_PORT on between the hosts (7790 to 7792)"
+	}
+	return c
+}

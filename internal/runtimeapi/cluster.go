@@ -1,0 +1,120 @@
+package runtimeapi
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/particle-net/particle/topology"
+)
+
+// Cluster asks for what `particle cluster` does. It holds exactly one of its
+// fields.
+type Cluster struct {
+	Init   *ClusterInit   `json:"init,omitempty"`
+	Join   *ClusterJoin   `json:"join,omitempty"`
+	Leave  *ClusterLeave  `json:"leave,omitempty"`
+	Remove *ClusterRemove `json:"remove,omitempty"`
+	Token  *ClusterToken  `json:"token,omitempty"`
+	Status *Query         `json:"status,omitempty"`
+}
+
+// ClusterReply holds the field that belongs to the request's.
+type ClusterReply struct {
+	Made    *ClusterMade   `json:"made,omitempty"` // to Init and Token
+	Joined  *ClusterJoined `json:"joined,omitempty"`
+	Left    *ClusterLeft   `json:"left,omitempty"`
+	Removed string         `json:"removed,omitempty"` // the host's name
+	Status  *ClusterStatus `json:"status,omitempty"`
+}
+
+// ClusterInit makes a cluster of the host.
+type ClusterInit struct {
+	Address netip.Addr    `json:"address,omitzero"` // invalid: the one the default route uses
+	Life    time.Duration `json:"life,omitempty"`   // of the token; 0: a day; negative: for ever
+}
+
+// ClusterToken asks for the token that lets hosts in.
+type ClusterToken struct {
+	Rotate bool          `json:"rotate,omitempty"`
+	Life   time.Duration `json:"life,omitempty"` // of a new one; 0: a day; negative: for ever
+}
+
+// ClusterMade tells how hosts join.
+type ClusterMade struct {
+	Address netip.AddrPort `json:"address"`
+	Token   string         `json:"token"`
+	Expires time.Time      `json:"expires,omitzero"` // zero: never
+	Already bool           `json:"already,omitempty"`
+}
+
+// ClusterJoin makes the host a member.
+type ClusterJoin struct {
+	Server  netip.AddrPort `json:"server"` // port 0: the same as this host's
+	Token   string         `json:"token"`
+	Address netip.Addr     `json:"address,omitzero"`
+	Serve   bool           `json:"serve,omitempty"` // the store too
+}
+
+// ClusterJoined tells what the host is now.
+type ClusterJoined struct {
+	Name    string   `json:"name"`
+	Servers []string `json:"servers"` // names
+	Already bool     `json:"already,omitempty"`
+}
+
+// ClusterLeave ends membership.
+type ClusterLeave struct {
+	Force bool `json:"force,omitempty"`
+}
+
+// ClusterLeft tells how.
+type ClusterLeft struct {
+	Already bool   `json:"already,omitempty"` // there was none
+	Untold  string `json:"untold,omitempty"`  // why no server could be told
+}
+
+// ClusterRemove takes another host out, by name, id or the start of one.
+type ClusterRemove struct {
+	Host string `json:"host"`
+}
+
+// ClusterStatus is a cluster as this host sees it.
+type ClusterStatus struct {
+	Role     string           `json:"role"`              // none, member, server or external
+	Cluster  string           `json:"cluster,omitempty"` // hash of the authority's certificate
+	Node     topology.NodeID  `json:"node"`
+	Joined   time.Time        `json:"joined,omitzero"`
+	Expires  time.Time        `json:"expires,omitzero"` // of this host's certificate
+	Leaving  bool             `json:"leaving,omitempty"`
+	Hosts    []ClusterHost    `json:"hosts"`
+	Store    []ClusterStore   `json:"store"`
+	Networks []ClusterNetwork `json:"networks,omitempty"` // those with a problem
+	Skew     string           `json:"skew,omitempty"`     // how this host's clock is wrong
+	Problem  string           `json:"problem,omitempty"`
+}
+
+// ClusterHost is a host of the cluster.
+type ClusterHost struct {
+	ID      topology.NodeID `json:"id"`
+	Name    string          `json:"name"`
+	VTEP    netip.Addr      `json:"vtep,omitzero"`
+	State   string          `json:"state"` // alive, suspect or unknown
+	Version string          `json:"version,omitempty"`
+	Role    string          `json:"role"` // member or server
+}
+
+// ClusterStore is a server of the store.
+type ClusterStore struct {
+	Endpoint string `json:"endpoint"`
+	Version  string `json:"version,omitempty"` // of etcd
+	Size     int64  `json:"size,omitempty"`    // bytes
+	Leader   bool   `json:"leader,omitempty"`
+	Learner  bool   `json:"learner,omitempty"` // it has no vote yet
+	Problem  string `json:"problem,omitempty"`
+}
+
+// ClusterNetwork is a network that is not as it should be on this host.
+type ClusterNetwork struct {
+	Name    string `json:"name"`
+	Problem string `json:"problem"`
+}
