@@ -131,42 +131,30 @@ func TestCgroups(t *testing.T) {
 
 func TestNamespaceOfItsOwn(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(addrguard.Options) addrguard.Options{
-		"now":         func(o addrguard.Options) addrguard.Options { return o },
-		"before 6.15": addrguard.Before615,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			if err := h.Guard.Close(); err != nil {
-				t.Fatal(err)
-			}
-			h.opts = change(h.opts)
-			h.open()
-			network := h.network(1, v4)
-			a, b := h.box(network, 1, v4), h.box(network, 2, v4)
-			s := sock{a, a.must(Call{Name: "unshare", Family: unix.AF_INET, Type: udp}).N}
-			expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "0.0.0.0:5000"}).Err, 0)
-			expect(t, "getsockname", s.name(), "0.0.0.0:5000")
-			expect(t, "send", s.send("127.0.0.1:5000", "to itself"), 0)
-			text, from := s.received("in a namespace of its own")
-			expect(t, "text", text, "to itself")
-			expect(t, "from", from, "127.0.0.1:5000")
+	onKernels(t, func(t *testing.T, h *host) {
+		network := h.network(1, v4)
+		a, b := h.box(network, 1, v4), h.box(network, 2, v4)
+		s := sock{a, a.must(Call{Name: "unshare", Family: unix.AF_INET, Type: udp}).N}
+		expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "0.0.0.0:5000"}).Err, 0)
+		expect(t, "getsockname", s.name(), "0.0.0.0:5000")
+		expect(t, "send", s.send("127.0.0.1:5000", "to itself"), 0)
+		text, from := s.received("in a namespace of its own")
+		expect(t, "text", text, "to itself")
+		expect(t, "from", from, "127.0.0.1:5000")
 
-			// A port on all addresses is private all the same.
-			u, p := a.autobound(unix.AF_INET, udp)
-			stray := b.socket(unix.AF_INET, udp)
-			expect(t, "send to nobody's address", stray.send(joined("10.77.0.9", p), "stray"), 0)
-			expect(t, "send to the own address", stray.send(joined("10.77.0.1", p), "mine"), 0)
-			text, _ = u.received("the own datagram")
-			expect(t, "what arrives", text, "mine")
-			l, p := a.autobound(unix.AF_INET, tcp)
-			client := b.socket(unix.AF_INET, tcp)
-			client.must(Call{Name: "patience", FD: client.fd, Value: 100})
-			expect(t, "connect to nobody's address", client.connect(joined("10.77.0.9", p)), unix.EINPROGRESS)
-			dial(t, b, l, joined("10.77.0.1", p))
-		})
-	}
+		// A port on all addresses is private all the same.
+		u, p := a.autobound(unix.AF_INET, udp)
+		stray := b.socket(unix.AF_INET, udp)
+		expect(t, "send to nobody's address", stray.send(joined("10.77.0.9", p), "stray"), 0)
+		expect(t, "send to the own address", stray.send(joined("10.77.0.1", p), "mine"), 0)
+		text, _ = u.received("the own datagram")
+		expect(t, "what arrives", text, "mine")
+		l, p := a.autobound(unix.AF_INET, tcp)
+		client := b.socket(unix.AF_INET, tcp)
+		client.must(Call{Name: "patience", FD: client.fd, Value: 100})
+		expect(t, "connect to nobody's address", client.connect(joined("10.77.0.9", p)), unix.EINPROGRESS)
+		dial(t, b, l, joined("10.77.0.1", p))
+	})
 }
 
 func TestAdmitted(t *testing.T) {

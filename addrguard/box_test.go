@@ -58,10 +58,21 @@ func (s spaces) Within(id topology.NetworkID, fn func() error) (err error) {
 	return err
 }
 
-func newHost(t testing.TB) *host {
+// onKernels runs a test with all that this kernel gives, and without what Linux
+// brought last.
+func onKernels(t *testing.T, test func(*testing.T, *host)) {
+	t.Helper()
+	t.Run("now", func(t *testing.T) { t.Parallel(); test(t, newHost(t)) })
+	t.Run("before 6.15", func(t *testing.T) { t.Parallel(); test(t, newHost(t, addrguard.Before615)) })
+}
+
+func newHost(t testing.TB, changes ...func(addrguard.Options) addrguard.Options) *host {
 	t.Helper()
 	h := &host{t: t, spaces: spaces{}, top: fmt.Sprintf("/ag%d-%d", os.Getpid(), boundary.Add(1))}
 	h.opts = addrguard.Options{Pins: filepath.Join(netnstest.RunDir(t), "bpf"), Cgroups: cgroups(t), Spaces: h.spaces}
+	for _, change := range changes {
+		h.opts = change(h.opts)
+	}
 	t.Cleanup(func() {
 		if err := addrguard.Cleanup(t.Context(), h.opts); err != nil {
 			t.Error(err)

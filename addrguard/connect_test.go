@@ -87,63 +87,67 @@ func TestLoopbackIsPrivate(t *testing.T) {
 	for name, families := range map[string]int{"both": v4 | v6, "IPv4": v4, "IPv6": v6} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHost(t)
-			network := h.network(1, families)
-			a, b := h.box(network, 1, families), h.box(network, 2, families)
-			for n, c := range []struct {
-				listen, addr, peer string
-				options            [][3]int
-			}{
-				{listen: "127.0.0.1:%d", addr: "127.0.0.1:%d", peer: "127.0.0.1"},
-				{listen: "127.0.0.9:%d", addr: "127.0.0.9:%d", peer: "127.0.0.1"},
-				{listen: "0.0.0.0:%d", addr: "127.0.0.1:%d", peer: "127.0.0.1"},
-				{listen: "0.0.0.0:%d", addr: "0.0.0.0:%d", peer: "127.0.0.1"},
-				{listen: "[::1]:%d", addr: "[::1]:%d", peer: "::1"},
-				{listen: "[::]:%d", addr: "[::1]:%d", peer: "::1", options: [][3]int{v6only}},
-				{listen: "[::]:%d", addr: "[::1]:%d", peer: "::1"},
-				{listen: "[::]:%d", addr: "[::]:%d", peer: "::1"},
-				{listen: "[::]:%d", addr: "127.0.0.1:%d", peer: "::ffff:127.0.0.1"},
-				{listen: "[::]:%d", addr: "[::ffff:127.0.0.1]:%d", peer: "::ffff:127.0.0.1"},
-				{listen: "[::ffff:127.0.0.1]:%d", addr: "127.0.0.1:%d", peer: "::ffff:127.0.0.1"},
-			} {
-				addr := fmt.Sprintf(c.addr, 1000+n)
-				family := unix.AF_INET
-				if addr[0] == '[' {
-					family = unix.AF_INET6
-				}
-				// A neighbour serves the same port, and is not met.
-				b.listening(fmt.Sprintf(c.listen, 1000+n), c.options...)
-				if err := a.socket(family, tcp).connect(addr); err != unix.ECONNREFUSED {
-					t.Errorf("%s for %s, at nobody's: %v", addr, c.listen, err)
-				}
-				d := dial(t, a, a.listening(fmt.Sprintf(c.listen, 1000+n), c.options...), addr)
-				expect(t, addr+" for "+c.listen+": the peer", d.from, c.peer)
-				asked := addr
-				switch c.addr {
-				case "0.0.0.0:%d":
-					asked = fmt.Sprintf("127.0.0.1:%d", 1000+n)
-				case "[::]:%d":
-					asked = fmt.Sprintf("[::1]:%d", 1000+n)
-				}
-				expect(t, addr+" for "+c.listen+": getpeername", d.client.peer(), asked)
-				expect(t, addr+" for "+c.listen+": the client", ipOf(t, d.client.name()), mappedLike(addr, c.peer))
-				expect(t, addr+" for "+c.listen+": the server", d.server.name(), netip.AddrPortFrom(netip.MustParseAddr(mappedLike(asServer(c.peer), ipOf(t, asked))), uint16(1000+n)).String())
-			}
-			for _, addr := range []string{"127.0.2.1:1000", "127.9.9.9:1000", "[::ffff:127.0.2.1]:1000", "[fdb9:1f1f:eea::2]:1004"} {
-				family := unix.AF_INET
-				if addr[0] == '[' {
-					family = unix.AF_INET6
-				}
-				for _, kind := range []int{tcp, udp} {
-					if err := a.socket(family, kind).connect(addr); err != unix.ENETUNREACH {
-						t.Errorf("connect to a neighbour's loopback %s: %v", addr, err)
-					}
-				}
-				if err := a.socket(family, udp).send(addr, "x"); err != unix.ENETUNREACH {
-					t.Errorf("send to a neighbour's loopback %s: %v", addr, err)
-				}
-			}
+			onKernels(t, func(t *testing.T, h *host) { loopbackIsPrivate(t, h, families) })
 		})
+	}
+}
+
+func loopbackIsPrivate(t *testing.T, h *host, families int) {
+	t.Helper()
+	network := h.network(1, families)
+	a, b := h.box(network, 1, families), h.box(network, 2, families)
+	for n, c := range []struct {
+		listen, addr, peer string
+		options            [][3]int
+	}{
+		{listen: "127.0.0.1:%d", addr: "127.0.0.1:%d", peer: "127.0.0.1"},
+		{listen: "127.0.0.9:%d", addr: "127.0.0.9:%d", peer: "127.0.0.1"},
+		{listen: "0.0.0.0:%d", addr: "127.0.0.1:%d", peer: "127.0.0.1"},
+		{listen: "0.0.0.0:%d", addr: "0.0.0.0:%d", peer: "127.0.0.1"},
+		{listen: "[::1]:%d", addr: "[::1]:%d", peer: "::1"},
+		{listen: "[::]:%d", addr: "[::1]:%d", peer: "::1", options: [][3]int{v6only}},
+		{listen: "[::]:%d", addr: "[::1]:%d", peer: "::1"},
+		{listen: "[::]:%d", addr: "[::]:%d", peer: "::1"},
+		{listen: "[::]:%d", addr: "127.0.0.1:%d", peer: "::ffff:127.0.0.1"},
+		{listen: "[::]:%d", addr: "[::ffff:127.0.0.1]:%d", peer: "::ffff:127.0.0.1"},
+		{listen: "[::ffff:127.0.0.1]:%d", addr: "127.0.0.1:%d", peer: "::ffff:127.0.0.1"},
+	} {
+		addr := fmt.Sprintf(c.addr, 1000+n)
+		family := unix.AF_INET
+		if addr[0] == '[' {
+			family = unix.AF_INET6
+		}
+		// A neighbour serves the same port, and is not met.
+		b.listening(fmt.Sprintf(c.listen, 1000+n), c.options...)
+		if err := a.socket(family, tcp).connect(addr); err != unix.ECONNREFUSED {
+			t.Errorf("%s for %s, at nobody's: %v", addr, c.listen, err)
+		}
+		d := dial(t, a, a.listening(fmt.Sprintf(c.listen, 1000+n), c.options...), addr)
+		expect(t, addr+" for "+c.listen+": the peer", d.from, c.peer)
+		asked := addr
+		switch c.addr {
+		case "0.0.0.0:%d":
+			asked = fmt.Sprintf("127.0.0.1:%d", 1000+n)
+		case "[::]:%d":
+			asked = fmt.Sprintf("[::1]:%d", 1000+n)
+		}
+		expect(t, addr+" for "+c.listen+": getpeername", d.client.peer(), asked)
+		expect(t, addr+" for "+c.listen+": the client", ipOf(t, d.client.name()), mappedLike(addr, c.peer))
+		expect(t, addr+" for "+c.listen+": the server", d.server.name(), netip.AddrPortFrom(netip.MustParseAddr(mappedLike(asServer(c.peer), ipOf(t, asked))), uint16(1000+n)).String())
+	}
+	for _, addr := range []string{"127.0.2.1:1000", "127.9.9.9:1000", "[::ffff:127.0.2.1]:1000", "[fdb9:1f1f:eea::2]:1004"} {
+		family := unix.AF_INET
+		if addr[0] == '[' {
+			family = unix.AF_INET6
+		}
+		for _, kind := range []int{tcp, udp} {
+			if err := a.socket(family, kind).connect(addr); err != unix.ENETUNREACH {
+				t.Errorf("connect to a neighbour's loopback %s: %v", addr, err)
+			}
+		}
+		if err := a.socket(family, udp).send(addr, "x"); err != unix.ENETUNREACH {
+			t.Errorf("send to a neighbour's loopback %s: %v", addr, err)
+		}
 	}
 }
 
@@ -155,34 +159,35 @@ func asServer(peer string) string {
 // A listener of a program in Go is one for MPTCP and both families.
 func TestMultipathListener(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
-	network := h.network(1, v4|v6)
-	a, b := h.box(network, 1, v4|v6), h.box(network, 2, v4|v6)
-	for _, box := range []*box{a, b} {
-		s := box.socket(unix.AF_INET6, tcp, unix.IPPROTO_MPTCP)
-		expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "[::]:80"}).Err, 0)
-		s.must(Call{Name: "listen", FD: s.fd})
-		expect(t, "getsockname", s.name(), "[::]:80")
-		for _, c := range []struct {
-			addr  string
-			from  string
-			proto int
-		}{
-			{addr: join(box.addr4, 80), from: "::ffff:10.77.0.2"},
-			{addr: join(box.addr4, 80), from: "::ffff:10.77.0.2", proto: unix.IPPROTO_MPTCP},
-			{addr: join(box.addr6, 80), from: "fd00:77::2"},
-			{addr: join(box.addr6, 80), from: "fd00:77::2", proto: unix.IPPROTO_MPTCP},
-		} {
-			d := dial(t, b, s, c.addr, c.proto)
-			expect(t, c.addr+": the client", d.from, c.from)
-			expect(t, c.addr+": the server", ipOf(t, d.server.name()), mappedIn6(ipOf(t, c.addr)))
+	onKernels(t, func(t *testing.T, h *host) {
+		network := h.network(1, v4|v6)
+		a, b := h.box(network, 1, v4|v6), h.box(network, 2, v4|v6)
+		for _, box := range []*box{a, b} {
+			s := box.socket(unix.AF_INET6, tcp, unix.IPPROTO_MPTCP)
+			expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "[::]:80"}).Err, 0)
+			s.must(Call{Name: "listen", FD: s.fd})
+			expect(t, "getsockname", s.name(), "[::]:80")
+			for _, c := range []struct {
+				addr  string
+				from  string
+				proto int
+			}{
+				{addr: join(box.addr4, 80), from: "::ffff:10.77.0.2"},
+				{addr: join(box.addr4, 80), from: "::ffff:10.77.0.2", proto: unix.IPPROTO_MPTCP},
+				{addr: join(box.addr6, 80), from: "fd00:77::2"},
+				{addr: join(box.addr6, 80), from: "fd00:77::2", proto: unix.IPPROTO_MPTCP},
+			} {
+				d := dial(t, b, s, c.addr, c.proto)
+				expect(t, c.addr+": the client", d.from, c.from)
+				expect(t, c.addr+": the server", ipOf(t, d.server.name()), mappedIn6(ipOf(t, c.addr)))
+			}
+			for _, addr := range []string{"127.0.0.1:80", "[::1]:80"} {
+				d := dial(t, box, s, addr)
+				expect(t, addr+": the client", d.from, mappedIn6(ipOf(t, addr)))
+				expect(t, addr+": the server", ipOf(t, d.server.name()), mappedIn6(ipOf(t, addr)))
+			}
 		}
-		for _, addr := range []string{"127.0.0.1:80", "[::1]:80"} {
-			d := dial(t, box, s, addr)
-			expect(t, addr+": the client", d.from, mappedIn6(ipOf(t, addr)))
-			expect(t, addr+": the server", ipOf(t, d.server.name()), mappedIn6(ipOf(t, addr)))
-		}
-	}
+	})
 }
 
 // mappedIn6 is an address as an IPv6 socket shows it.

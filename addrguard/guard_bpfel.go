@@ -94,6 +94,7 @@ const (
 	guardProgSockCreate   = "sock_create"
 	guardVarLoopback6     = "loopback6"
 	guardVarPacketNetns   = "packet_netns"
+	guardVarSocketFlags   = "socket_flags"
 )
 
 // loadGuard returns the embedded CollectionSpec for guard.
@@ -173,6 +174,7 @@ type guardMapSpecs struct {
 type guardVariableSpecs struct {
 	Loopback6   *ebpf.VariableSpec `ebpf:"loopback6"`
 	PacketNetns *ebpf.VariableSpec `ebpf:"packet_netns"`
+	SocketFlags *ebpf.VariableSpec `ebpf:"socket_flags"`
 }
 
 // guardObjects contains all objects after they have been loaded into the kernel.
@@ -220,6 +222,7 @@ func (m *guardMaps) Close() error {
 type guardVariables struct {
 	Loopback6   *ebpf.Variable `ebpf:"loopback6"`
 	PacketNetns *ebpf.Variable `ebpf:"packet_netns"`
+	SocketFlags *ebpf.Variable `ebpf:"socket_flags"`
 }
 
 // guardPrograms contains all programs after they have been loaded into the kernel.

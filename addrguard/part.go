@@ -58,6 +58,7 @@ func (g *Guard) setConstants(spec *ebpf.CollectionSpec) error {
 	constants := map[string]any{
 		guardVarLoopback6:   words(loopback6.Addr()),
 		guardVarPacketNetns: !g.opts.before615 && asksNetns(ebpf.CGroupSKB),
+		guardVarSocketFlags: !g.opts.before615, // they are Linux 6.12's, and tried
 	}
 	for name, value := range constants {
 		v, ok := spec.Variables[name]

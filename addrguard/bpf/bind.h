@@ -18,8 +18,10 @@ static __always_inline bool bindable4(const struct face *f, __be32 want, __be32 
 }
 
 /* Remembers whether a wildcard was asked for; false if there is no memory. */
-static __always_inline bool note(struct bpf_sock *sk, struct subject *s, __u32 bound)
+static __always_inline bool note(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s, __u32 bound)
 {
+	if (!s->kept && flag_wildcard(ctx, sk, bound))
+		return true;
 	if (bound && !s->kept)
 		s->kept = keep(sk, s);
 	if (s->kept)
@@ -40,7 +42,7 @@ int bind4(struct bpf_sock_addr *ctx)
 	want = ctx->user_ip4;
 	if (!bindable4(s.face, want, &to))
 		return deny(&s, BIND_DENIED, EADDRNOTAVAIL);
-	if (!note(sk, &s, want ? 0 : WILDCARD))
+	if (!note(ctx, sk, &s, want ? 0 : WILDCARD))
 		return 0;
 	if (to != want) {
 		ctx->user_ip4 = to;
@@ -85,7 +87,7 @@ int bind6(struct bpf_sock_addr *ctx)
 	to = want;
 	if (!bindable6(s.face, &to, any6(&want) && is_v6only(ctx, sk), &bound))
 		return deny(&s, BIND_DENIED, EADDRNOTAVAIL);
-	if (!note(sk, &s, bound))
+	if (!note(ctx, sk, &s, bound))
 		return 0;
 	if (!same6(&to, &want)) {
 		set_user6(ctx, &to);

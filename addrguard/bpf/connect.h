@@ -26,7 +26,6 @@ static __always_inline struct listener find(struct bpf_sock_addr *ctx, struct bp
 {
 	struct listener l = {};
 	struct bpf_sock *sk;
-	struct owner *o;
 
 	if (ctx->type == SOCK_STREAM)
 		sk = bpf_sk_lookup_tcp(ctx, tuple, size, BPF_F_CURRENT_NETNS, 0);
@@ -35,8 +34,7 @@ static __always_inline struct listener find(struct bpf_sock_addr *ctx, struct bp
 	if (!sk)
 		return l;
 	l.found = true;
-	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	l.wildcard = o && o->bound;
+	l.wildcard = wildcard_of(sk, bpf_sk_storage_get(&sockets, sk, NULL, 0));
 	l.peer4 = sk->dst_ip4;
 	l.peer6 = remote6(sk);
 	bpf_sk_release(sk);

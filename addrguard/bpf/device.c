@@ -1,6 +1,6 @@
 /* The programs attached to devices of a protected namespace: lo and the overlay's
  * (tcx, Linux 6.6). */
-#include "guard.h"
+#include "maker.h"
 #include "packet.h"
 
 #define ETH_HLEN 14
@@ -112,6 +112,17 @@ static __always_inline bool is_met(struct __sk_buff *skb, bool stream, struct bp
 	return sk;
 }
 
+static __always_inline void count_steered(struct bpf_sock *sk, const struct owner *o, __u64 netns)
+{
+	struct sock *listener = (struct sock *)bpf_skc_to_tcp_sock(sk);
+	__u64 cgroup;
+
+	if (o)
+		count_for(o->cgroup, STEERED);
+	else
+		count(listener ? container_of_socket(listener, netns, &cgroup) : NULL, STEERED);
+}
+
 /* bpf_get_netns_cookie asks the packet's socket, which it does not have yet. */
 static __always_inline __u64 netns_of_device(struct __sk_buff *skb)
 {
@@ -157,8 +168,8 @@ int steer(struct __sk_buff *skb)
 	if (!sk)
 		return TCX_NEXT;
 	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (o && o->bound == WILDCARD && sk->family == AF_INET6 && !bpf_sk_assign(skb, sk, 0))
-		count_for(o->cgroup, STEERED);
+	if (wildcard_of(sk, o) == WILDCARD && sk->family == AF_INET6 && !bpf_sk_assign(skb, sk, 0))
+		count_steered(sk, o, key.netns);
 	bpf_sk_release(sk);
 	return TCX_NEXT;
 }

@@ -50,12 +50,13 @@ struct network {
 	__u32 mended[3]; /* the first is not 0 if devices set sources of echo requests right */
 };
 
-enum { WILDCARD = 1, WILDCARD_MAPPED = 2 };
+enum { WILDCARD = 1, WILDCARD_MAPPED = 2, WILDCARDS = 3 };
 
 /* What is kept with a socket. Those for datagrams have it from their making on,
  * which spares each datagram the search for its container. Those for connections
- * have it when they are bound to a wildcard: it would cost a connection more than
- * it saves. */
+ * do without, as it would cost a connection more than it saves; but where the
+ * kernel does not let us flag them (wildcard_of), they have it when they are bound
+ * to a wildcard. */
 struct owner {
 	__u64 cgroup; /* key of its container */
 	__u64 netns;
@@ -187,6 +188,20 @@ static __always_inline struct container *container_of_task(__u64 netns, __u64 *c
 		       *cgroup ? entry(*cgroup, netns) : NULL;
 	       }));
 	return c;
+}
+
+/* Which wildcard a socket was bound to by the program's will. A TCP socket tells
+ * it by two of its own flags, since to keep more with it would cost two thirds of
+ * what bind does. They are those by which programs at socket operations
+ * (BPF_PROG_TYPE_SOCK_OPS) ask to hear of timeouts, which a listener has not. */
+static __always_inline __u32 wildcard_of(struct bpf_sock *sk, const struct owner *o)
+{
+	struct tcp_sock *tcp;
+
+	if (o)
+		return o->bound;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	return tcp ? tcp->bpf_sock_ops_cb_flags & WILDCARDS : 0;
 }
 
 /* Addresses. */

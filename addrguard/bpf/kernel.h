@@ -21,6 +21,7 @@ enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3 };
 enum { EPERM = 1, EINVAL = 22, EPROTONOSUPPORT = 93, EAFNOSUPPORT = 97, EADDRNOTAVAIL = 99, ENETUNREACH = 101, ECONNREFUSED = 111 };
 enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
 enum { TCP_LISTEN = 10 };
+enum { SOL_TCP = 6, SOCKET_FLAGS = 1008 /* TCP_BPF_SOCK_OPS_CB_FLAGS, Linux 6.12 */ };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -53,6 +54,10 @@ struct sock_common {
 	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
 	struct hlist_node skc_node;
+};
+
+struct tcp_sock {
+	__u8 bpf_sock_ops_cb_flags;
 };
 
 struct kernfs_node {

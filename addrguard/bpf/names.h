@@ -88,7 +88,7 @@ static __always_inline __u32 bound_to(struct bpf_sock_addr *ctx, struct bpf_sock
 	struct bpf_sock *subflow;
 
 	if (o || ctx->protocol != IPPROTO_MPTCP || sk->state != TCP_LISTEN)
-		return o ? o->bound : 0;
+		return wildcard_of(sk, o);
 	if (mapped6(a)) {
 		size = sizeof(tuple.ipv4);
 		tuple.ipv4.daddr = a->word[3];
@@ -100,9 +100,7 @@ static __always_inline __u32 bound_to(struct bpf_sock_addr *ctx, struct bpf_sock
 	subflow = bpf_sk_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!subflow)
 		return 0;
-	o = bpf_sk_storage_get(&sockets, subflow, NULL, 0);
-	if (o)
-		bound = o->bound;
+	bound = wildcard_of(subflow, bpf_sk_storage_get(&sockets, subflow, NULL, 0));
 	bpf_sk_release(subflow);
 	return bound;
 }

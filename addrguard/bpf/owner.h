@@ -82,6 +82,22 @@ static __always_inline int deny(const struct subject *s, enum verdict verdict, i
 	return 0;
 }
 
+/* Set before loading: whether to use the flags of TCP sockets. */
+const volatile bool socket_flags;
+
+/* Makes a TCP socket tell what wildcard_of asks; false if it cannot. */
+static __always_inline bool flag_wildcard(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u32 bound)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	int had, flags;
+
+	if (!tcp || !socket_flags)
+		return false;
+	had = tcp->bpf_sock_ops_cb_flags;
+	flags = (had & ~WILDCARDS) | bound;
+	return flags == had || !bpf_setsockopt(ctx, SOL_TCP, SOCKET_FLAGS, &flags, sizeof(flags));
+}
+
 static __always_inline bool is_v6only(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
 {
 	struct sock_common *common;

@@ -3,7 +3,7 @@
  * found, and none at bind: so the program looks the name up itself, in the
  * kernel's own table.
  */
-#include "guard.h"
+#include "maker.h"
 
 /* The longest address: the family, and a name of 108 bytes. */
 #define ADDRESS 110
@@ -65,30 +65,6 @@ static __always_inline __u32 bucket_of(const struct search *s)
 	hash ^= hash >> 8;
 	hash ^= s->type;
 	return hash & (BUCKETS - 1);
-}
-
-static __always_inline __u64 ancestor_id(struct cgroup *cgroup, int level)
-{
-	void *ancestors = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
-	struct cgroup *ancestor = NULL;
-
-	if (level > BPF_CORE_READ(cgroup, level))
-		return 0;
-	bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + level * sizeof(ancestor));
-	return BPF_CORE_READ(ancestor, kn, id);
-}
-
-/* The container whose process made a socket. */
-static __always_inline struct container *container_of_socket(struct sock *sk, __u64 netns, __u64 *id)
-{
-	struct cgroup *cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
-	struct container *c;
-
-	SEARCH(c, true, ({
-		       *id = ancestor_id(cgroup, level);
-		       *id ? entry(*id, netns) : NULL;
-	       }));
-	return c;
 }
 
 /* In a namespace of its own a container would not find another's name. */
