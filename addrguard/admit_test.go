@@ -187,8 +187,8 @@ func TestAdmitted(t *testing.T) {
 	h.open() // another process reads the same
 	check()
 	for _, bad := range []addrguard.Identity{
-		{}, {Network: networkID(1)}, identityOf(networkID(1), 0, v4), identityOf(networkID(1), 1, 0), identityOf(networkID(9), 1, v4),
-		{Network: networkID(1), Slot: 1, IPv6: identityOf("", 1, v4).IPv4},
+		{}, {Identity: topology.Identity{Network: networkID(1)}}, identityOf(networkID(1), 0, v4), identityOf(networkID(1), 1, 0), identityOf(networkID(9), 1, v4),
+		{Identity: topology.Identity{Network: networkID(1), Slot: 1, IPv6: identityOf("", 1, v4).IPv4}},
 	} {
 		if _, err := h.Admit(t.Context(), h.top, bad); err == nil {
 			t.Errorf("%+v was admitted", bad)

@@ -173,12 +173,12 @@ type box struct {
 	id     topology.CgroupID
 	addr4  string
 	addr6  string
-	slot   uint16
+	slot   topology.Slot
 }
 
 // identityOf is the n-th container's of a network.
 func identityOf(network topology.NetworkID, n, families int) addrguard.Identity {
-	id := addrguard.Identity{Network: network, Slot: uint16(n)}
+	id := addrguard.Identity{Identity: topology.Identity{Network: network, Slot: topology.Slot(n)}}
 	if families&v4 != 0 {
 		id.IPv4 = netip.AddrFrom4([4]byte{10, 77, byte(n >> 8), byte(n)})
 	}

@@ -10,16 +10,8 @@ import (
 
 // Identity is what a container is in its network on this host.
 type Identity struct {
-	// Network is the container's; an exempt one may leave it empty, which stands
-	// for all networks.
-	Network topology.NetworkID
-	// IPv4 and IPv6 are the own addresses; a network may lack one family, and the
-	// address is the zero Addr then.
-	IPv4, IPv6 netip.Addr
-	// Slot is 1 to 65535, unique in the network on this host. The container's
-	// 127.0.0.0/24 is 127.H.L.0/24 of the namespace, where H and L are the slot's
-	// high and low byte.
-	Slot uint16
+	// One that is exempt may leave the network empty, which stands for all.
+	topology.Identity
 	// Exempt lets the processes do as they like: helpers of the plugin.
 	Exempt bool
 	// Raw allows raw sockets, as far as the capabilities do.
@@ -61,7 +53,7 @@ func (i Identity) loop4(host byte) netip.Addr {
 // loop6 is the own address that programs call ::1.
 func (i Identity) loop6() netip.Addr {
 	a := loopback6.Addr().As16()
-	binary.BigEndian.PutUint16(a[14:], i.Slot)
+	binary.BigEndian.PutUint16(a[14:], uint16(i.Slot))
 	return netip.AddrFrom16(a)
 }
 
@@ -92,7 +84,8 @@ func (i Identity) container(netns uint64) guardContainer {
 // identity undoes container.
 func identity(c *guardContainer, network topology.NetworkID) Identity {
 	f := &c.Face
-	i := Identity{Network: network, Slot: uint16(f.Slot), Exempt: f.Flags&flagExempt != 0, Raw: f.Flags&flagRaw != 0}
+	i := Identity{Exempt: f.Flags&flagExempt != 0, Raw: f.Flags&flagRaw != 0}
+	i.Network, i.Slot = network, topology.Slot(f.Slot)
 	if f.Flags&flagIPv4 != 0 {
 		i.IPv4 = address4(f.Ip4)
 	}

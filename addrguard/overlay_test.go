@@ -81,8 +81,8 @@ func (m *machine) container(addr4, addr6 string) *box {
 	m.t.Helper()
 	cgroup := fmt.Sprintf("%s/c%d", m.top, boundary.Add(1))
 	m.cgroup(cgroup)
-	return m.admitted(cgroup, addrguard.Identity{Network: networkID(1), Slot: 1,
-		IPv4: netip.MustParseAddr(addr4), IPv6: netip.MustParseAddr(addr6)})
+	return m.admitted(cgroup, addrguard.Identity{Identity: topology.Identity{Network: networkID(1), Slot: 1,
+		IPv4: netip.MustParseAddr(addr4), IPv6: netip.MustParseAddr(addr6)}})
 }
 
 // Two hosts, each with a guard of its own: between them, and out into the world.

@@ -25,7 +25,7 @@ type guard struct{ *addrguard.Guard }
 
 // Admit implements fabric.Guard.
 func (g guard) Admit(ctx context.Context, cgroup string, id topology.Identity) (topology.CgroupID, error) {
-	return g.Guard.Admit(ctx, cgroup, addrguard.Identity{Network: id.Network, IPv4: id.IPv4, IPv6: id.IPv6, Slot: uint16(id.Slot)})
+	return g.Guard.Admit(ctx, cgroup, addrguard.Identity{Identity: id})
 }
 
 // Admitted implements fabric.Guard.
@@ -34,7 +34,7 @@ func (g guard) Admitted() (map[topology.CgroupID]topology.Identity, error) {
 	containers := make(map[topology.CgroupID]topology.Identity, len(all))
 	for cgroup, id := range all {
 		if !id.Exempt {
-			containers[cgroup] = topology.Identity{Network: id.Network, IPv4: id.IPv4, IPv6: id.IPv6, Slot: topology.Slot(id.Slot)}
+			containers[cgroup] = id.Identity
 		}
 	}
 	return containers, err

@@ -15,8 +15,8 @@ import (
 	"github.com/particle-net/particle/internal/runtimeapi"
 )
 
-// process starts a program that lives until the test ends or kill is called.
-func process(t *testing.T) (pid int, start uint64, kill func()) {
+// running starts a program that lives until the test ends or kill is called.
+func running(t *testing.T) (pid int, start uint64, kill func()) {
 	t.Helper()
 	cmd := exec.Command("cat")
 	if _, err := cmd.StdinPipe(); err != nil {
@@ -85,7 +85,7 @@ func TestStartOfAJoinerClaims(t *testing.T) {
 func TestStartOfAnIncompleteJoinerFails(t *testing.T) {
 	w := newWorld(t)
 	p := w.plugin()
-	pid, start, _ := process(t)
+	pid, start, _ := running(t)
 	w.state(sideID, pid, start)
 	w.write("root/"+sideID+"/exec.fifo", "")
 	r := w.run(nil, "--root", w.path("root"), "start", sideID)
@@ -117,7 +117,7 @@ func TestStartFailsWithTheClaim(t *testing.T) {
 func TestStartEndsWhatItFails(t *testing.T) {
 	w := newWorld(t)
 	w.container(webID, "jobs", `"jobs":null`, "")
-	pid, start, _ := process(t)
+	pid, start, _ := running(t)
 	w.state(webID, pid, start, w.owner()...)
 	s := &state{pid: pid, start: start}
 	for _, waits := range []bool{false, true} {
@@ -212,7 +212,7 @@ func TestExecConfines(t *testing.T) {
 func TestDeleteReleasesBeforeTheRuntimeWhenAllIsGone(t *testing.T) {
 	w := newWorld(t)
 	p := w.plugin()
-	pid, start, kill := process(t)
+	pid, start, kill := running(t)
 	kill()
 	w.state(webID, pid, start, w.owner()...)
 	w.write("resolv/"+webID, "")
@@ -227,7 +227,7 @@ func TestDeleteReleasesBeforeTheRuntimeWhenAllIsGone(t *testing.T) {
 func TestDeleteReleasesAfterTheRuntimeWhenAlive(t *testing.T) {
 	w := newWorld(t)
 	p := w.plugin()
-	pid, start, _ := process(t)
+	pid, start, _ := running(t)
 	w.state(webID, pid, start, w.owner()...)
 	w.write("resolv/"+webID, "")
 	probe := "RUNC_PROBE=" + w.path("resolv/"+webID)
@@ -257,7 +257,7 @@ func TestDeleteReleasesAJoiner(t *testing.T) {
 
 // The pid of a container that is gone may belong to another process by now.
 func TestDeleteIsNotFooledByAReusedPid(t *testing.T) {
-	pid, start, _ := process(t)
+	pid, start, _ := running(t)
 	s := &state{pid: pid, start: start}
 	if !s.alive("/proc") {
 		t.Error("a living process is taken for dead")

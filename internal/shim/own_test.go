@@ -108,7 +108,7 @@ func TestLifeOfAnOwnNamespace(t *testing.T) {
 	w := newWorld(t)
 	p := w.plugin()
 	w.container(webID, "jobs", `"jobs":null`, `"Privileged":true`)
-	pid, start, kill := process(t)
+	pid, start, kill := running(t)
 	w.ownState(pid, start)
 	root := []string{"--root", w.path("root")}
 	w.passed(w.run(nil, append(root, "start", webID)...), append(root, "start", webID)...)

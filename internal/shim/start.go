@@ -9,7 +9,7 @@ import (
 
 	"github.com/particle-net/particle/internal/dockerdir"
 	"github.com/particle-net/particle/internal/fault"
-	proctable "github.com/particle-net/particle/internal/process"
+	"github.com/particle-net/particle/internal/process"
 	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/topology"
 )
@@ -101,11 +101,11 @@ func (h *Host) newClaim(c Call, s *state) (claim runtimeapi.Claim, err error) {
 // uses v1 only: the process then stays where containerd's shim is, and to claim
 // an address for that cgroup would give it to every container at once.
 func (h *Host) cgroup(pid int) (string, error) {
-	path, err := proctable.Unified(filepath.Join(h.Proc, strconv.Itoa(pid), "cgroup"))
+	path, err := process.Unified(filepath.Join(h.Proc, strconv.Itoa(pid), "cgroup"))
 	if err != nil {
 		return "", err
 	}
-	own, err := proctable.Unified(filepath.Join(h.Proc, "self", "cgroup"))
+	own, err := process.Unified(filepath.Join(h.Proc, "self", "cgroup"))
 	if err != nil {
 		return "", err
 	}
