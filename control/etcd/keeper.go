@@ -95,10 +95,10 @@ func (s *Store) jump() {
 
 // health is the state that a watch begins with, and a channel that is closed
 // when it is no longer so.
-func (s *Store) health() (down error, changed <-chan struct{}) {
+func (s *Store) health() (changed <-chan struct{}, down error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.down, s.changed
+	return s.changed, s.down
 }
 
 // note compares an answer's revision with the highest that was seen when the

@@ -55,7 +55,7 @@ func (s *Store) WatchRoutes(ctx context.Context, n control.Network) <-chan contr
 			}
 		}
 		return out
-	}, func(key string) string { return key })
+	}, func(key string) string { return key }, func(a, b control.Route) bool { return a.Node == b.Node })
 }
 
 // WatchNetworks implements control.Directory.
@@ -69,7 +69,7 @@ func (s *Store) WatchNetworks(ctx context.Context) <-chan control.Update[control
 			}
 		}
 		return out
-	}, func(key string) string { return key })
+	}, func(key string) string { return key }, always[control.Network])
 }
 
 // WatchNodes implements control.Directory.
@@ -89,8 +89,10 @@ func (s *Store) WatchNodes(ctx context.Context) <-chan control.Update[control.No
 			out = append(out, n)
 		}
 		return out
-	}, func(key string) string { return key[:strings.LastIndexByte(key, '/')+1] })
+	}, func(key string) string { return key[:strings.LastIndexByte(key, '/')+1] }, always[control.NodeState])
 }
+
+func always[T any](T, T) bool { return true }
 
 // view is what a watch knows of a part of the store.
 type view[T any] struct {
@@ -101,12 +103,13 @@ type view[T any] struct {
 	// value. It gives one value at most for a group.
 	decode func(map[string]string) []T
 	group  func(key string) string
+	same   func(before, now T) bool     // whether a value replaces the one before, or is another
 	groups map[string]map[string]string // key to value, by group
 }
 
 // watch delivers a part of the store until ctx or the store ends.
-func watch[T any](ctx context.Context, s *Store, prefix string, decode func(map[string]string) []T, group func(string) string) <-chan control.Update[T] {
-	v := &view[T]{s: s, prefix: prefix, out: make(chan control.Update[T]), decode: decode, group: group}
+func watch[T any](ctx context.Context, s *Store, prefix string, decode func(map[string]string) []T, group func(string) string, same func(before, now T) bool) <-chan control.Update[T] {
+	v := &view[T]{s: s, prefix: prefix, out: make(chan control.Update[T]), decode: decode, group: group, same: same}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.ctx, cancel)
 	s.done.Go(func() {
@@ -123,7 +126,7 @@ func watch[T any](ctx context.Context, s *Store, prefix string, decode func(map[
 func (v *view[T]) run(ctx context.Context) {
 	told := false
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		down, changed := v.s.health()
+		changed, down := v.s.health()
 		if down == nil {
 			var healthy bool
 			healthy, down = v.follow(ctx, changed)
@@ -149,8 +152,14 @@ func (v *view[T]) run(ctx context.Context) {
 
 // rest waits until the store's health has changed, or for about d.
 func (v *view[T]) rest(ctx context.Context, changed <-chan struct{}, d time.Duration) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := until(ctx, changed)
 	defer cancel()
+	pause(ctx, d)
+}
+
+// until is ctx, but ends with the channel too.
+func until(ctx context.Context, changed <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		select {
 		case <-changed:
@@ -158,32 +167,37 @@ func (v *view[T]) rest(ctx context.Context, changed <-chan struct{}, d time.Dura
 		case <-ctx.Done():
 		}
 	}()
-	pause(ctx, d)
+	return ctx, cancel
 }
 
 // follow lists and then delivers changes until something is wrong. healthy says
-// whether the list was delivered. No error: the store is another one, or has
-// been away.
+// whether the list was delivered. No error: the store is another one or has been
+// away, or ctx has ended.
 func (v *view[T]) follow(ctx context.Context, changed <-chan struct{}) (healthy bool, err error) {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	// The client's Watch does not return while the store is away, so it needs the
+	// context to learn that this is known by now.
+	ctx, cancel := until(clientv3.WithRequireLeader(ctx), changed)
 	defer cancel()
 	revision, err := v.list(ctx)
+	if ctx.Err() != nil {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
 	c, err := v.s.conn()
-	if err != nil {
+	if err != nil || ctx.Err() != nil {
 		return true, err
 	}
 	events := c.Watch(ctx, v.prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1), clientv3.WithProgressNotify())
 	for {
 		select {
-		case <-changed:
-			return true, nil
 		case <-ctx.Done():
-			return true, ctx.Err()
+			return true, nil
 		case r, open := <-events:
 			switch {
+			case ctx.Err() != nil:
+				return true, nil
 			case !open:
 				return true, errors.New("the watch has ended")
 			case r.CompactRevision > 0:
@@ -192,7 +206,7 @@ func (v *view[T]) follow(ctx context.Context, changed <-chan struct{}) (healthy 
 				return true, r.Err()
 			}
 			if u := v.apply(r); len(u.Put)+len(u.Deleted) > 0 && !v.send(ctx, u) {
-				return true, ctx.Err()
+				return true, nil
 			}
 		}
 	}
@@ -219,7 +233,7 @@ func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
 		u.Put = append(u.Put, v.decode(found)...)
 	}
 	if !v.send(ctx, u) {
-		return 0, ctx.Err()
+		return 0, nil
 	}
 	return revision, nil
 }
@@ -235,6 +249,7 @@ func (v *view[T]) put(key, value string) {
 // apply takes the changes of one answer in. A value that comes and goes within
 // it is told as it last was.
 func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
+	was := map[string][]T{}  // by group: before
 	last := map[string][]T{} // by group: as it was before, or at its last change
 	var order []string
 	for _, e := range r.Events {
@@ -242,7 +257,8 @@ func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
 		g := v.group(key)
 		if _, seen := last[g]; !seen {
 			order = append(order, g)
-			last[g] = v.decode(v.groups[g])
+			was[g] = v.decode(v.groups[g])
+			last[g] = was[g]
 		}
 		if e.Type == clientv3.EventTypeDelete {
 			delete(v.groups[g], key)
@@ -258,10 +274,15 @@ func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
 	}
 	u := control.Update[T]{Revision: r.Header.Revision, Instance: v.s.Instance()}
 	for _, g := range order {
-		if now := v.decode(v.groups[g]); len(now) > 0 {
-			u.Put = append(u.Put, now...)
-		} else {
+		now := v.decode(v.groups[g])
+		if len(now) == 0 {
 			u.Deleted = append(u.Deleted, last[g]...)
+			now = last[g]
+		} else {
+			u.Put = append(u.Put, now...)
+		}
+		if len(was[g]) > 0 && !v.same(was[g][0], now[0]) {
+			u.Deleted = append(u.Deleted, was[g]...)
 		}
 	}
 	return u

@@ -1,0 +1,77 @@
+package etcd_test
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/controltest"
+	"github.com/particle-net/particle/control/controltest/etcdtest"
+	"github.com/particle-net/particle/control/etcd"
+)
+
+// open is a host's store, by way of an endpoint.
+func open(t testing.TB, endpoint string, n control.Node) *etcd.Store {
+	t.Helper()
+	s, err := etcd.Open(t.Context(), etcd.Options{Endpoints: []string{endpoint}, Node: n, LeaseTTL: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// releases runs a test with the oldest and the newest etcd that are promised.
+func releases(t *testing.T, f func(t *testing.T, release string)) {
+	for _, release := range []string{etcdtest.Debian, etcdtest.Current} {
+		t.Run("etcd "+release, func(t *testing.T) { f(t, release) })
+	}
+}
+
+func TestAllocation(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		controltest.Allocation(t, func(t *testing.T) controltest.Cluster {
+			srv := etcdtest.Start(t, release)
+			return controltest.Cluster{
+				Open: func(t *testing.T, n control.Node) controltest.Store { return open(t, srv.Endpoint(), n) },
+				Stop: srv.Kill, Back: srv.Restart, Wipe: srv.Wipe, Save: srv.Save, Load: srv.Load,
+			}
+		})
+	})
+}
+
+func TestDistribution(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		controltest.Distribution(t, func(t *testing.T) controltest.Fabric {
+			srv := etcdtest.Start(t, release)
+			return controltest.Fabric{
+				Open: func(t *testing.T, n control.Node) control.Distributor { return open(t, srv.Endpoint(), n) },
+				Join: func(t *testing.T, d control.Distributor, n control.Network) {
+					if _, err := d.(*etcd.Store).ClaimNetwork(t.Context(), n); err != nil {
+						t.Fatal(err)
+					}
+				},
+				Own: func(t *testing.T, d control.Distributor, n control.Network, p netip.Prefix) {
+					if err := d.(*etcd.Store).Restore(t.Context(), n, control.Claim{Network: n.ID, Prefix: p}); err != nil {
+						t.Fatal(err)
+					}
+				},
+				Disown: func(t *testing.T, d control.Distributor, n control.Network, p netip.Prefix) {
+					if err := d.(*etcd.Store).Release(t.Context(), control.Claim{Network: n.ID, Prefix: p}); err != nil {
+						t.Fatal(err)
+					}
+				},
+				Exclusive: true,
+				Interrupt: func(t *testing.T) func() {
+					srv.Kill()
+					return srv.Restart
+				},
+			}
+		})
+	})
+}
