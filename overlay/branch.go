@@ -160,7 +160,7 @@ func (h *Host) ensureGuarded(ns *namespace, id topology.NetworkID) error {
 	if seen, ok := h.guarded[id]; ok && time.Since(seen) < h.opts.AcceptEvery {
 		return nil
 	}
-	_, err := ns.ensureRules(tenantRules())
+	_, err := ns.ensureTenantRules()
 	if err == nil {
 		err = enter(ns.file, func() error {
 			_, err := settle([]sysctl{

@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"net/netip"
+
 	"github.com/google/nftables"
 
 	"github.com/particle-net/particle/topology"
@@ -51,8 +53,21 @@ func hostRules(port uint16, outward []string) ruleset {
 
 // tenantRules let a tenant's containers out by its uplink and nothing in, and
 // keep the packets of the overlay and of lo out of connection tracking, which
-// would cost a tenth of the packet rate.
-func tenantRules() ruleset {
+// would cost a tenth of the packet rate. Other hosts reach what is in the
+// network's subnets and nothing else that is local here: neither the uplink's own
+// address nor what the namespace has for its containers' sake. Without subnets,
+// on a host that is alone, nobody is asked: its VXLAN device hears nobody.
+func tenantRules(subnets []netip.Prefix) ruleset {
+	input := []rule{
+		newRule("answers from outside", from(uplinkName), answers(), accept()),
+		newRule("nothing else from outside", from(uplinkName), drop()),
+	}
+	for _, n := range subnets {
+		input = append(input, newRule("other hosts to containers", from(vxlanName), inRange(destination, n), accept()))
+	}
+	if len(subnets) > 0 {
+		input = append(input, newRule("other hosts to anything else", from(vxlanName), drop()))
+	}
 	return ruleset{
 		{"untracked-in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, append(branchSources(),
 			newRule("overlay", from(vxlanName), notrack()),
@@ -62,10 +77,7 @@ func tenantRules() ruleset {
 			newRule("between containers on this host", to("lo"), notrack()), // holds on the way in, too
 			newRule("branches", to(anyBranch), notrack()),
 		}},
-		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, []rule{
-			newRule("answers from outside", from(uplinkName), answers(), accept()),
-			newRule("nothing else from outside", from(uplinkName), drop()),
-		}},
+		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, input},
 		// New namespaces inherit ip_forward from the host's first one.
 		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, append(branchForwards(),
 			newRule("a tenant is no router", drop()),
@@ -74,4 +86,13 @@ func tenantRules() ruleset {
 			newRule("containers leave as the tenant", to(uplinkName), masquerade()),
 		}},
 	}
+}
+
+// ensureTenantRules makes them those of the subnets that the namespace has.
+func (n *namespace) ensureTenantRules() (changed bool, err error) {
+	subnets, err := n.subnets()
+	if err != nil {
+		return false, err
+	}
+	return n.ensureRules(tenantRules(subnets))
 }

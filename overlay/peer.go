@@ -75,20 +75,18 @@ func (n *namespace) ensurePeers(seg topology.Segment) (changed bool, err error) 
 	want := newPlan(s)
 	s.unassigned(want.holding)
 	planned := want.hosts(seg.Peers)
-	have, err := n.held(s.link)
-	if err != nil {
-		return false, errors.Join(planned, err)
-	}
 	changed, drop, err := n.ensureSources(device, s.sources())
+	if err != nil {
+		return changed, errors.Join(planned, err)
+	}
+	have, err := n.held(s.link)
 	if err != nil {
 		return changed, errors.Join(planned, err)
 	}
 	list := have.changes(want.holding, s.link)
 	err = errors.Join(planned, n.bulk.apply(list))
 	for _, a := range drop { // nothing suggests it any more
-		if e := n.route.AddrDel(device, &a); e != nil && !errors.Is(e, unix.EADDRNOTAVAIL) {
-			err = errors.Join(err, fmt.Errorf("remove %s from %s: %w", a.IPNet, vxlanName, e))
-		}
+		err = errors.Join(err, n.dropAddress(device, a))
 	}
 	return changed || len(list)+len(drop) > 0, err
 }
@@ -104,7 +102,8 @@ func (n *namespace) vxlan() (*netlink.Vxlan, error) {
 }
 
 // ensureSources gives the device the addresses that routes are to suggest, and
-// tells which it has beyond them.
+// tells which it has beyond them. Those of IPv4 go at once: with the last of them
+// the kernel takes the link's routes away.
 func (n *namespace) ensureSources(device *netlink.Vxlan, want []netip.Addr) (changed bool, beyond []netlink.Addr, err error) {
 	if device == nil {
 		return false, nil, nil
@@ -112,6 +111,16 @@ func (n *namespace) ensureSources(device *netlink.Vxlan, want []netip.Addr) (cha
 	have, err := listed(func() ([]netlink.Addr, error) { return n.route.AddrList(device, netlink.FAMILY_V6) })
 	if err != nil {
 		return false, nil, fmt.Errorf("list addresses of %s: %w", vxlanName, err)
+	}
+	strays, err := listed(func() ([]netlink.Addr, error) { return n.route.AddrList(device, netlink.FAMILY_V4) })
+	if err != nil {
+		return false, nil, fmt.Errorf("list addresses of %s: %w", vxlanName, err)
+	}
+	for _, a := range strays {
+		if err := n.dropAddress(device, a); err != nil {
+			return changed, nil, err
+		}
+		changed = true
 	}
 	present := map[netip.Addr]bool{}
 	for _, a := range have {
@@ -133,22 +142,38 @@ func (n *namespace) ensureSources(device *netlink.Vxlan, want []netip.Addr) (cha
 	return changed, beyond, nil
 }
 
+// dropAddress removes an address; gone is success.
+func (n *namespace) dropAddress(from netlink.Link, a netlink.Addr) error {
+	if err := n.route.AddrDel(from, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("remove %s from %s: %w", a.IPNet, from.Attrs().Name, err)
+	}
+	return nil
+}
+
 // ownPart reads this host's part of the network back from the kernel.
 func (n *namespace) ownPart() (pools, subnets []netip.Prefix, err error) {
+	pools, err = n.bulk.prefixes(unix.RT_TABLE_LOCAL, unix.RTN_LOCAL)
+	subnets, failed := n.subnets()
+	return pools, subnets, errors.Join(err, failed)
+}
+
+// subnets are the network's, or none if the host is alone. They are sorted.
+func (n *namespace) subnets() ([]netip.Prefix, error) {
+	return n.bulk.prefixes(unix.RT_TABLE_MAIN, unix.RTN_UNREACHABLE)
+}
+
+// prefixes lists the destinations of our routes of one type in one table, sorted.
+func (r *rtnl) prefixes(table, kind byte) (list []netip.Prefix, err error) {
 	var errs []error
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		own, err := n.bulk.routes(family, routeFilter{unix.RT_TABLE_LOCAL, unix.RTN_LOCAL})
+		found, err := r.routes(family, routeFilter{table, kind})
 		errs = append(errs, err)
-		for _, r := range own {
-			pools = append(pools, r.to)
-		}
-		whole, err := n.bulk.routes(family, routeFilter{unix.RT_TABLE_MAIN, unix.RTN_UNREACHABLE})
-		errs = append(errs, err)
-		for _, r := range whole {
-			subnets = append(subnets, r.to)
+		for _, f := range found {
+			list = append(list, f.to)
 		}
 	}
-	return pools, subnets, errors.Join(errs...)
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return list, errors.Join(errs...)
 }
 
 // held reads what the kernel has for other hosts.

@@ -82,16 +82,25 @@ func (n *namespace) ensurePools(pools []netip.Prefix) (changed bool, err error) 
 		}
 	}
 	for _, pool := range drop {
-		if err := n.route.RouteDel(poolRoute(pool)); err != nil && !errors.Is(err, unix.ESRCH) {
+		route := poolRoute(pool)
+		route.Priority = 0 // any
+		if err := n.route.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fmt.Errorf("withdraw %s: %w", pool, err))
 		}
 	}
 	return len(add)+len(drop) > 0, errors.Join(errs...)
 }
 
-// poolRoute is AnyIP: every address of the pool is local, and on no link.
+// poolRoute is AnyIP: every address of the pool is local, and on no link. The
+// route of a pool of one address yields to that of a branch with the address,
+// which is as long.
 func poolRoute(pool netip.Prefix) *netlink.Route {
+	metric := 0
+	if pool.IsSingleIP() {
+		metric = branchMetric
+	}
 	return &netlink.Route{
+		Priority:  metric,
 		LinkIndex: loopback,
 		Dst:       ipNet(pool.Masked()),
 		Table:     unix.RT_TABLE_LOCAL,

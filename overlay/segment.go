@@ -102,9 +102,17 @@ func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment) 
 	return changed, errors.Join(errs...)
 }
 
-// ensureTunnel makes the network's device, and the filter in front of it before.
+// ensureTunnel makes the network's device, after what stands in front of it and
+// behind it.
 func (h *Host) ensureTunnel(ctx context.Context, ns *namespace, seg topology.Segment) (changed bool, err error) {
+	subnets := newSide(nil, nil, seg.Subnets).subnets
 	return inTurn([]func() (bool, error){
+		func() (bool, error) {
+			if len(subnets) == 0 {
+				return false, nil
+			}
+			return ns.ensureRules(tenantRules(subnets))
+		},
 		func() (bool, error) { return h.ensureReceiver(seg) },
 		func() (bool, error) { return h.ensureVXLAN(ctx, ns, seg) },
 		func() (bool, error) { return h.ensureReceiverOwned(seg) },

@@ -45,7 +45,7 @@ func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed boo
 	defer ns.close()
 	steps := []func() (bool, error){
 		h.ensureHostRules,
-		func() (bool, error) { return ns.ensureRules(tenantRules()) },
+		ns.ensureTenantRules,
 		func() (bool, error) { return h.ensurePair(ns, up) },
 		func() (bool, error) { return h.root.ensureEnd(hostEnd(up.Network), up.Host, up.MTU) },
 		func() (bool, error) { return ns.ensureEnd(uplinkName, up.Tenant, up.MTU) },
@@ -222,7 +222,7 @@ func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) 
 }
 
 // RemoveUplink takes the network's way out; gone is success. The rules stay
-// while there are branches, which live behind them.
+// while there are branches or other hosts, which live behind them.
 func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
 	path, err := h.path(id)
 	if err != nil {
@@ -238,8 +238,10 @@ func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
 	switch {
 	case openErr == nil:
 		ends, listErr := ns.branchEnds()
+		subnets, subnetErr := ns.subnets()
+		listErr = errors.Join(listErr, subnetErr)
 		err = errors.Join(err, listErr)
-		if len(ends) == 0 && listErr == nil {
+		if len(ends)+len(subnets) == 0 && listErr == nil {
 			err = errors.Join(err, ns.removeRules(tableName))
 		}
 		ns.close()
