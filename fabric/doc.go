@@ -25,6 +25,10 @@
 //     claimed it, for its own container or as a guest of it (--network
 //     container:X). Docker's word that an endpoint is deleted is not believed
 //     while such a process lives.
+//   - Of a network that a cluster shares, a container gets an address of this
+//     host's blocks, or one claimed for itself; what the cluster takes away serves
+//     on while a container has it. Only the network's creation and a claim wait for
+//     the cluster's store, see shared.go.
 //   - Kernel work is done under a network's own lock, never under Fabric.mu, so
 //     that making one network does not hold up the starts on another.
 //

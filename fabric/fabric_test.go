@@ -317,12 +317,25 @@ func TestClaimFindsTheOwnLine(t *testing.T) {
 	}
 }
 
+// manyBlocks are more than a benchmark uses up.
+func manyBlocks() []netip.Prefix {
+	all := make([]netip.Prefix, 256)
+	for i := range all {
+		all[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}), 24)
+	}
+	return all
+}
+
 // BenchmarkConnect times what the plugin itself does for one container's start,
 // without sockets and mounts; see BenchmarkPluginCalls of package integration.
 func BenchmarkConnect(b *testing.B) {
-	for _, held := range []int{0, 10_000} {
-		b.Run(fmt.Sprintf("held=%d", held), func(b *testing.B) {
-			w := newWorld(b)
+	for _, c := range []struct {
+		held   int
+		blocks []netip.Prefix
+	}{{0, nil}, {10_000, nil}, {10_000, manyBlocks()}} {
+		b.Run(fmt.Sprintf("held=%d/blocks=%d", c.held, len(c.blocks)), func(b *testing.B) {
+			w, held := newWorld(b), c.held
+			w.cluster = &cluster{away: c.blocks == nil, answer: fabric.Shared{VNI: 77, Claims: c.blocks}}
 			f := w.open()
 			p := w.create(f, netID("a"), "jobs", "10.0.0.0/8")
 			connect := func(i int) {

@@ -123,10 +123,7 @@ func (f *Fabric) admit(spec NetworkSpec) (n *network, repeated bool, err error) 
 	if err := checkSubnets(spec.Subnets); err != nil {
 		return nil, false, err
 	}
-	shared, err := f.toShare(spec)
-	if err != nil {
-		return nil, false, err
-	}
+	shared, errShare := f.toShare(spec)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if known := f.networks[spec.ID]; known != nil {
@@ -135,6 +132,9 @@ func (f *Fabric) admit(spec NetworkSpec) (n *network, repeated bool, err error) 
 				"remove it with `docker network rm` first")
 		}
 		return known, true, nil
+	}
+	if errShare != nil {
+		return nil, false, errShare
 	}
 	vni, err := f.chooseVNI(spec.VNI)
 	if err != nil {

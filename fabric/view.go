@@ -25,6 +25,8 @@ type NetworkView struct {
 	UplinkUp   bool
 	UplinkAddr netip.Addr // the tenant's end, valid if UplinkUp
 	Problem    string
+	Peers      int  // other hosts that have a part of it
+	Suspended  bool // no new addresses, see SuspendClaims
 	Pools      []PoolView
 	Endpoints  []Endpoint
 }
@@ -33,8 +35,18 @@ type NetworkView struct {
 // Docker's own IPAM manages; then Used counts the endpoints and Free is nil.
 type PoolView struct {
 	Pool
-	Used int
-	Free *big.Int
+	Used   int
+	Free   *big.Int
+	Blocks []BlockView // of a network that a cluster shares
+}
+
+// BlockView is a part of a pool that this host owns, or owned and has containers
+// on still. A single address was claimed for itself.
+type BlockView struct {
+	Prefix  netip.Prefix
+	Used    int      // addresses held
+	Free    *big.Int // addresses that can be handed out
+	Leaving bool     // it is another host's by now, or nobody's
 }
 
 // View copies the state.
@@ -55,14 +67,14 @@ func (f *Fabric) View() View {
 }
 
 func (f *Fabric) viewNetwork(n *network) NetworkView {
-	v := NetworkView{Network: n.Network, UplinkUp: n.uplinkUp, Problem: n.problem}
+	v := NetworkView{Network: n.Network, UplinkUp: n.uplinkUp, Problem: n.problem, Peers: len(n.peers), Suspended: n.suspended}
 	v.Subnets = slices.Clone(n.Subnets)
 	if u, err := topology.NewUplink(n.ID, n.Uplink, f.o.Underlay.MTU); n.uplinkUp && err == nil {
 		v.UplinkAddr = u.Tenant.Addr()
 	}
 	for _, s := range n.Subnets {
 		if p := f.boundPool(n, s.Subnet); p != nil {
-			v.Pools = append(v.Pools, PoolView{Pool: p.Pool, Used: p.alloc.Used(), Free: p.alloc.Free()})
+			v.Pools = append(v.Pools, PoolView{Pool: p.Pool, Used: p.alloc.Used(), Free: p.alloc.Free(), Blocks: n.viewBlocks(p)})
 			continue
 		}
 		foreign := PoolView{Pool: Pool{Subnet: s.Subnet}}
@@ -83,4 +95,32 @@ func (f *Fabric) viewNetwork(n *network) NetworkView {
 		return a.IPv6.Compare(b.IPv6)
 	})
 	return v
+}
+
+func (n *network) viewBlocks(p *addressPool) []BlockView {
+	if n.Shared == "" {
+		return nil
+	}
+	var all []BlockView
+	for _, b := range p.alloc.Blocks() {
+		all = append(all, BlockView{Prefix: b.Prefix, Used: b.Used, Free: b.Free})
+	}
+	for _, b := range n.Leaving {
+		used := 0
+		for a := range p.leases {
+			if b.Contains(a) {
+				used++
+			}
+		}
+		if p.Subnet.Contains(b.Addr()) {
+			all = append(all, BlockView{Prefix: b, Used: used, Free: new(big.Int), Leaving: true})
+		}
+	}
+	for a := range n.singles {
+		if p.Subnet.Contains(a) {
+			all = append(all, BlockView{Prefix: netip.PrefixFrom(a, a.BitLen()), Used: 1, Free: new(big.Int)})
+		}
+	}
+	slices.SortFunc(all, func(a, b BlockView) int { return a.Prefix.Compare(b.Prefix) })
+	return all
 }

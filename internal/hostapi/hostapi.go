@@ -125,6 +125,10 @@ func networkStatus(n fabric.NetworkView, denials func(topology.CgroupID) runtime
 		Pools:     []runtimeapi.PoolStatus{},
 		Endpoints: []runtimeapi.EndpointStatus{},
 	}
+	s.Scope, s.Shared, s.Peers = runtimeapi.ScopeHost, n.Shared, n.Peers
+	if n.Shared != "" {
+		s.Scope = runtimeapi.ScopeCluster
+	}
 	if n.UplinkUp {
 		s.Uplink = n.UplinkAddr.String()
 	}
@@ -133,6 +137,7 @@ func networkStatus(n fabric.NetworkView, denials func(topology.CgroupID) runtime
 		if p.Free != nil {
 			pool.Free = p.Free.String()
 		}
+		pool.Blocks = blocks(n, p)
 		s.Pools = append(s.Pools, pool)
 	}
 	for _, e := range n.Endpoints {
@@ -143,6 +148,21 @@ func networkStatus(n fabric.NetworkView, denials func(topology.CgroupID) runtime
 		})
 	}
 	return s
+}
+
+func blocks(n fabric.NetworkView, p fabric.PoolView) []runtimeapi.BlockStatus {
+	var all []runtimeapi.BlockStatus
+	for _, b := range p.Blocks {
+		s := runtimeapi.BlockStatus{Prefix: b.Prefix, Used: b.Used, Free: b.Free.String(), State: runtimeapi.BlockServing}
+		switch {
+		case b.Leaving:
+			s.State = runtimeapi.BlockLeaving
+		case n.Suspended:
+			s.State = runtimeapi.BlockSuspended
+		}
+		all = append(all, s)
+	}
+	return all
 }
 
 func guests(e fabric.Endpoint, denials func(topology.CgroupID) runtimeapi.Denials) []runtimeapi.GuestStatus {

@@ -22,7 +22,11 @@ func TestStatus(t *testing.T) {
 		Networks: []runtimeapi.NetworkStatus{
 			{
 				ID: "4f2a9c01d3b74f2a9c01d3b7", Name: "jobs", VNI: 4097, MTU: 1450, Uplink: "198.18.0.2",
-				Pools: []runtimeapi.PoolStatus{{ID: "p1", Subnet: netip.MustParsePrefix("10.9.0.0/24"), Used: 3, Free: "251"}},
+				Scope: runtimeapi.ScopeCluster, Shared: "77aa9c01d3b74f2a9c01d3b7", Peers: 2,
+				Pools: []runtimeapi.PoolStatus{{ID: "p1", Subnet: netip.MustParsePrefix("10.9.0.0/24"), Used: 3, Free: "13", Blocks: []runtimeapi.BlockStatus{
+					{Prefix: netip.MustParsePrefix("10.9.0.0/28"), Used: 2, Free: "13", State: runtimeapi.BlockServing},
+					{Prefix: netip.MustParsePrefix("10.9.0.200/32"), Used: 1, Free: "0", State: runtimeapi.BlockServing},
+				}}},
 				Endpoints: []runtimeapi.EndpointStatus{
 					{ID: "e2", Container: "aaaaaaaaaaaaaaaaaaaa", Name: "web", IPv4: netip.MustParseAddr("10.9.0.10"), Pid: 812, State: "running", Since: now.Add(-90 * time.Second),
 						Guests: []runtimeapi.GuestStatus{{Container: "bbbbbbbbbbbbbbbbbbbb", Name: "side", Pid: 815, Denied: runtimeapi.Denials{Binds: 10, Unix: 2}, Since: now.Add(-time.Minute)}}},
@@ -38,13 +42,17 @@ func TestStatus(t *testing.T) {
 the address guard does without a part: keep abstract unix sockets apart: not supported
 1 socket denied to processes that are in a network's namespace and in no container
 
-NETWORK        NAME   VNI    MTU    UPLINK       ENDPOINTS   STATE
-0123456789ab   -      4098   1450   internal     0           problem
-4f2a9c01d3b7   jobs   4097   1450   198.18.0.2   2           ok
+NETWORK        NAME   SCOPE     PEERS   VNI    MTU    UPLINK       ENDPOINTS   STATE
+0123456789ab   -      host      -       4098   1450   internal     0           problem
+4f2a9c01d3b7   jobs   cluster   2       4097   1450   198.18.0.2   2           ok
 
 POOL OF        SUBNET          RANGE   USED   FREE
 0123456789ab   172.30.0.0/16   -       -      -
-jobs           10.9.0.0/24     -       3      251
+jobs           10.9.0.0/24     -       3      13
+
+BLOCK OF   IN CLUSTER     BLOCK           USED   FREE   STATE
+jobs       77aa9c01d3b7   10.9.0.0/28     2      13     serving
+jobs       77aa9c01d3b7   10.9.0.200/32   1      0      serving
 
 CONTAINER   ID             NETWORK   ADDRESS            PROCESS   STATE                    DENIED   AGE
 -           -              jobs      10.9.0.9,fd00::9   -         created, own namespace   -        0s

@@ -39,6 +39,10 @@ func Status(w io.Writer, s runtimeapi.Status, now time.Time) error {
 		b.WriteByte('\n')
 		t.write(&b)
 	}
+	if t := blockTable(networks); len(t.rows) > 0 {
+		b.WriteByte('\n')
+		t.write(&b)
+	}
 	if t := endpointTable(networks, now); len(t.rows) > 0 {
 		b.WriteByte('\n')
 		t.write(&b)
@@ -76,16 +80,19 @@ func underlay(u runtimeapi.UnderlayStatus) string {
 }
 
 func networkTable(networks []runtimeapi.NetworkStatus) table {
-	t := table{head: []string{"NETWORK", "NAME", "VNI", "MTU", "UPLINK", "ENDPOINTS", "STATE"}}
+	t := table{head: []string{"NETWORK", "NAME", "SCOPE", "PEERS", "VNI", "MTU", "UPLINK", "ENDPOINTS", "STATE"}}
 	for _, n := range networks {
-		uplink, state := cmp.Or(n.Uplink, "-"), "ok"
+		uplink, state, peers := cmp.Or(n.Uplink, "-"), "ok", "-"
+		if n.Scope == runtimeapi.ScopeCluster {
+			peers = strconv.Itoa(n.Peers)
+		}
 		if n.Internal {
 			uplink = "internal"
 		}
 		if n.Problem != "" {
 			state = "problem"
 		}
-		t.add(short(string(n.ID)), cmp.Or(n.Name, "-"), fmt.Sprint(n.VNI), strconv.Itoa(n.MTU), uplink,
+		t.add(short(string(n.ID)), cmp.Or(n.Name, "-"), cmp.Or(n.Scope, runtimeapi.ScopeHost), peers, fmt.Sprint(n.VNI), strconv.Itoa(n.MTU), uplink,
 			strconv.Itoa(len(n.Endpoints)), state)
 	}
 	return t
@@ -100,6 +107,19 @@ func poolTable(networks []runtimeapi.NetworkStatus) table {
 				used, free = "-", "-"
 			}
 			t.add(name(n), prefix(p.Subnet), prefix(p.Range), used, free)
+		}
+	}
+	return t
+}
+
+// blockTable lists what of the networks that a cluster shares is this host's.
+func blockTable(networks []runtimeapi.NetworkStatus) table {
+	t := table{head: []string{"BLOCK OF", "IN CLUSTER", "BLOCK", "USED", "FREE", "STATE"}}
+	for _, n := range networks {
+		for _, p := range n.Pools {
+			for _, b := range p.Blocks {
+				t.add(name(n), short(string(n.Shared)), prefix(b.Prefix), strconv.Itoa(b.Used), b.Free, b.State)
+			}
 		}
 	}
 	return t

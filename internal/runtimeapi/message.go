@@ -144,6 +144,9 @@ type NetworkStatus struct {
 	MTU       int                `json:"mtu"`
 	Internal  bool               `json:"internal"`
 	Uplink    string             `json:"uplink,omitempty"` // the tenant's address on it, if made
+	Scope     string             `json:"scope"`            // host or cluster
+	Shared    topology.SharedID  `json:"shared,omitempty"` // its id in the cluster
+	Peers     int                `json:"peers,omitempty"`  // other hosts that have a part of it
 	Pools     []PoolStatus       `json:"pools"`
 	Endpoints []EndpointStatus   `json:"endpoints"`
 	Problem   string             `json:"problem,omitempty"` // why the data plane does not match, if it does not
@@ -157,7 +160,30 @@ type PoolStatus struct {
 	Range  netip.Prefix    `json:"range,omitzero"`
 	Used   int             `json:"used"` // addresses held, the gateway and auxiliary ones included
 	Free   string          `json:"free"` // a decimal number; a string because IPv6 pools exceed 64 bits
+	Blocks []BlockStatus   `json:"blocks,omitempty"`
 }
+
+// BlockStatus is a part of a pool that is this host's, on a network that a
+// cluster shares: a block, or one address that was asked for by name.
+type BlockStatus struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Used   int          `json:"used"`  // addresses held
+	Free   string       `json:"free"`  // a decimal number, of addresses that can be handed out
+	State  string       `json:"state"` // serving, suspended (nothing new is handed out), leaving (it is not this host's any more)
+}
+
+// Scopes of a network.
+const (
+	ScopeHost    = "host"
+	ScopeCluster = "cluster"
+)
+
+// States of a block.
+const (
+	BlockServing   = "serving"
+	BlockSuspended = "suspended"
+	BlockLeaving   = "leaving"
+)
 
 // EndpointStatus is one container's attachment.
 type EndpointStatus struct {
