@@ -28,7 +28,9 @@ func (m *machine) own(ns *netnstest.Namespace, n int) *box {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.protect()
+	if err := m.ProtectBranch(m.t.Context(), networkID(1), endpointID(n)); err != nil {
+		m.t.Fatal(err)
+	}
 	cgroup := fmt.Sprintf("%s/own%d", m.top, boundary.Add(1))
 	m.cgroup(cgroup)
 	return m.start(cgroup, ns)

@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // Devices of a tenant namespace, as package overlay names them.
@@ -84,17 +84,26 @@ func (g *Guard) equipDevice(netns uint64, name string, index int) error {
 	return nil
 }
 
-// deviceIndex is 0 where there is no such device.
+// deviceIndex is 0 where there is no such device. It asks for the one: net.Interfaces
+// has the kernel tell of all.
 func deviceIndex(name string) (int, error) {
-	device, err := net.InterfaceByName(name)
-	var missing *net.OpError
-	if errors.As(err, &missing) {
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, fmt.Errorf("find device %s: %w", name, err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(fd)
+	err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request)
+	if errors.Is(err, unix.ENODEV) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, fmt.Errorf("find device %s: %w", name, err)
 	}
-	return device.Index, nil
+	return int(request.Uint32()), nil
 }
 
 // takeOverDevices puts this version's programs in place of those attached to

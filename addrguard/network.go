@@ -15,7 +15,8 @@ import (
 
 // Protect makes the guard strict in a network's namespace: whoever was not
 // admitted gets EPERM for a socket. It may be called again, and must be when the
-// namespace got another device: packets by the uplink pass from then on.
+// namespace got another device: packets by the uplink pass from then on. For one
+// branch more ProtectBranch is enough.
 func (g *Guard) Protect(ctx context.Context, id topology.NetworkID) error {
 	unlock, err := g.lock(ctx)
 	if err == nil {
