@@ -5,19 +5,129 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	particle "github.com/particle-net/particle"
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/etcd"
 	"github.com/particle-net/particle/control/server"
+	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/member"
 	"github.com/particle-net/particle/internal/membership"
+	"github.com/particle-net/particle/internal/store"
+	"github.com/particle-net/particle/ipam/pool"
 	"github.com/particle-net/particle/overlay"
+	"github.com/particle-net/particle/topology"
 )
 
-// membershipOptions are this host's. What depends on its networks (Busy, Leaving
-// and Removing) is the caller's to add.
+// cluster is this host's part in one.
+type cluster struct {
+	membership *membership.Membership
+	member     *member.Member
+	link       *fabricLink
+	node       control.Node
+	log        *logrus.Entry
+}
+
+// fabricLink is the fabric as the member needs it, which needs the member itself
+// and so is opened after it.
+type fabricLink struct{ *fabric.Fabric }
+
+func (p *plugin) openCluster(s settings, durable *store.DB, underlay topology.Underlay) (*cluster, error) {
+	known, err := store.NewTable[member.Known](durable, "cluster")
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{link: &fabricLink{}, log: p.log}
+	o := membershipOptions(s, p.plane, p.log)
+	o.Busy = func(ctx context.Context) ([]string, error) { return c.member.Busy(ctx) }
+	o.Leaving = func(ctx context.Context) error { return c.member.Leave(ctx) }
+	o.Removing = func(ctx context.Context, id topology.NodeID) error { return c.member.RemoveNode(ctx, id) }
+	if c.membership, err = membership.Open(o); err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, c.membership.Close)
+	c.node = control.Node{ID: c.membership.Node(), Name: o.Name, VTEP: underlay.VTEP, Version: particle.Version, Boot: bootID()}
+	c.member, err = member.New(member.Options{
+		Node: c.node, Fabric: c.link, Engine: p.engine, Overlay: p.plane, Driver: hostpath.DriverName,
+		Known: known, Chosen: chosen, Clock: sinceBoot, Log: p.log,
+	})
+	return c, err
+}
+
+// run follows the membership, and keeps the host in step, until ctx ends.
+func (c *cluster) run(ctx context.Context) {
+	var connecting errgroup.Group
+	connecting.Go(func() error {
+		for {
+			select {
+			case conn, open := <-c.membership.Connections():
+				if !open {
+					return nil
+				}
+				c.connect(ctx, conn)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	c.member.Run(ctx)
+	_ = connecting.Wait() // it has nothing to report
+}
+
+func (c *cluster) connect(ctx context.Context, conn *membership.Connection) {
+	if conn == nil {
+		c.member.Disconnect()
+		return
+	}
+	s, err := etcd.Open(ctx, etcd.Options{
+		Endpoints: conn.Endpoints, TLS: conn.TLS, User: conn.User, Password: conn.Password, Node: c.node, Log: c.log,
+	})
+	if err != nil {
+		c.log.WithError(err).Error("the cluster's store cannot be used")
+		c.member.Enter()
+		return
+	}
+	c.member.Connect(s)
+}
+
+// bootID is new with each boot of the host.
+func bootID() string {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(raw))
+}
+
+// sinceBoot goes on while the host sleeps and does not jump with the wall clock.
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic("CLOCK_BOOTTIME: " + err.Error()) // every kernel since 2.6.39 has it
+	}
+	return time.Duration(t.Nano())
+}
+
+// chosen says whether a subnet may be one of those for networks whose creator
+// names none.
+func chosen(subnet netip.Prefix) bool {
+	for _, cut := range []pool.Cut{defaultV4, defaultV6} {
+		if cut.Base.Contains(subnet.Addr()) && subnet.Bits() == cut.Bits {
+			return true
+		}
+	}
+	return false
+}
+
+// membershipOptions are this host's. What depends on its networks is the caller's
+// to add.
 func membershipOptions(s settings, plane *overlay.Host, log *logrus.Entry) membership.Options {
 	o := membership.Options{
 		StateDir: onHost(hostpath.StateDir), Name: hostName(), Port: s.clusterPort, Version: particle.Version,

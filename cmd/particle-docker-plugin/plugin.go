@@ -62,6 +62,7 @@ type plugin struct {
 	resolvers *resolver.Set
 	guard     keeper
 	fabric    *fabric.Fabric
+	cluster   *cluster
 	vtep      netip.Addr     // as set; invalid to find one
 	closers   []func() error // in order of opening
 }
@@ -126,22 +127,30 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 		Version:      particle.Version,
 		Log:          log,
 	}
-	if err := p.openStores(&o); err != nil {
+	durable, err := p.openStores(&o)
+	if err != nil {
 		return nil, err
 	}
-	p.fabric, err = fabric.Open(ctx, o)
+	if p.cluster, err = p.openCluster(s, durable, underlay); err != nil {
+		return nil, err
+	}
+	o.Cluster = p.cluster.member
+	if p.fabric, err = fabric.Open(ctx, o); err == nil {
+		p.cluster.link.Fabric = p.fabric
+	}
 	return p, err
 }
 
-func (p *plugin) openStores(o *fabric.Options) error {
+// openStores returns the durable one, which has tables of others, too.
+func (p *plugin) openStores(o *fabric.Options) (*store.DB, error) {
 	durable, err := store.Open(onHost(hostpath.Store), store.Durable)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.closers = append(p.closers, durable.Close)
 	live, err := store.Open(onHost(hostpath.LiveStore), store.Volatile)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.closers = append(p.closers, live.Close)
 	networks, errN := store.NewTable[fabric.Network](durable, "networks")
@@ -150,7 +159,7 @@ func (p *plugin) openStores(o *fabric.Options) error {
 	endpoints, errE := store.NewTable[fabric.Endpoint](live, "endpoints")
 	peers, errH := store.NewTable[[]topology.Peer](durable, "peers")
 	o.Networks, o.Pools, o.Leases, o.Endpoints, o.Peers = networks, pools, leases, endpoints, peers
-	return errors.Join(errN, errP, errL, errE, errH)
+	return durable, errors.Join(errN, errP, errL, errE, errH)
 }
 
 // close ends what is open, last opened first. Errors have nowhere to go but the
@@ -190,8 +199,10 @@ func (p *plugin) serve(ctx context.Context) error {
 		context.AfterFunc(ctx, func() { _ = l.Close() })
 	}
 	group.Go(func() error {
-		return runtimeapi.Serve(ctx, runtime, hostapi.API{Fabric: p.fabric, Guard: p.guard}, callLimit)
+		api := hostapi.API{Fabric: p.fabric, Guard: p.guard, Cluster: &hostapi.Cluster{Membership: p.cluster.membership, Member: p.cluster.member}}
+		return runtimeapi.Serve(ctx, runtime, api, callLimit)
 	})
+	group.Go(func() error { p.cluster.run(ctx); return nil })
 	group.Go(func() error { p.reconcile(ctx); return nil })
 	p.log.WithField("version", particle.Version).Info("particle plugin ready")
 	err = group.Wait()
@@ -213,7 +224,12 @@ func (p *plugin) reconcile(ctx context.Context) {
 	now := make(chan struct{}, 1)
 	var watch errgroup.Group
 	watch.Go(func() error {
-		p.engine.Watch(ctx, p.fabric.NetworkSeen, func(context.Context) {
+		seen := func(id topology.NetworkID, name string) {
+			p.fabric.NetworkSeen(id, name)
+			p.cluster.member.Wake() // the other hosts are to have it, too
+		}
+		p.engine.Watch(ctx, seen, func(context.Context) {
+			p.cluster.member.Wake()
 			select {
 			case now <- struct{}{}:
 			default:
@@ -234,6 +250,7 @@ func (p *plugin) reconcile(ctx context.Context) {
 		bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
 		if u, err := p.plane.Underlay(bounded, p.vtep); err == nil && p.fabric.SetUnderlay(u) {
 			p.log.WithFields(logrus.Fields{"vtep": u.VTEP.String(), "mtu": u.MTU}).Warn("underlay changed")
+			p.cluster.member.SetVTEP(u.VTEP)
 		}
 		if err := p.fabric.Reconcile(bounded); err != nil && ctx.Err() == nil {
 			p.log.WithError(err).Warn("reconcile")

@@ -175,6 +175,7 @@ type Health struct {
 	Endpoint string
 	Version  string
 	Size     int64 // bytes of its file
+	Revision int64 // counts the writes of the whole store
 	Leader   bool
 	Learner  bool
 	// Problem is why it cannot serve, or that it serves no writes.
@@ -189,7 +190,7 @@ func (c *Client) Check(ctx context.Context, endpoint string) Health {
 		h.Problem = explain(err).Error()
 		return h
 	}
-	h.Version, h.Size = got.Version, got.DbSize
+	h.Version, h.Size, h.Revision = got.Version, got.DbSize, got.Header.Revision
 	h.Leader, h.Learner = got.Leader == got.Header.MemberId, got.IsLearner
 	if got.Leader == 0 {
 		h.Problem = "no leader: fewer than half of the servers are up, and nothing can be written"

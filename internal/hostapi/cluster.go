@@ -3,12 +3,13 @@ package hostapi
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 
-	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/hostview"
+	"github.com/particle-net/particle/internal/member"
 	"github.com/particle-net/particle/internal/membership"
 	"github.com/particle-net/particle/internal/runtimeapi"
 )
@@ -16,9 +17,7 @@ import (
 // Cluster answers `particle cluster`.
 type Cluster struct {
 	Membership *membership.Membership
-	// Nodes gives the hosts as the store's directory has them, as far as known.
-	// May be nil.
-	Nodes func() []control.NodeState
+	Member     *member.Member
 }
 
 func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.ClusterReply, error) {
@@ -73,28 +72,40 @@ func (a API) clusterStatus(ctx context.Context) *runtimeapi.ClusterStatus {
 	if m.Cluster != (enrol.Fingerprint{}) {
 		s.Cluster = m.Cluster.String()
 	}
-	var nodes []control.NodeState
-	if a.Cluster.Nodes != nil && m.Role != membership.RoleNone {
-		nodes = a.Cluster.Nodes()
-	}
-	s.Hosts = clusterHosts(m.Hosts, nodes)
+	here := a.Cluster.Member.Status()
+	s.Hosts = clusterHosts(m.Hosts, here.Hosts)
 	for _, h := range m.Store {
-		s.Store = append(s.Store, runtimeapi.ClusterStore{Endpoint: h.Endpoint, Version: h.Version, Size: h.Size, Leader: h.Leader, Learner: h.Learner, Problem: h.Problem})
+		s.Store = append(s.Store, runtimeapi.ClusterStore{Endpoint: h.Endpoint, Version: h.Version, Size: h.Size, Revision: h.Revision, Leader: h.Leader, Learner: h.Learner, Problem: h.Problem})
 	}
-	if a.Fabric == nil || m.Role == membership.RoleNone {
-		return s
+	if s.Problem == "" && here.Enrolled && !here.Store.Healthy {
+		s.Problem = "the store does not answer: " + hostview.Text(here.Store.Problem)
 	}
-	for _, n := range a.Fabric.View().Networks {
-		if n.Problem != "" {
-			s.Networks = append(s.Networks, runtimeapi.ClusterNetwork{Name: cmp.Or(n.Name, n.ID.Short()), Problem: hostview.Text(n.Problem)})
-		}
+	for _, n := range here.Networks {
+		s.Networks = append(s.Networks, clusterNetwork(n))
 	}
 	return s
 }
 
+func clusterNetwork(n member.NetworkStatus) runtimeapi.ClusterNetwork {
+	c := runtimeapi.ClusterNetwork{
+		ID: n.ID, Name: cmp.Or(n.Name, n.ID.Short()), VNI: n.VNI, State: string(n.Phase), Claims: n.Claims, Peers: n.Peers,
+		Problem: hostview.Text(n.Problem),
+	}
+	switch {
+	case c.Problem != "":
+	case n.Suspended:
+		c.Problem = "this host's claims could not be verified for too long; it gives out no new addresses"
+	case n.Unshared:
+		c.Problem = "it was removed here, which the cluster does not know yet"
+	case len(n.Duplicates) > 0:
+		c.Problem = fmt.Sprintf("two hosts answer for %s", n.Duplicates[0].Prefix)
+	}
+	return c
+}
+
 // clusterHosts joins what the register of hosts and the directory know: a host
 // may be in one and not, or not yet, in the other.
-func clusterHosts(hosts []enrol.Host, nodes []control.NodeState) []runtimeapi.ClusterHost {
+func clusterHosts(hosts []enrol.Host, nodes []member.Host) []runtimeapi.ClusterHost {
 	all := []runtimeapi.ClusterHost{}
 	for _, h := range hosts {
 		one := runtimeapi.ClusterHost{ID: h.ID, Name: h.Name, VTEP: h.Address, State: "unknown", Version: h.Version, Role: "member"}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -110,8 +111,18 @@ func Cluster(w io.Writer, s runtimeapi.ClusterStatus, now time.Time) error {
 			fmt.Fprintf(&b, "\n%s: %s\n", e.Endpoint, e.Problem)
 		}
 	}
+	if len(s.Networks) > 0 {
+		t := table{head: []string{"NETWORK", "VNI", "STATE", "CLAIMS", "PEERS"}}
+		for _, n := range s.Networks {
+			t.add(n.Name, fmt.Sprint(n.VNI), n.State, claims(n.Claims), fmt.Sprint(n.Peers))
+		}
+		b.WriteByte('\n')
+		t.write(&b)
+	}
 	for _, n := range s.Networks {
-		fmt.Fprintf(&b, "\nnetwork %s: %s\n", n.Name, n.Problem)
+		if n.Problem != "" {
+			fmt.Fprintf(&b, "\nnetwork %s: %s\n", n.Name, n.Problem)
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -214,4 +225,21 @@ func storeCheck(s runtimeapi.ClusterStatus) Check {
 		c.Remedy = "start the servers, and open the TCP ports from PARTICLE_CLUSTER_PORT on between the hosts (7790 to 7792)"
 	}
 	return c
+}
+
+// claims are as many as fit a line.
+func claims(all []netip.Prefix) string {
+	const most = 3
+	if len(all) == 0 {
+		return "-"
+	}
+	var text []string
+	for i, p := range all {
+		if i == most {
+			text = append(text, fmt.Sprintf("and %d more", len(all)-most))
+			break
+		}
+		text = append(text, p.String())
+	}
+	return strings.Join(text, " ")
 }

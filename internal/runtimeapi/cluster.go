@@ -88,8 +88,8 @@ type ClusterStatus struct {
 	Leaving  bool             `json:"leaving,omitempty"`
 	Hosts    []ClusterHost    `json:"hosts"`
 	Store    []ClusterStore   `json:"store"`
-	Networks []ClusterNetwork `json:"networks,omitempty"` // those with a problem
-	Skew     string           `json:"skew,omitempty"`     // how this host's clock is wrong
+	Networks []ClusterNetwork `json:"networks"`
+	Skew     string           `json:"skew,omitempty"` // how this host's clock is wrong
 	Problem  string           `json:"problem,omitempty"`
 }
 
@@ -106,15 +106,21 @@ type ClusterHost struct {
 // ClusterStore is a server of the store.
 type ClusterStore struct {
 	Endpoint string `json:"endpoint"`
-	Version  string `json:"version,omitempty"` // of etcd
-	Size     int64  `json:"size,omitempty"`    // bytes
+	Version  string `json:"version,omitempty"`  // of etcd
+	Size     int64  `json:"size,omitempty"`     // bytes
+	Revision int64  `json:"revision,omitempty"` // counts the writes of the whole store
 	Leader   bool   `json:"leader,omitempty"`
 	Learner  bool   `json:"learner,omitempty"` // it has no vote yet
 	Problem  string `json:"problem,omitempty"`
 }
 
-// ClusterNetwork is a network that is not as it should be on this host.
+// ClusterNetwork is a network of the cluster as it stands on this host.
 type ClusterNetwork struct {
-	Name    string `json:"name"`
-	Problem string `json:"problem"`
+	ID      topology.SharedID `json:"id"`
+	Name    string            `json:"name"`
+	VNI     topology.VNI      `json:"vni"`
+	State   string            `json:"state"`            // ready, pending, conflict or leaving
+	Claims  []netip.Prefix    `json:"claims,omitempty"` // this host's
+	Peers   int               `json:"peers"`            // other hosts that answer for addresses
+	Problem string            `json:"problem,omitempty"`
 }
