@@ -3,6 +3,7 @@ package fabric_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -30,6 +31,7 @@ type cluster struct {
 	unshared []topology.SharedID
 	claimed  []netip.Addr
 	released []netip.Addr
+	owned    map[netip.Addr]bool // claimed and not released
 	low      []netip.Prefix
 	dead     bool   // the store does not answer
 	claiming func() // called by ClaimAddress
@@ -76,6 +78,10 @@ func (c *cluster) ClaimAddress(ctx context.Context, _ topology.SharedID, a netip
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.claimed = append(c.claimed, a)
+	if c.owned == nil {
+		c.owned = map[netip.Addr]bool{}
+	}
+	c.owned[a] = true
 	return nil
 }
 
@@ -83,6 +89,7 @@ func (c *cluster) ReleaseAddress(_ topology.SharedID, a netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.released = append(c.released, a)
+	delete(c.owned, a)
 }
 
 func (c *cluster) Low(_ topology.SharedID, subnet netip.Prefix) {
@@ -187,6 +194,13 @@ func TestClaimsComeAndGo(t *testing.T) {
 		t.Errorf("local: %s; the block that went has a container still", got)
 	}
 	f = w.reopen()
+	var shown []string
+	for _, b := range f.View().Networks[0].Pools[0].Blocks {
+		shown = append(shown, fmt.Sprintf("%s %d %s %t", b.Prefix, b.Used, b.Free, b.Leaving))
+	}
+	if want := []string{"10.77.0.16/28 1 0 true", "10.77.0.128/28 0 16 false"}; !slices.Equal(shown, want) {
+		t.Errorf("blocks %q, want %q", shown, want)
+	}
 	if a := w.start(f, netID("a"), p, "2", 102); a != netip.MustParseAddr("10.77.0.128") {
 		t.Errorf("got %s, not of the block that came", a)
 	}
