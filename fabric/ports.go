@@ -30,7 +30,9 @@ type Segments interface {
 // Methods may call each other's host back (SetClaims and the like), but not from
 // within a call of Share, ClaimAddress or Unshare: the network is locked then.
 type Cluster interface {
-	// Joined says whether this host is in a cluster. It returns at once.
+	// Joined says whether this host is in a cluster. It may wait, for seconds at
+	// most, until that is known after a start: a network made meanwhile would be
+	// this host's alone for good.
 	Joined() bool
 	// Share makes a network known to the other hosts, or joins one that is, and
 	// claims a block of each managed subnet for this host. ok is false if this
