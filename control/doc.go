@@ -25,7 +25,8 @@
 //	M  If a whole list is empty, comes from another instance of the store or from
 //	   an older revision, or lacks more than half of what was known, all is kept,
 //	   each host claims again what it had, and what nobody has claimed within
-//	   10 minutes of healthy time goes.
+//	   10 minutes of healthy time goes. Until then no host claims what it has not
+//	   had: it may be another's, who has not come yet.
 //	G  Claims have no lease. They end when their owner releases them, when an
 //	   operator removes the owner, or after the owner has been away for 24 h. A
 //	   host that could not verify its claims for 12 h gives out no new addresses

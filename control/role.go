@@ -13,6 +13,7 @@ var (
 	ErrTaken       = errors.New("taken")                                     // by another host or network; the text says by whom
 	ErrExhausted   = errors.New("no free block is left")                     //
 	ErrNoNetwork   = errors.New("the cluster has no such network")           // or no more
+	ErrSettling    = errors.New("hosts are claiming again what they had")    // after a loss of the store; new claims have to wait
 	ErrUnreachable = errors.New("the cluster's store does not answer")       // the outcome of a write is unknown
 	ErrReserved    = errors.New("the address is kept by the network itself") // gateway, auxiliary address, first or last
 )
@@ -35,13 +36,17 @@ type Allocator interface {
 	LeaveNetwork(ctx context.Context, id topology.SharedID) error
 	// ClaimBlock claims a block of one of the network's subnets that nobody has:
 	// one never owned, else the one that was given up longest ago. Causes:
-	// ErrExhausted, ErrNoNetwork.
+	// ErrExhausted, ErrNoNetwork, ErrSettling.
 	ClaimBlock(ctx context.Context, id topology.SharedID, subnet netip.Prefix) (Claim, error)
 	// ClaimAddress claims one address that lies in nobody's block; one that this
-	// host has already is success. Causes: ErrTaken, ErrReserved, ErrNoNetwork.
+	// host has already is success. Causes: ErrTaken, ErrReserved, ErrNoNetwork,
+	// ErrSettling.
 	ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) (Claim, error)
 	// Restore claims again what this host had: a store that has lost it gets it
-	// back. Cause: ErrTaken if another host has it, or part of it, by now.
+	// back. If the network was lost too, nobody can claim anything else of it for
+	// 10 minutes, until all hosts have had time to do the same; so it is when the
+	// store was set back. Cause: ErrTaken if another host has it, or part of it, by
+	// now.
 	Restore(ctx context.Context, n Network, c Claim) error
 	// Release gives up a claim of this host; not there, or another's, is success.
 	Release(ctx context.Context, c Claim) error

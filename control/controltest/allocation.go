@@ -29,6 +29,9 @@ type Cluster struct {
 	Wipe func()                                   // it has lost everything
 	Save func()                                   // keeps a copy
 	Load func()                                   // sets the store back to the copy
+	// Settle returns when hosts have had the time to claim again what was lost. It
+	// is soon.
+	Settle func()
 }
 
 // allocation is one case: two hosts and one network that the first has made.

@@ -46,6 +46,9 @@ func (a *allocation) wipe() {
 	same := Network(2)
 	_, err = a.b.ClaimNetwork(ctx, same)
 	a.must(err)
+	a.settled()
+	_, err = a.b.ClaimBlock(ctx, same.ID, a.four)
+	a.must(err) // nobody can have had a block of a network that is new
 	same.Name = a.n.Name
 	a.refused("the name of the restored network", a.b.NameNetwork(ctx, same), control.ErrTaken)
 }
@@ -71,6 +74,21 @@ func (a *allocation) rewind() {
 	a.must(a.a.Restore(ctx, a.n, first))
 	a.must(a.a.Restore(ctx, a.n, second))
 	w.UntilHave(2)
+	a.settled()
+}
+
+// settled checks that nothing new is granted until hosts have had their time.
+func (a *allocation) settled() {
+	a.t.Helper()
+	ctx := a.t.Context()
+	_, err := a.b.ClaimBlock(ctx, a.n.ID, a.four)
+	a.refused("a block that might be another's", err, control.ErrSettling)
+	_, err = a.b.ClaimAddress(ctx, a.n.ID, netip.MustParseAddr("10.77.60.1"), "")
+	a.refused("an address that might be another's", err, control.ErrSettling)
+	a.Settle()
+	a.block(a.b)
+	_, err = a.b.ClaimAddress(ctx, a.n.ID, netip.MustParseAddr("10.77.60.1"), "")
+	a.must(err)
 }
 
 func (a *allocation) nodes() {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -25,17 +26,20 @@ func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet net
 	err := s.do(ctx, "claim block of", subnet.String(), func(ctx context.Context) error {
 		if tried.prefix.IsValid() {
 			// Asked again for the same block, the store tells whether it is ours.
+			if _, _, err := s.read(ctx, clientv3.OpGet(s.k.settling())); err != nil {
+				return err
+			}
 			if got, err := s.takeBlock(ctx, id, tried, mine); err != nil || got {
 				out.Prefix = tried.prefix
 				return err
 			}
 		}
 		for {
-			free, err := s.freeBlocks(ctx, id, subnet, window)
+			free, guard, err := s.freeBlocks(ctx, id, subnet, window)
 			if err != nil {
 				return err
 			}
-			tried = free[rand.IntN(len(free))]
+			tried = candidate{free[rand.IntN(len(free))], guard}
 			got, err := s.takeBlock(ctx, id, tried, mine)
 			if err != nil || got {
 				out.Prefix = tried.prefix
@@ -53,37 +57,45 @@ func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet net
 	return out, nil
 }
 
-// candidate is a block that was free when the network was at a revision.
+// candidate is a block that was free, and what else has to hold.
 type candidate struct {
 	prefix netip.Prefix
-	spec   int64
+	guard  []clientv3.Cmp
 }
 
 // freeBlocks lists up to limit blocks that may be claimed: those never owned, in
 // order, or else those given up, oldest first. Never none of both without an
 // error.
-func (s *Store) freeBlocks(ctx context.Context, id topology.SharedID, subnet netip.Prefix, limit int) ([]candidate, error) {
+func (s *Store) freeBlocks(ctx context.Context, id topology.SharedID, subnet netip.Prefix, limit int) ([]netip.Prefix, []clientv3.Cmp, error) {
 	below := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithKeysOnly()}
-	got, _, err := s.read(ctx, clientv3.OpGet(s.k.spec(id)),
-		clientv3.OpGet(s.k.blocks(id), below...), clientv3.OpGet(s.k.addrs(id), below...), clientv3.OpGet(s.k.freed(id), below...))
+	got, _, err := s.read(ctx, append(s.asking(id),
+		clientv3.OpGet(s.k.blocks(id), below...), clientv3.OpGet(s.k.addrs(id), below...), clientv3.OpGet(s.k.freed(id), below...))...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	n, mod, err := s.parseSpec(id, got[0])
+	n, guard, err := s.granting(id, got[:3])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	free, err := s.choose(n, subnet, limit, got[3:])
+	return free, guard, err
+}
+
+// choose is the computation of freeBlocks: found are the keys of blocks, single
+// addresses and blocks given up.
+func (s *Store) choose(n control.Network, subnet netip.Prefix, limit int, found []*clientv3.GetResponse) ([]netip.Prefix, error) {
+	id := n.ID
 	i := slices.IndexFunc(n.Subnets, func(sub control.Subnet) bool { return sub.Prefix == subnet })
-	if i < 0 || n.Removed {
+	if i < 0 {
 		return nil, control.ErrNoNetwork
 	}
 	sub := n.Subnets[i]
 	taken := map[netip.Prefix]bool{}
-	for _, kv := range got[1].Kvs {
+	for _, kv := range found[0].Kvs {
 		p, _ := parsePrefix(string(kv.Key[len(s.k.blocks(id)):]))
 		taken[p] = true
 	}
-	for _, kv := range got[2].Kvs {
+	for _, kv := range found[1].Kvs {
 		p, _ := parsePrefix(string(kv.Key[len(s.k.addrs(id)):]))
 		if b, ok := blocks.Covering(sub, p.Addr()); ok {
 			taken[b] = true
@@ -91,7 +103,7 @@ func (s *Store) freeBlocks(ctx context.Context, id topology.SharedID, subnet net
 	}
 	freed := map[netip.Prefix]int64{}
 	var waiting []netip.Prefix
-	for _, kv := range got[3].Kvs {
+	for _, kv := range found[2].Kvs {
 		p, _ := parsePrefix(string(kv.Key[len(s.k.freed(id)):]))
 		freed[p] = kv.ModRevision
 		if !taken[p] && blocks.Fits(n, p) == nil && subnet.Contains(p.Addr()) {
@@ -106,18 +118,14 @@ func (s *Store) freeBlocks(ctx context.Context, id topology.SharedID, subnet net
 	if len(free) == 0 {
 		return nil, control.ErrExhausted
 	}
-	out := make([]candidate, len(free))
-	for i, p := range free {
-		out[i] = candidate{prefix: p, spec: mod}
-	}
-	return out, nil
+	return free, nil
 }
 
 // takeBlock claims one block if it is free and the network unchanged.
 func (s *Store) takeBlock(ctx context.Context, id topology.SharedID, c candidate, mine holding) (got bool, err error) {
 	key := s.k.block(id, c.prefix)
 	r, err := s.txn(ctx,
-		[]clientv3.Cmp{absent(key), s.k.noneWithin(id, c.prefix), unchanged(s.k.spec(id), c.spec)},
+		append([]clientv3.Cmp{absent(key), s.k.noneWithin(id, c.prefix)}, c.guard...),
 		[]clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.tombstone(id, c.prefix))},
 		[]clientv3.Op{clientv3.OpGet(key)})
 	if err != nil || r.Succeeded {
@@ -142,12 +150,16 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 	c := control.Claim{Network: id, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Node: s.self().ID, Holder: holder}
 	mine := s.hold(holder)
 	err := s.do(ctx, "claim address", addr.String(), func(ctx context.Context) error {
-		n, mod, err := s.spec(ctx, id)
+		got, _, err := s.read(ctx, append(s.asking(id), clientv3.OpGet(s.k.addr(id, addr)))...)
 		if err != nil {
 			return err
 		}
-		if n.Removed {
-			return control.ErrNoNetwork
+		n, guard, err := s.granting(id, got[:3])
+		if h, ok := parseHolding(got[3]); ok && errors.Is(err, control.ErrSettling) && h.Node == mine.Node {
+			return nil
+		}
+		if err != nil {
+			return err
 		}
 		if err := blocks.Fits(n, c.Prefix); err != nil {
 			return badAddress(addr, err)
@@ -156,7 +168,7 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 		if why := blocks.Reserved(sub, addr); why != "" {
 			return badAddress(addr, fmt.Errorf("%w: %s", control.ErrReserved, why))
 		}
-		return s.takeAddress(ctx, c, sub, mine, unchanged(s.k.spec(id), mod))
+		return s.takeAddress(ctx, c, sub, mine, guard)
 	})
 	if err != nil {
 		return control.Claim{}, err
@@ -165,10 +177,10 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 }
 
 // takeAddress claims a single address while the guard holds.
-func (s *Store) takeAddress(ctx context.Context, c control.Claim, sub control.Subnet, mine holding, guard clientv3.Cmp) error {
+func (s *Store) takeAddress(ctx context.Context, c control.Claim, sub control.Subnet, mine holding, guard []clientv3.Cmp) error {
 	addr := c.Prefix.Addr()
 	key := s.k.addr(c.Network, addr)
-	cmps := []clientv3.Cmp{absent(key), guard}
+	cmps := append([]clientv3.Cmp{absent(key)}, guard...)
 	reads := []clientv3.Op{clientv3.OpGet(key)}
 	block, covered := blocks.Covering(sub, addr)
 	if covered {
@@ -220,7 +232,7 @@ func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim)
 		guard := unchanged(s.k.spec(n.ID), mod)
 		if c.Single() {
 			sub, _ := blocks.Of(now, c.Prefix.Addr())
-			return s.takeAddress(ctx, c, sub, mine, guard)
+			return s.takeAddress(ctx, c, sub, mine, []clientv3.Cmp{guard})
 		}
 		return s.restoreBlock(ctx, c, mine, guard)
 	})
@@ -238,7 +250,11 @@ func (s *Store) restoreSpec(ctx context.Context, n control.Network) error {
 		return s.vniTaken(ctx, n.VNI, topology.SharedID(kvs[0].Value))
 	}
 	cmps := []clientv3.Cmp{absent(spec), absent(vni)}
-	ops := []clientv3.Op{clientv3.OpPut(spec, encode(n)), clientv3.OpPut(vni, string(n.ID))}
+	restored, err := s.forAWhile(ctx, s.k.restored(n.ID))
+	if err != nil {
+		return err
+	}
+	ops := []clientv3.Op{clientv3.OpPut(spec, encode(n)), clientv3.OpPut(vni, string(n.ID)), restored}
 	if n.Name != "" && !n.Removed && len(got[1].Kvs) == 0 {
 		cmps, ops = append(cmps, absent(name)), append(ops, clientv3.OpPut(name, string(n.ID)))
 	}

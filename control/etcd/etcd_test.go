@@ -14,7 +14,7 @@ import (
 // open is a host's store, by way of an endpoint.
 func open(t testing.TB, endpoint string, n control.Node) *etcd.Store {
 	t.Helper()
-	s, err := etcd.Open(t.Context(), etcd.Options{Endpoints: []string{endpoint}, Node: n, LeaseTTL: 2 * time.Second})
+	s, err := etcd.Open(t.Context(), etcd.Options{Endpoints: []string{endpoint}, Node: n, LeaseTTL: 2 * time.Second, Settle: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +40,7 @@ func TestAllocation(t *testing.T) {
 			return controltest.Cluster{
 				Open: func(t *testing.T, n control.Node) controltest.Store { return open(t, srv.Endpoint(), n) },
 				Stop: srv.Kill, Back: srv.Restart, Wipe: srv.Wipe, Save: srv.Save, Load: srv.Load,
+				Settle: func() { srv.Expire("settling", "restored") },
 			}
 		})
 	})

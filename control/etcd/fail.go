@@ -26,6 +26,10 @@ const (
 	attempt = 3 * time.Second
 )
 
+// errRewound is the cause of an attempt that has found out that the store was set
+// back. It went through, perhaps, on records that are out of date.
+var errRewound = errors.New("the store has gone back in time")
+
 // errAgain is the cause of an attempt that met another host's.
 var errAgain = errors.New("other hosts were faster each time")
 
@@ -78,6 +82,8 @@ func remedy(err error) string {
 		return "repeat"
 	case errors.Is(err, control.ErrUnreachable):
 		return "check that etcd runs and that this host reaches it (particle cluster status); running containers are not affected"
+	case errors.Is(err, control.ErrSettling):
+		return "repeat in some minutes; what was claimed before works on"
 	case errors.Is(err, control.ErrNoNetwork):
 		return "it was removed on another host; create it anew"
 	case errors.Is(err, control.ErrExhausted):
@@ -105,7 +111,7 @@ func code(err error) codes.Code {
 // definite says whether an error tells that the operation was not carried out,
 // and will not be if it is repeated.
 func definite(err error) bool {
-	for _, cause := range []error{control.ErrTaken, control.ErrExhausted, control.ErrNoNetwork, control.ErrReserved, errClosed, rpctypes.ErrNoSpace} {
+	for _, cause := range []error{control.ErrTaken, control.ErrExhausted, control.ErrNoNetwork, control.ErrReserved, control.ErrSettling, errClosed, rpctypes.ErrNoSpace} {
 		if errors.Is(err, cause) {
 			return true
 		}
@@ -147,7 +153,9 @@ func (s *Store) txn(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []
 	if err != nil {
 		return nil, err
 	}
-	s.note(seen, r.Header.Revision)
+	if !s.note(seen, r.Header.Revision) {
+		return nil, errRewound
+	}
 	return r, nil
 }
 

@@ -103,24 +103,26 @@ func (s *Store) health() (changed <-chan struct{}, down error) {
 
 // note compares an answer's revision with the highest that was seen when the
 // question was sent. Reads and writes are linearizable, so it cannot be lower
-// unless the store was replaced by an older copy of itself, or by an empty one.
-func (s *Store) note(before, revision int64) {
+// unless the store was replaced by an older copy of itself, or by an empty one;
+// then it says false.
+func (s *Store) note(before, revision int64) bool {
 	if revision < before {
 		if s.seen.CompareAndSwap(before, revision) {
 			s.mu.Lock()
 			s.log.WithFields(map[string]any{"known": before, "revision": revision}).Warn("the cluster's store has gone back in time")
+			s.rewound = true
 			s.jump()
 			s.mu.Unlock()
 			s.poke()
 		}
-		return
+		return false
 	}
 	for {
 		now := s.seen.Load()
 		// Another answer may have found out meanwhile that the store is an older
 		// one; a revision of before that must not come back.
 		if revision <= now || now < before || s.seen.CompareAndSwap(now, revision) {
-			return
+			return true
 		}
 	}
 }
@@ -140,6 +142,9 @@ func (s *Store) check() error {
 		return err
 	}
 	if err := s.identify(ctx, got[0]); err != nil {
+		return err
+	}
+	if err := s.settle(ctx); err != nil {
 		return err
 	}
 	return s.enlist(ctx, got[1], got[2], got[3])

@@ -19,7 +19,13 @@ import (
 // slash.
 type keys string
 
-func (k keys) instance() string                   { return string(k) + "instance" }
+func (k keys) instance() string { return string(k) + "instance" }
+
+// settling is there while hosts claim again what a store has forgotten that was
+// set back; restored, of one network that it had forgotten altogether.
+func (k keys) settling() string                     { return string(k) + "settling" }
+func (k keys) restored(id topology.SharedID) string { return k.net(id) + "restored" }
+
 func (k keys) nodes() string                      { return string(k) + "nodes/" }
 func (k keys) node(id topology.NodeID) string     { return k.nodes() + string(id) + "/" }
 func (k keys) info(id topology.NodeID) string     { return k.node(id) + "info" }

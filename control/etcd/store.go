@@ -30,6 +30,7 @@ type Options struct {
 	Prefix         string        // of all keys; empty is "/particle/v1/"
 	Node           control.Node  // this host
 	LeaseTTL       time.Duration // 0 is 30 s; a host is suspect when it has been silent for so long
+	Settle         time.Duration // 0 is 10 min; how long hosts have to claim again what the store has lost
 	Log            *logrus.Entry // nil keeps silent
 }
 
@@ -56,6 +57,7 @@ type Store struct {
 	client   *clientv3.Client // nil until the first connection, see connect
 	node     control.Node
 	instance string        // of the store; empty until it has answered
+	rewound  bool          // the store was set back, and does not know it yet
 	down     error         // why the store is unhealthy; nil if it is not
 	changed  chan struct{} // closed when instance, down or revision have jumped
 }
@@ -107,6 +109,9 @@ func (o *Options) complete() error {
 	}
 	if o.LeaseTTL == 0 {
 		o.LeaseTTL = 30 * time.Second
+	}
+	if o.Settle == 0 {
+		o.Settle = 10 * time.Minute
 	}
 	if o.Log == nil {
 		silent := logrus.New()

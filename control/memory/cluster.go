@@ -42,6 +42,7 @@ type state struct {
 	claims    map[place]control.Claim
 	freed     map[place]int64 // revision at which a block was given up
 	announced map[announcement]control.Route
+	settling  map[topology.SharedID]bool // networks that grant no new claims
 }
 
 // New returns a cluster without hosts.
@@ -55,12 +56,14 @@ func empty() state {
 		nodes: map[topology.NodeID]control.NodeState{}, networks: map[topology.SharedID]control.Network{},
 		names: map[string]topology.SharedID{}, claims: map[place]control.Claim{},
 		freed: map[place]int64{}, announced: map[announcement]control.Route{},
+		settling: map[topology.SharedID]bool{},
 	}
 }
 
 func (s state) clone() state {
 	s.nodes, s.networks, s.names = maps.Clone(s.nodes), maps.Clone(s.networks), maps.Clone(s.names)
 	s.claims, s.freed, s.announced = maps.Clone(s.claims), maps.Clone(s.freed), maps.Clone(s.announced)
+	s.settling = maps.Clone(s.settling)
 	return s
 }
 
@@ -87,7 +90,18 @@ func (c *Cluster) Load(s Snapshot) {
 	defer c.mu.Unlock()
 	c.now = s.s.clone()
 	c.older++
+	for id := range c.now.networks {
+		c.now.settling[id] = true
+	}
 	c.touch()
+}
+
+// Settle lets the 10 minutes pass in which hosts claim again what a store has
+// lost that was wiped or set back.
+func (c *Cluster) Settle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.now.settling)
 }
 
 // Wipe takes everything away, as an operator who deletes the store's folder

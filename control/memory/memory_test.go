@@ -28,7 +28,7 @@ func TestAllocation(t *testing.T) {
 			Back: func() { cut(false) },
 			Wipe: c.Wipe,
 			Save: func() { saved = c.Save() },
-			Load: func() { c.Load(saved) },
+			Load: func() { c.Load(saved) }, Settle: c.Settle,
 		}
 	})
 }

@@ -212,6 +212,9 @@ func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet net
 		if !ok || n.Removed || i < 0 {
 			return control.ErrNoNetwork
 		}
+		if now.settling[id] {
+			return control.ErrSettling
+		}
 		free := blocks.Unused(n.Subnets[i], 1, func(p netip.Prefix) bool {
 			_, taken := s.c.taken(id, p)
 			return taken || now.freed[place{id, p}] != 0
@@ -249,6 +252,9 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 		if why := blocks.Reserved(sub, addr); why != "" {
 			return fmt.Errorf("%w: %s", control.ErrReserved, why)
 		}
+		if _, mine := now.claims[place{id, c.Prefix}]; now.settling[id] && !mine {
+			return control.ErrSettling
+		}
 		return s.take(now, c)
 	})
 	if err != nil {
@@ -276,7 +282,7 @@ func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim)
 					return fmt.Errorf("VNI %d is %w by network %s", n.VNI, control.ErrTaken, other.ID.Short())
 				}
 			}
-			now.networks[n.ID] = n
+			now.networks[n.ID], now.settling[n.ID] = n, true
 			if _, named := now.names[n.Name]; !named && !n.Removed && n.Name != "" {
 				now.names[n.Name] = n.ID
 			}

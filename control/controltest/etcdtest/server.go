@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -76,7 +77,14 @@ func serve(dir, client, peer string) error {
 		return err
 	}
 	defer e.Close()
-	return <-e.Err()
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	select {
+	case err := <-e.Err():
+		return err
+	case <-stop:
+		return nil
+	}
 }
 
 // Server is one etcd server, alone in its cluster.
@@ -149,7 +157,11 @@ func (s *Server) command() *exec.Cmd {
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Kill()
-	cmd := s.command()
+	s.start(s.command())
+}
+
+func (s *Server) start(cmd *exec.Cmd) {
+	s.t.Helper()
 	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		s.t.Fatal(err)
@@ -225,13 +237,7 @@ func (s *Server) end(sig os.Signal) {
 func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 
 // Stop ends it as an operator does; ended already is fine.
-func (s *Server) Stop() {
-	if s.release == Current {
-		s.end(os.Interrupt)
-		return
-	}
-	s.end(syscall.SIGTERM)
-}
+func (s *Server) Stop() { s.end(syscall.SIGTERM) }
 
 // Freeze keeps it from running until Thaw.
 func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
@@ -259,9 +265,10 @@ func (s *Server) Wipe() {
 // Upgrade stops it and has another release take over its data.
 func (s *Server) Upgrade(release string) {
 	s.t.Helper()
-	s.Stop()
 	s.release = release
-	s.Restart()
+	next := s.command() // which may take minutes to build
+	s.Stop()
+	s.start(next)
 }
 
 // Save keeps a copy of the data for Load. The server is down meanwhile.
@@ -292,6 +299,38 @@ func (s *Server) copy(from, to string) {
 	// CopyFS loosens rights, and etcd wants the folder to itself.
 	if err := os.Chmod(to, 0o700); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// Expire waits until the leases of all keys that end so have run out.
+func (s *Server) Expire(suffixes ...string) {
+	s.t.Helper()
+	c := s.Client()
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	got, err := c.Get(ctx, "", clientv3.WithPrefix())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	left := map[string]bool{}
+	for _, kv := range got.Kvs {
+		for _, suffix := range suffixes {
+			if strings.HasSuffix(string(kv.Key), suffix) {
+				left[string(kv.Key)] = true
+			}
+		}
+	}
+	events := c.Watch(ctx, "", clientv3.WithPrefix(), clientv3.WithRev(got.Header.Revision+1))
+	for len(left) > 0 {
+		r := <-events
+		if err := r.Err(); err != nil || len(r.Events) == 0 {
+			s.t.Fatalf("%v have not run out: %v", left, err)
+		}
+		for _, e := range r.Events {
+			if e.Type == clientv3.EventTypeDelete {
+				delete(left, string(e.Kv.Key))
+			}
+		}
 	}
 }
 
