@@ -48,7 +48,7 @@ func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet net
 			tried = candidate{}
 			// The more hosts are at it, the wider they spread. A host on its own
 			// gets the first block, which people like to see.
-			window = min(8*window, 4096)
+			window = min(64*window, 4096)
 		}
 	})
 	if err != nil {

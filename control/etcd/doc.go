@@ -10,13 +10,16 @@
 //	instance                 a name drawn at random by the first host: a store that
 //	                         was wiped has another
 //	nodes/<node>/info        control.Node
-//	nodes/<node>/alive       the host's boot, as text; the only key with a lease
-//	nodes/<node>/lost        how long the host has been away, by those who watch
+//	nodes/<node>/alive       the host's boot, as text; with a lease
+//	nodes/<node>/lost        how long the host has been away, by those who watch; it
+//	                         goes when the host is back
+//	settling                 the store was set back; goes by itself, see settle.go
 //	specs/<id>               control.Network
 //	vnis/<6 hex digits>      the id of the network that has the VNI, as text
 //	names/<name>             the id of the network that has the name, as text
 //	nets/<id>/blocks/<addr>-<bits>   which host owns the block, and its VTEP and MAC
 //	nets/<id>/addrs/<addr>           the same of a single address outside all blocks
+//	nets/<id>/restored       the network was lost and is back; likewise
 //	nets/<id>/freed/<addr>-<bits>    the block was given up; the revision tells when
 //
 // Networks are apart from their claims, because every host watches all networks

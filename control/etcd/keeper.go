@@ -35,6 +35,9 @@ func (s *Store) keep() {
 			return
 		}
 		s.report(err)
+		if err != nil {
+			clear(s.sightings) // time without the store does not count
+		}
 		wait = s.o.LeaseTTL / 3
 		if err != nil {
 			wait = min(wait, 500*time.Millisecond)
@@ -147,7 +150,10 @@ func (s *Store) check() error {
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
-	return s.enlist(ctx, got[1], got[2], got[3])
+	if err := s.enlist(ctx, got[1], got[2], got[3]); err != nil {
+		return err
+	}
+	return s.sweep(ctx)
 }
 
 // identify compares the store's name with the known one, and gives it one if it

@@ -126,11 +126,6 @@ type identity struct {
 	UUID string
 }
 
-// absence is the value of a lost key; see the rule of the package for it.
-type absence struct {
-	Minutes int // of healthy time that hosts have watched it pass
-}
-
 // Comparisons that hold while a key is not there, or is as it was read.
 func absent(key string) clientv3.Cmp { return clientv3.Compare(clientv3.CreateRevision(key), "=", 0) }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
 )
 
 // Options say where the store is and which host asks.
@@ -31,6 +32,7 @@ type Options struct {
 	Node           control.Node  // this host
 	LeaseTTL       time.Duration // 0 is 30 s; a host is suspect when it has been silent for so long
 	Settle         time.Duration // 0 is 10 min; how long hosts have to claim again what the store has lost
+	Abandon        time.Duration // 0 is 24 h; a host that has been away for so long loses its claims
 	Log            *logrus.Entry // nil keeps silent
 }
 
@@ -52,6 +54,9 @@ type Store struct {
 	record  sync.Mutex // held while this host's record is written; before mu
 	lease   clientv3.LeaseID
 	retired bool // RemoveNode has taken this host away
+
+	swept     time.Time // of the keeper's goroutine, as is sightings
+	sightings map[topology.NodeID]sighting
 
 	mu       sync.Mutex
 	client   *clientv3.Client // nil until the first connection, see connect
@@ -79,7 +84,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		o: o, k: keys(o.Prefix), log: o.Log, node: o.Node,
-		wake: make(chan struct{}, 1), down: errUnknown, changed: make(chan struct{}),
+		wake: make(chan struct{}, 1), down: errUnknown, changed: make(chan struct{}), sightings: map[topology.NodeID]sighting{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if o.User == "" {
@@ -112,6 +117,9 @@ func (o *Options) complete() error {
 	}
 	if o.Settle == 0 {
 		o.Settle = 10 * time.Minute
+	}
+	if o.Abandon == 0 {
+		o.Abandon = 24 * time.Hour
 	}
 	if o.Log == nil {
 		silent := logrus.New()
