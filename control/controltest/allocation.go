@@ -58,6 +58,7 @@ func Allocation(t *testing.T, fresh func(t *testing.T) Cluster) {
 		{"blocks come in order", (*allocation).order},
 		{"racers for one block: one winner", (*allocation).raceBlock},
 		{"racers for many blocks: all win another", (*allocation).raceBlocks},
+		{"one host claims many blocks at once", (*allocation).raceOwn},
 		{"racers for one address: one winner", (*allocation).raceAddress},
 		{"blocks and single addresses do not overlap", (*allocation).overlap},
 		{"racers for blocks and addresses do not overlap", (*allocation).raceOverlap},

@@ -112,6 +112,20 @@ func (a *allocation) raceBlocks() {
 	a.routes(a.b).UntilHave(hosts)
 }
 
+func (a *allocation) raceOwn() {
+	const claims = 30
+	var all sync.WaitGroup
+	for range claims {
+		all.Go(func() {
+			if _, err := a.a.ClaimBlock(a.t.Context(), a.n.ID, a.four); err != nil {
+				a.t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	a.routes(a.b).UntilHave(claims) // no block was granted twice
+}
+
 func (a *allocation) raceAddress() {
 	addr := netip.MustParseAddr("10.77.40.4")
 	a.winner(a.race(50, func(i int, s Store) error {
