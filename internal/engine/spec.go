@@ -21,7 +21,7 @@ import (
 const SharedOption = "particle.network"
 
 // ErrNameTaken is the cause when Docker has another network of a name.
-var ErrNameTaken = errors.New("Docker has another network of this name")
+var ErrNameTaken = errors.New("another network of Docker has this name")
 
 // ErrInUse is the cause when containers are connected to a network.
 var ErrInUse = errors.New("containers are connected to it")

@@ -125,7 +125,7 @@ func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	n.peers, n.peersSet = peers, err == nil
 	m.mu.Unlock()
 	if err != nil && ctx.Err() == nil && !errors.Is(err, fabric.ErrNoNetwork) { // it is being made
-		m.o.Log.WithError(err).WithField("net", id.Short()).Warn("routes to the other hosts are not in the kernel; trying again")
+		m.logFor(id).WithError(err).Warn("routes to the other hosts are not in the kernel; trying again")
 	}
 }
 
@@ -175,14 +175,14 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		}
 	}
 	if len(adopt) > 0 || slices.ContainsFunc(lost, func(p netip.Prefix) bool { return slices.Contains(here.Claims, p) }) {
-		m.o.Log.WithFields(map[string]any{"net": n.label(), "adopted": adopt, "lost": lost}).Warn("claims are not what this host thought")
+		m.logFor(id).WithFields(map[string]any{"adopted": adopt, "lost": lost}).Warn("claims are not what this host thought")
 		err = errors.Join(err, m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix {
 			return slices.DeleteFunc(append(have, adopt...), func(p netip.Prefix) bool { return slices.Contains(lost, p) })
 		}))
 	}
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, fabric.ErrNoNetwork) {
-			m.o.Log.WithError(err).WithField("net", n.label()).Warn("claims not compared with the store; trying again")
+			m.logFor(id).WithError(err).Warn("claims not compared with the store; trying again")
 		}
 		return
 	}

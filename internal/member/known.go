@@ -79,7 +79,6 @@ type network struct {
 	spare     []netip.Prefix // claimed for a creation that failed
 	absent    time.Duration  // since when the cluster's list and this host differ about it; 0 if they do not
 	giveAt    time.Duration  // when to give it back to a store that lacks it
-	left      bool           // LeaveNetwork was answered in this session
 
 	phase   Phase
 	problem string

@@ -62,7 +62,7 @@ func (m *Member) refill(ctx context.Context, s Store, id topology.SharedID) {
 		}
 		m.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
-			m.o.Log.WithError(err).WithField("net", id.Short()).Warn("no further block of " + subnet.String())
+			m.logFor(id).WithError(err).Warn("no further block of " + subnet.String())
 		}
 	}
 }
@@ -85,7 +85,7 @@ func (m *Member) refillSubnet(ctx context.Context, s Store, id topology.SharedID
 	if err := m.announce(ctx, s, id, c.Prefix); err != nil {
 		return err
 	}
-	m.o.Log.WithFields(map[string]any{"net": id.Short(), "block": c.Prefix.String()}).Info("block claimed")
+	m.logFor(id).WithField("block", c.Prefix.String()).Info("block claimed")
 	return m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix { return append(have, c.Prefix) })
 }
 

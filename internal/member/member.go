@@ -199,7 +199,7 @@ func (m *Member) start(ctx context.Context) {
 	s.ctx, s.stop = context.WithCancel(ctx)
 	s.started = true
 	for _, n := range m.networks {
-		n.follow, n.left = nil, false
+		n.follow = nil
 		clear(n.announced)
 	}
 	s.running.Go(func() { m.watchNodes(s.ctx, s.store) })
@@ -249,6 +249,13 @@ func (m *Member) failed(id topology.SharedID, phase Phase, err error) {
 // done notes that a network is as the cluster has it.
 func (n *network) done() {
 	n.phase, n.problem, n.retry, n.fails = Ready, "", 0, 0
+}
+
+// logFor tells of a network. The caller does not hold mu.
+func (m *Member) logFor(id topology.SharedID) *logrus.Entry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.o.Log.WithField("net", m.at(id).label())
 }
 
 // label names the network for people.

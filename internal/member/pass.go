@@ -146,51 +146,54 @@ func (m *Member) forget(ctx context.Context, here map[topology.SharedID]fabric.S
 // unshareAll carries out what users have removed here.
 func (m *Member) unshareAll(ctx context.Context, s Store, here map[topology.SharedID]fabric.SharedNetwork) error {
 	m.mu.Lock()
-	var pending []*network
-	for _, n := range m.networks {
+	pending := map[topology.SharedID]bool{} // whether the cluster knows
+	for id, n := range m.networks {
 		if n.Unshared {
-			pending = append(pending, n)
+			pending[id] = n.Told
 		}
 	}
 	m.mu.Unlock()
-	for _, n := range pending {
-		_, stays := here[n.Network.ID]
-		if err := m.unshare(ctx, s, n, stays); err != nil {
-			return err
+	for id, told := range pending {
+		if !told {
+			if err := m.removeShared(ctx, s, id); err != nil {
+				return err
+			}
 		}
+		if _, stays := here[id]; !stays {
+			if err := m.leave(ctx, s, id); err != nil {
+				return err
+			}
+			continue
+		}
+		m.mu.Lock()
+		m.at(id).phase, m.at(id).retry = Leaving, m.o.Clock()+time.Second
+		m.mu.Unlock()
 	}
 	return nil
 }
 
-// unshare removes a network from the cluster, and leaves it once no process of
-// this host lives in it.
-func (m *Member) unshare(ctx context.Context, s Store, n *network, stays bool) error {
+func (m *Member) removeShared(ctx context.Context, s Store, id topology.SharedID) error {
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
-	id := n.Network.ID
-	if !n.Told {
-		if err := s.RemoveNetwork(ctx, id); err != nil {
-			m.failed(id, Leaving, err)
-			return err
-		}
-		m.mu.Lock()
-		n.Told, n.dirty = true, true
-		m.mu.Unlock()
-		m.o.Log.WithField("net", n.label()).Info("the cluster knows that the network is removed")
+	if err := s.RemoveNetwork(ctx, id); err != nil {
+		m.failed(id, Leaving, err)
+		return err
 	}
-	if stays {
-		m.mu.Lock()
-		n.phase, n.retry = Leaving, m.o.Clock()+time.Second
-		m.mu.Unlock()
-		return nil
-	}
-	return m.leave(ctx, s, n)
+	m.mu.Lock()
+	n := m.at(id)
+	n.Told, n.dirty = true, true
+	m.mu.Unlock()
+	m.logFor(id).Info("the cluster knows that the network is removed")
+	return nil
 }
 
-// leave gives up what this host had of a network, and forgets it.
-func (m *Member) leave(ctx context.Context, s Store, n *network) error {
-	id := n.Network.ID
+// leave gives up what this host had of a network, and forgets it: no process of
+// this host lives in it any more.
+func (m *Member) leave(ctx context.Context, s Store, id topology.SharedID) error {
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
 	m.mu.Lock()
+	n := m.at(id)
 	var said []netip.Prefix
 	for p := range n.announced {
 		said = append(said, p)
@@ -204,16 +207,16 @@ func (m *Member) leave(ctx context.Context, s Store, n *network) error {
 		m.failed(id, Leaving, err)
 		return err
 	}
+	m.logFor(id).Info("network left")
 	m.mu.Lock()
 	follow := n.follow
 	fresh := m.newNetwork(Known{Network: n.Network, Seen: n.Seen})
-	fresh.left, fresh.Network.Removed = true, true
+	fresh.Network.Removed = true
 	m.networks[id] = fresh
 	m.mu.Unlock()
 	if follow != nil {
 		follow()
 	}
-	m.o.Log.WithField("net", n.label()).Info("network left")
 	return m.o.Known.Delete(string(id))
 }
 
@@ -239,7 +242,7 @@ func (m *Member) giveBackAll(ctx context.Context, s Store, here map[topology.Sha
 		n.done()
 		n.giveAt = m.o.Clock() + passEvery // if the list still lacks it then
 		m.mu.Unlock()
-		m.o.Log.WithField("net", n.label()).Warn("network given back to the cluster's store, which had lost it")
+		m.logFor(id).Warn("network given back to the cluster's store, which had lost it")
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func (m *Member) Share(ctx context.Context, spec fabric.SharedSpec) (fabric.Shar
 	m.mu.Lock()
 	n := m.at(id)
 	n.Network, n.Verified, n.dirty = record, m.stamp(), true
-	n.Unshared, n.Told, n.left, n.here = false, false, false, true
+	n.Unshared, n.Told, n.here = false, false, true
 	spare := n.spare
 	m.mu.Unlock()
 	shared := fabric.Shared{ID: id, VNI: record.VNI, MTU: record.MTU}
@@ -206,7 +206,7 @@ func (m *Member) Unshare(id topology.SharedID) error {
 	n.Unshared, n.Told, n.fails, n.retry = true, n.Network.Removed, 0, m.o.Clock()+time.Second
 	known := n.Known
 	m.mu.Unlock()
-	m.o.Log.WithField("net", n.label()).Info("network removed here")
+	m.logFor(id).Info("network removed here")
 	defer m.Wake()
 	return m.o.Known.Put(string(id), known)
 }
@@ -272,7 +272,7 @@ func (m *Member) release(s Store, id topology.SharedID, p netip.Prefix) {
 	defer cancel()
 	err := errors.Join(m.withdraw(ctx, s, id, p), s.Release(ctx, control.Claim{Network: id, Prefix: p, Node: m.o.Node.ID}))
 	if err != nil {
-		m.o.Log.WithError(err).WithField("net", id.Short()).Info("address not released yet")
+		m.logFor(id).WithError(err).Info("address not released yet")
 	}
 }
 

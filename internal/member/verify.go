@@ -23,7 +23,7 @@ func (m *Member) verified(id topology.SharedID) {
 	n.suspended = false
 	m.mu.Unlock()
 	if resume {
-		m.o.Log.WithField("net", n.label()).Info("claims are verified again")
+		m.logFor(id).Info("claims are verified again")
 		m.o.Fabric.SuspendClaims(id, false)
 	}
 }
@@ -40,7 +40,7 @@ func (m *Member) suspend(here map[topology.SharedID]fabric.SharedNetwork) {
 		n.suspended = n.suspended || late
 		m.mu.Unlock()
 		if late {
-			m.o.Log.WithField("net", n.label()).Error("claims were not verified for 12 h; no new addresses until they are")
+			m.logFor(id).Error("claims were not verified for 12 h; no new addresses until they are")
 			m.o.Fabric.SuspendClaims(id, true)
 		}
 	}
