@@ -39,7 +39,7 @@ type cluster struct {
 // and so is opened after it.
 type fabricLink struct{ *fabric.Fabric }
 
-func (p *plugin) openCluster(s settings, durable *store.DB, underlay topology.Underlay) (*cluster, error) {
+func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB, underlay topology.Underlay) (*cluster, error) {
 	known, err := store.NewTable[member.Known](durable, "cluster")
 	if err != nil {
 		return nil, err
@@ -58,7 +58,15 @@ func (p *plugin) openCluster(s settings, durable *store.DB, underlay topology.Un
 		Node: c.node, Fabric: c.link, Engine: p.engine, Overlay: p.plane, Driver: hostpath.DriverName,
 		Known: known, Chosen: chosen, Clock: sinceBoot, Log: p.log,
 	})
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	select { // what the disk tells is there by now; no call of Docker's is to come before it
+	case conn := <-c.membership.Connections():
+		c.connect(ctx, conn)
+	default:
+	}
+	return c, nil
 }
 
 // run follows the membership, and keeps the host in step, until ctx ends.

@@ -131,7 +131,7 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	if err != nil {
 		return nil, err
 	}
-	if p.cluster, err = p.openCluster(s, durable, underlay); err != nil {
+	if p.cluster, err = p.openCluster(ctx, s, durable, underlay); err != nil {
 		return nil, err
 	}
 	o.Cluster = p.cluster.member

@@ -66,11 +66,12 @@ func (m *Member) Share(ctx context.Context, spec fabric.SharedSpec) (fabric.Shar
 	return shared, true, nil
 }
 
-// Joined implements fabric.Cluster.
+// Joined implements fabric.Cluster. A host of which it is not known is taken for a
+// member: to keep a network to itself would be a mistake that nobody notices.
 func (m *Member) Joined() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.enrolled == enrolled
+	return m.enrolled != alone
 }
 
 // reach waits until it is known whether this host is in a cluster. A nil Store

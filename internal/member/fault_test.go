@@ -1,0 +1,262 @@
+package member_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/memory"
+	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/engine"
+	"github.com/particle-net/particle/internal/member"
+)
+
+// three is a world in which three hosts have the network jobs.
+func three(t *testing.T, test func(w *world, a, b, c *host)) {
+	inWorld(t, 3, func(w *world, hosts []*host) {
+		if err := hosts[0].create(jobs("10.9.0.0/16")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(soon)
+		w.agree("jobs", "at first", hosts...)
+		test(w, hosts[0], hosts[1], hosts[2])
+	})
+}
+
+func TestDeadStoreChangesNothing(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		for _, h := range []*host{a, b, c} {
+			h.store.Cut(true)
+		}
+		time.Sleep(5 * time.Hour)
+		w.agree("jobs", "after hours", a, b, c)
+		// A plugin that starts meanwhile has from the disk what it had.
+		b.kill()
+		before := b.view("jobs")
+		b.edit("jobs", func(n *docker) { n.peers = nil })
+		b.start()
+		b.member.Enter()
+		time.Sleep(time.Hour)
+		if after := b.view("jobs"); after != before {
+			t.Errorf("after a start without a store b has %q, want %q", after, before)
+		}
+		err := b.create(engine.Spec{Name: "more", Subnets: jobs("10.8.0.0/16").Subnets})
+		if !errors.Is(err, control.ErrUnreachable) || !strings.Contains(err.Error(), "; ") {
+			t.Errorf("a network was created without a store, or the error has no remedy: %v", err)
+		}
+	})
+}
+
+func TestWipedStoreIsRestored(t *testing.T) {
+	for name, lose := range map[string]func(*world, memory.Snapshot){
+		"wiped": func(w *world, _ memory.Snapshot) { w.cluster.Wipe() },
+		"older": func(w *world, s memory.Snapshot) { w.cluster.Load(s) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, 3, func(w *world, hosts []*host) {
+				empty := w.cluster.Save()
+				if err := hosts[0].create(jobs("10.9.0.0/16")); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(soon)
+				var before []string
+				for _, h := range hosts {
+					before = append(before, h.view("jobs"))
+				}
+				lose(w, empty)
+				for range 60 {
+					time.Sleep(time.Second)
+					for i, h := range hosts {
+						if got := h.view("jobs"); got != before[i] {
+							t.Fatalf("host %s has %q, had %q", h.node.Name, got, before[i])
+						}
+					}
+				}
+				for _, h := range hosts {
+					if s := h.member.Status(); len(s.Networks) != 1 || s.Networks[0].Name != "jobs" || s.Networks[0].Doubted != 0 || s.Networks[0].Phase != member.Ready {
+						t.Errorf("host %s: %+v", h.node.Name, s.Networks)
+					}
+				}
+				// What was restored can be removed, and used by a host that comes.
+				d := w.host(3)
+				d.start()
+				d.connect()
+				time.Sleep(soon)
+				w.agree("jobs", "with a new host", append(hosts, d)...)
+			})
+		})
+	}
+}
+
+// The store is wiped while one host is away, and another network is what the
+// others have by then.
+func TestHostThatWasAwayBringsItsNetworkBack(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		c.kill()
+		w.cluster.Wipe()
+		time.Sleep(time.Hour)
+		c.start()
+		c.connect()
+		time.Sleep(time.Minute)
+		w.agree("jobs", "when it is back", a, b, c)
+	})
+}
+
+func TestNextBlock(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		id, subnet := a.find("jobs").SharedNetwork.ID, netip.MustParsePrefix("10.9.0.0/16")
+		blocks := func() int { n := a.find("jobs"); a.mu.Lock(); defer a.mu.Unlock(); return len(n.Claims) }
+		for range 5 {
+			a.member.Low(id, subnet)
+		}
+		time.Sleep(soon)
+		if n := blocks(); n != 2 {
+			t.Errorf("%d blocks after Low was said often, want 2", n)
+		}
+		a.store.Cut(true)
+		a.member.Low(id, subnet)
+		time.Sleep(time.Minute)
+		a.store.Cut(false)
+		time.Sleep(time.Minute)
+		if n := blocks(); n != 3 {
+			t.Errorf("%d blocks after the store came back, want 3", n)
+		}
+		// Answers get lost: what was claimed is ours all the same.
+		a.store.LoseReplies(true)
+		a.member.Low(id, subnet)
+		time.Sleep(time.Second)
+		a.store.LoseReplies(false)
+		time.Sleep(time.Minute)
+		if n := blocks(); n < 4 {
+			t.Errorf("%d blocks after a claim whose answer was lost, want 4", n)
+		}
+		w.agree("jobs", "at last", a, b, c)
+	})
+}
+
+func TestSingleAddress(t *testing.T) {
+	three(t, func(w *world, a, b, _ *host) {
+		id, addr := a.find("jobs").SharedNetwork.ID, netip.MustParseAddr("10.9.200.7")
+		ctx := context.Background()
+		if err := a.member.ClaimAddress(ctx, id, addr, "web"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := b.member.ClaimAddress(ctx, id, addr, "web"); !errors.Is(err, control.ErrTaken) {
+			t.Errorf("claimed twice: %v", err)
+		}
+		if got := b.view("jobs"); !strings.Contains(got, "1:10.9.200.7/32") {
+			t.Errorf("b does not know of it: %s", got)
+		}
+		a.member.ReleaseAddress(id, addr)
+		if err := a.member.ClaimAddress(ctx, id, addr, "web"); err != nil {
+			t.Errorf("claimed again: %v", err)
+		}
+		time.Sleep(time.Second)
+		if err := b.member.ClaimAddress(ctx, id, addr, "web"); !errors.Is(err, control.ErrTaken) {
+			t.Errorf("an older release came after a newer claim: %v", err)
+		}
+		// One whose answer was lost, and that nobody has, is given back.
+		a.member.ReleaseAddress(id, addr)
+		time.Sleep(time.Second)
+		b.store.LoseReplies(true)
+		if err := b.member.ClaimAddress(ctx, id, addr, "web"); !errors.Is(err, control.ErrUnreachable) {
+			t.Errorf("got %v", err)
+		}
+		b.store.LoseReplies(false)
+		time.Sleep(time.Minute)
+		if err := a.member.ClaimAddress(ctx, id, addr, "web"); err != nil {
+			t.Errorf("a claim that nobody has was kept: %v", err)
+		}
+	})
+}
+
+func TestUnverifiedClaimsAreSuspended(t *testing.T) {
+	three(t, func(w *world, a, _, _ *host) {
+		id := a.find("jobs").SharedNetwork.ID
+		suspended := func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.suspended[id] }
+		a.store.Cut(true)
+		time.Sleep(11*time.Hour + 45*time.Minute)
+		if suspended() {
+			t.Error("suspended too early")
+		}
+		time.Sleep(20 * time.Minute)
+		if !suspended() {
+			t.Error("not suspended after twelve hours")
+		}
+		a.store.Cut(false)
+		time.Sleep(time.Minute)
+		if suspended() {
+			t.Error("still suspended when verified")
+		}
+		// It counts from the last time that the plugin before has seen.
+		a.kill()
+		time.Sleep(13 * time.Hour)
+		a.node.Boot = "another"
+		a.begun = time.Now()
+		a.start()
+		a.member.Enter()
+		time.Sleep(time.Second)
+		if !suspended() {
+			t.Error("not suspended after a reboot, 13 hours later")
+		}
+	})
+}
+
+func TestTakenClaimIsGivenOutNoMore(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		c.kill()
+		time.Sleep(time.Second)
+		if err := a.member.RemoveNode(context.Background(), c.node.ID); err != nil {
+			t.Fatal(err)
+		}
+		n := c.find("jobs")
+		mine := n.Claims[0]
+		if err := b.store.Restore(context.Background(), control.Network{ID: n.SharedNetwork.ID, VNI: n.VNI}, control.Claim{Prefix: mine}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		c.start()
+		c.connect()
+		time.Sleep(time.Minute)
+		if slices.Contains(c.find("jobs").Claims, mine) {
+			t.Errorf("both b and c give out %s", mine)
+		}
+	})
+}
+
+func TestLeave(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		c.store.Cut(true)
+		if err := c.member.Leave(context.Background()); !errors.Is(err, control.ErrUnreachable) {
+			t.Errorf("left without a store: %v", err)
+		}
+		c.store.Cut(false)
+		time.Sleep(time.Minute)
+		w.agree("jobs", "after it could not leave", a, b, c)
+		c.edit("jobs", func(n *docker) { n.containers = 1 })
+		if busy, _ := c.member.Busy(context.Background()); !slices.Equal(busy, []string{"jobs"}) {
+			t.Errorf("busy %v", busy)
+		}
+		if err := c.member.Leave(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		c.member.Disconnect()
+		time.Sleep(time.Minute)
+		w.agree("jobs", "without c", a, b)
+		if got := c.view("jobs"); !strings.HasSuffix(got, "|") || got == "|" {
+			t.Errorf("c has %q, want its own and no peers", got)
+		}
+		if len(c.disk.text) > 0 || c.member.Joined() || len(a.member.Status().Hosts) != 2 {
+			t.Errorf("left on disk: %v; hosts: %+v", c.disk.text, a.member.Status().Hosts)
+		}
+		if _, ok, err := c.member.Share(context.Background(), fabric.SharedSpec{}); ok || err != nil {
+			t.Errorf("a host that has left shares: %v, %v", ok, err)
+		}
+	})
+}
