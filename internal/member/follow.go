@@ -73,7 +73,7 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 			if n.routes.Waiting() && n.routes.Tick(m.o.Clock()) {
 				n.dirty = true
 			}
-			due = n.routes.Healthy() && m.o.Clock()-tended > passEvery
+			due = n.routes.Healthy() && (n.untended || m.o.Clock()-tended > passEvery)
 			m.mu.Unlock()
 		}
 		m.setPeers(ctx, record.ID)
@@ -138,6 +138,10 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 	}
 	m.mu.Lock()
 	n := m.at(id)
+	if n.untended = !m.standing(n); n.untended {
+		m.mu.Unlock()
+		return
+	}
 	own, record := n.routes.Own(), n.Network
 	var lost []netip.Prefix
 	for _, d := range n.routes.Duplicates() {
@@ -187,6 +191,14 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		return
 	}
 	m.verified(id)
+}
+
+// standing says whether the cluster has the network, or has lost it. To claim
+// again what is in a network that was removed would bring it back. The caller
+// holds mu.
+func (m *Member) standing(n *network) bool {
+	is := func(r control.Network) bool { return r.ID == n.Network.ID }
+	return !n.Seen || m.cluster.Healthy() && slices.ContainsFunc(m.cluster.All(control.Current, control.Doubted), is)
 }
 
 // restore claims again what the store does not have. taken is what others have

@@ -66,6 +66,7 @@ type network struct {
 
 	follow    func() // ends the goroutine that follows its routes; nil if there is none
 	peers     []topology.Peer
+	untended  bool // tend has to wait for the list of networks
 	peersSet  bool // the fabric has peers
 	announced map[netip.Prefix]netip.Addr
 	singles   map[netip.Addr]bool          // claimed by ClaimAddress, perhaps not on the fabric's record yet

@@ -1,6 +1,7 @@
 package member_test
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -191,6 +192,33 @@ func TestHostThatWasAway(t *testing.T) {
 		if n := len(a.member.Status().Networks); n != 2 {
 			t.Errorf("the cluster has %d networks, want 2", n)
 		}
+	})
+}
+
+// A host that was away for so long that its part was given up finds no trace of a
+// network that was removed. It is not for it to bring that back.
+func TestHostThatWasGivenUp(t *testing.T) {
+	inWorld(t, 3, func(w *world, hosts []*host) {
+		a, c := hosts[0], hosts[2]
+		old := jobs("10.11.0.0/16")
+		old.Name = "old"
+		for _, s := range []engine.Spec{old, jobs("10.9.0.0/16")} {
+			if err := a.create(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(soon)
+		c.kill()
+		if err := a.member.RemoveNode(context.Background(), c.node.ID); err != nil {
+			t.Fatal(err)
+		}
+		a.remove("old")
+		time.Sleep(time.Minute)
+		c.start()
+		c.connect()
+		time.Sleep(5 * time.Minute)
+		w.absent("old", "when it is back", hosts...)
+		w.agree("jobs", "when it is back", hosts...)
 	})
 }
 

@@ -67,7 +67,7 @@ type host struct {
 	w      *world
 	node   control.Node
 	disk   *disk
-	store  *memory.Store
+	store  *memory.Store // nil with a real store
 	member *member.Member
 	begun  time.Time
 	end    func()
