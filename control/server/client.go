@@ -83,8 +83,9 @@ func members(list []*etcdserverpb.Member) []Member {
 }
 
 // Add makes a host a server without a vote, and gives the members in etcd's
-// form for its start. A server of that address that was there before is
-// replaced: its data is gone, or it would not be added.
+// form for its start. A server of that address that was added before and has
+// never started is taken as it is; one that has is replaced: its data is gone, or
+// it would not be added.
 func (c *Client) Add(ctx context.Context, h enrol.Host) (initial string, err error) {
 	peer := storeURL(h.Peers().String())
 	all, err := c.Members(ctx)
@@ -95,11 +96,21 @@ func (c *Client) Add(ctx context.Context, h enrol.Host) (initial string, err err
 		if m.Peer != peer.String() {
 			continue
 		}
+		if m.Node == "" {
+			return initialCluster(all, m.ID, h.ID), nil
+		}
 		if err := c.remove(ctx, m.ID); err != nil {
 			return "", &fault.Error{Op: "replace server", On: h.Name, Err: err, Fix: "see `particle cluster status`"}
 		}
 	}
-	added, err := c.etcd.MemberAddAsLearner(ctx, []string{peer.String()})
+	var added *clientv3.MemberAddResponse
+	err = settled(ctx, func() (err error) {
+		added, err = c.etcd.MemberAddAsLearner(ctx, []string{peer.String()})
+		if errors.Is(err, rpctypes.ErrMemberNotFound) {
+			err = fmt.Errorf("%w: %w", errSameSecond, err)
+		}
+		return err
+	})
 	if err != nil {
 		fix := "see `particle cluster status`"
 		if errors.Is(err, rpctypes.ErrTooManyLearners) {
@@ -107,16 +118,21 @@ func (c *Client) Add(ctx context.Context, h enrol.Host) (initial string, err err
 		}
 		return "", &fault.Error{Op: "add server", On: h.Name, Err: explain(err), Fix: fix}
 	}
+	return initialCluster(members(added.Members), added.Member.ID, h.ID), nil
+}
+
+// initialCluster names the members that have started, and a new one.
+func initialCluster(all []Member, fresh uint64, node topology.NodeID) string {
 	var parts []string
-	for _, m := range members(added.Members) {
-		if m.ID == added.Member.ID {
-			m.Node = h.ID
+	for _, m := range all {
+		if m.ID == fresh {
+			m.Node = node
 		}
 		if m.Node != "" {
 			parts = append(parts, string(m.Node)+"="+m.Peer)
 		}
 	}
-	return strings.Join(parts, ","), nil
+	return strings.Join(parts, ",")
 }
 
 // Remove takes a host's server out of the store; not there is success.
@@ -138,12 +154,41 @@ func (c *Client) Remove(ctx context.Context, h enrol.Host) error {
 }
 
 func (c *Client) remove(ctx context.Context, id uint64) error {
-	_, err := c.etcd.MemberRemove(ctx, id)
+	err := settled(ctx, func() error {
+		_, err := c.etcd.MemberRemove(ctx, id)
+		return err
+	})
 	if errors.Is(err, rpctypes.ErrMemberNotFound) {
 		return nil
 	}
 	return explain(err)
 }
+
+// settled repeats a change of the members while etcd refuses it for now: it has
+// seen one of them for less than 5 s, as after another change, or would give a
+// member the id of one that was removed in the same second.
+func settled(ctx context.Context, change func() error) error {
+	limit := time.NewTimer(settleLimit)
+	defer limit.Stop()
+	for {
+		err := change()
+		if !errors.Is(err, rpctypes.ErrUnhealthy) && !errors.Is(err, rpctypes.ErrMemberNotEnoughStarted) && !errors.Is(err, errSameSecond) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-limit.C:
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+const settleLimit = 8 * time.Second
+
+// errSameSecond: etcd makes a member's id of its address and the second.
+var errSameSecond = errors.New("a server of this address was removed a moment ago")
 
 // ErrBehind is the cause when a server has not caught up yet.
 var ErrBehind = errors.New("the server has not caught up yet")

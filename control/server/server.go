@@ -47,6 +47,7 @@ type State struct {
 	// Problem is why it is not, empty while it is starting.
 	Problem string
 	Starts  int // of children, so far
+	Pid     int // of the child that runs, or ran last
 }
 
 // Start runs the child until Stop. The command is this program and Argument.
@@ -144,6 +145,7 @@ func (s *Server) child(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.state.Starts++
+	s.state.Pid = cmd.Process.Pid
 	s.kill = func() { cancel(errRestart) }
 	s.mu.Unlock()
 	if err := json.NewEncoder(keepOpen).Encode(s.config); err == nil {

@@ -18,6 +18,8 @@ import (
 const (
 	// askLimit bounds a question to one server.
 	askLimit = 5 * time.Second
+	// leaveLimit is longer: etcd may want to see its members for a while first.
+	leaveLimit = 12 * time.Second
 	// soon is the pause while something is not as it should be, and often the one
 	// between two looks at servers and certificate otherwise.
 	soon  = time.Second
@@ -95,7 +97,7 @@ func (m *Membership) servers(ctx context.Context, c *current) ([]enrol.Host, err
 		return c.server.Servers(ctx)
 	}
 	var state enrol.State
-	err := m.anyServer(ctx, c, func(ctx context.Context, s enrol.Host) (err error) {
+	err := m.anyServer(ctx, c, askLimit, func(ctx context.Context, s enrol.Host) (err error) {
 		state, err = m.caller(c).State(ctx, s.Enrolment())
 		return err
 	})
@@ -109,16 +111,16 @@ func (m *Membership) servers(ctx context.Context, c *current) ([]enrol.Host, err
 	return state.Servers, nil
 }
 
-// anyServer asks one server after the other until one answers. That the host was
-// removed is an answer.
-func (m *Membership) anyServer(ctx context.Context, c *current, ask func(context.Context, enrol.Host) error) error {
+// anyServer asks one server after the other, each no longer than limit, until one
+// answers. That the host was removed is an answer.
+func (m *Membership) anyServer(ctx context.Context, c *current, limit time.Duration, ask func(context.Context, enrol.Host) error) error {
 	var problems []error
 	servers := m.others(c)
 	if len(servers) == 0 {
 		return fault.New("ask the cluster", "", "this host is its only server", "")
 	}
 	for _, s := range servers {
-		bounded, cancel := context.WithTimeout(ctx, askLimit)
+		bounded, cancel := context.WithTimeout(ctx, limit)
 		err := ask(bounded, s)
 		cancel()
 		if err == nil || errors.Is(err, enrol.ErrRemoved) {
@@ -177,7 +179,7 @@ func (m *Membership) renew(ctx context.Context, c *current) error {
 	if c.server != nil {
 		a, err = m.renewOwn(ctx, c, request)
 	} else {
-		err = m.anyServer(ctx, c, func(ctx context.Context, s enrol.Host) (err error) {
+		err = m.anyServer(ctx, c, askLimit, func(ctx context.Context, s enrol.Host) (err error) {
 			a, err = m.caller(c).Renew(ctx, s.Enrolment(), request)
 			return err
 		})

@@ -131,7 +131,7 @@ func (m *Membership) tellLeave(ctx context.Context, c *current) error {
 	if c.server != nil && len(m.others(c)) == 0 {
 		return nil
 	}
-	err := m.anyServer(ctx, c, func(ctx context.Context, s enrol.Host) error { return m.caller(c).Leave(ctx, s.Enrolment()) })
+	err := m.anyServer(ctx, c, leaveLimit, func(ctx context.Context, s enrol.Host) error { return m.caller(c).Leave(ctx, s.Enrolment()) })
 	if errors.Is(err, enrol.ErrRemoved) {
 		return nil
 	}

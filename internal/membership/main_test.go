@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,7 +29,6 @@ type host struct {
 	*membership.Membership
 	t    *testing.T
 	opts membership.Options
-	last *membership.Connection
 }
 
 // newHost makes a host with an address of its own on the loopback link.
@@ -96,6 +96,39 @@ func (h *host) join(made membership.Made, serve bool) membership.Joined {
 		h.t.Fatal(err)
 	}
 	return joined
+}
+
+// endpoints waits for a connection with so many.
+func (h *host) endpoints(n int) *membership.Connection {
+	h.t.Helper()
+	for {
+		if c := h.connection(); c != nil && len(c.Endpoints) == n {
+			return c
+		}
+	}
+}
+
+// refused expects an error with all of the texts.
+func refused(t *testing.T, err error, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %v, want an error with %q", err, text)
+		}
+	}
+}
+
+// eventually waits for a condition that others bring about.
+func eventually(t *testing.T, what string, met func() bool) {
+	t.Helper()
+	limit := time.After(40 * time.Second)
+	for !met() {
+		select {
+		case <-limit:
+			t.Fatal("did not come: " + what)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // works tells whether the store answers through a connection.

@@ -25,7 +25,8 @@ type serving struct {
 	files     files
 	authority *enrol.Authority
 	store     *server.Server
-	client    *server.Client // to all servers of the store
+	client    *server.Client // to the store on this host: another may be about to leave
+	identity  *identity
 	http      *http.Server
 	log       *logrus.Entry
 
@@ -50,8 +51,8 @@ func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
 	if s.revoked, err = readRevocations(s); err != nil {
 		return nil, err
 	}
-	conn := connection(r, c.identity)
-	if s.client, err = server.Dial(server.Target{Endpoints: conn.Endpoints, TLS: conn.TLS}); err != nil {
+	s.identity = c.identity
+	if s.client, err = server.Dial(server.Target{Endpoints: []string{endpoint(s.host)}, TLS: c.identity.client()}); err != nil {
 		return nil, err
 	}
 	s.http = &http.Server{
@@ -143,13 +144,36 @@ func (s *serving) tend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.client.Promote(ctx, s.host.ID); err != nil {
+	if err := s.promote(ctx); err != nil {
 		return err
 	}
 	if err := s.enterFirst(ctx, register); err != nil {
 		return err
 	}
 	return s.revoked.Refresh(ctx)
+}
+
+// promote gets this host's server its vote. Without one it answers nothing
+// itself, so another is asked.
+func (s *serving) promote(ctx context.Context) error {
+	err := s.client.Promote(ctx, s.host.ID)
+	c := s.m.state()
+	if err == nil || c == nil {
+		return err
+	}
+	var endpoints []string
+	for _, h := range s.m.others(c) {
+		endpoints = append(endpoints, endpoint(h))
+	}
+	if len(endpoints) == 0 {
+		return err
+	}
+	client, err := server.Dial(server.Target{Endpoints: endpoints, TLS: s.identity.client()})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Promote(ctx, s.host.ID)
 }
 
 // enterFirst enters this host where there is none yet.

@@ -1,0 +1,207 @@
+package membership_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/internal/membership"
+)
+
+// Three servers bear the loss of one; each can be the one that leaves.
+func TestThreeServers(t *testing.T) {
+	port := freePorts(t)
+	h1, h2, h3 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
+	m := newHost(t, "m", "127.0.0.4", port)
+	made := h1.init()
+	h2.join(made, false)
+	h2.join(made, true) // a member becomes a server
+	m.join(made, false)
+	h2.endpoints(2)
+	h3.join(made, true)
+	h3.endpoints(3)
+	m.restart() // it would look once a minute
+	c := m.endpoints(3)
+	if works(t, c) != nil {
+		t.Fatal("the store does not answer")
+	}
+	_, err := m.Join(t.Context(), membership.JoinOptions{Server: made.Address, Token: made.Token, Serve: true})
+	refused(t, err, "3 hosts serve the store already", "without --server")
+
+	if err := h1.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an answer of the other two", func() bool { return works(t, c) == nil })
+	h1.start()
+	eventually(t, "the third", func() bool {
+		s := h1.Status(t.Context())
+		leaders, well := 0, 0
+		for _, e := range s.Store {
+			if e.Problem == "" && !e.Learner {
+				well++
+			}
+			if e.Leader {
+				leaders++
+			}
+		}
+		return well == 3 && leaders == 1
+	})
+
+	// The host that made the cluster is no more than the others.
+	if _, err := h1.Leave(t.Context(), membership.LeaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h2.Remove(t.Context(), "h3"); err != nil {
+		t.Fatal(err)
+	}
+	h2.endpoints(1)
+	m.restart()
+	if c := m.endpoints(1); works(t, c) != nil || !strings.Contains(c.Endpoints[0], "127.0.0.2:") {
+		t.Errorf("%v does not answer", c.Endpoints)
+	}
+	made, err = h2.Token(t.Context(), membership.TokenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h1.join(made, true)
+	h1.endpoints(2)
+}
+
+// Whatever a kill leaves, the next start goes on from.
+func TestKilled(t *testing.T) {
+	port := freePorts(t)
+	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
+	for _, name := range []string{"cluster.new", "cluster.left"} {
+		if err := os.MkdirAll(filepath.Join(h1.opts.StateDir, name, "etcd"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h1.restart()
+	made := h1.init()
+	if left, _ := filepath.Glob(filepath.Join(h1.opts.StateDir, "cluster.*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+
+	// Killed after a server let it in, and before it wrote that down.
+	token, err := enrol.ParseToken(made.Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, request, err := enrol.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, _ := h2.opts.Address(t.Context())
+	_, _, err = enrol.Join(t.Context(), made.Address, token, enrol.JoinRequest{Request: request, ID: h2.Node(), Name: "h2", Address: addr, Port: port, Server: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h2.restart()
+	if h2.connection() != nil {
+		t.Error("a connection without a cluster")
+	}
+	h2.join(made, true)
+	if c := h2.endpoints(2); works(t, c) != nil {
+		t.Error("the store does not answer")
+	}
+}
+
+// Killed while it was leaving.
+func TestLeavingIsCarriedThrough(t *testing.T) {
+	port := freePorts(t)
+	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
+	h2.join(h1.init(), false)
+	if err := h2.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(h2.opts.StateDir, "cluster", "cluster.json")
+	var record map[string]any
+	if err := json.Unmarshal(read(t, filepath.Dir(path), "cluster.json"), &record); err != nil {
+		t.Fatal(err)
+	}
+	record["leaving"] = true
+	raw, err := json.Marshal(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h2.start()
+	if h2.connection() != nil {
+		t.Error("a connection while it leaves")
+	}
+	eventually(t, "the end of leaving", func() bool { return h2.Status(t.Context()).Role == membership.RoleNone })
+	if s := h1.Status(t.Context()); len(s.Hosts) != 1 {
+		t.Errorf("hosts: %+v", s.Hosts)
+	}
+}
+
+// A damaged membership neither keeps the plugin from starting nor makes the host
+// believe that it is in no cluster.
+func TestDamage(t *testing.T) {
+	h := newHost(t, "h1", "127.0.0.1", freePorts(t))
+	h.init()
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.opts.StateDir, "cluster", "cluster.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	select {
+	case c := <-h.Connections():
+		t.Errorf("a connection: %+v", c)
+	default:
+	}
+	_, err := h.Init(t.Context(), membership.InitOptions{})
+	refused(t, err, "read membership", "join the cluster again")
+	if _, err := h.Leave(t.Context(), membership.LeaveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if h.connection() != nil {
+		t.Error("a connection after leave")
+	}
+	h.init()
+}
+
+// A port that is taken leaves nothing of the cluster that could not be.
+func TestPortTaken(t *testing.T) {
+	port := freePorts(t)
+	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.1", port)
+	h1.init()
+	_, err := h2.Init(t.Context(), membership.InitOptions{})
+	refused(t, err, "address already in use", "PARTICLE_CLUSTER_PORT")
+	if left, _ := filepath.Glob(filepath.Join(h2.opts.StateDir, "cluster*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestExternal(t *testing.T) {
+	h := newHost(t, "h1", "127.0.0.1", freePorts(t))
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	endpoints, err := membership.ParseEndpoints("https://10.0.0.1:2379, https://10.0.0.2:2379")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.opts.External = &membership.External{Endpoints: endpoints, User: "particle", Dir: dir}
+	h.restart()
+	if c := h.connection(); c == nil || len(c.Endpoints) != 2 || c.User != "particle" || c.Password != "secret" || c.TLS == nil {
+		t.Errorf("connection: %+v", c)
+	}
+	_, err = h.Init(t.Context(), membership.InitOptions{})
+	refused(t, err, "PARTICLE_ETCD names an etcd", "empty it")
+	_, err = h.Join(t.Context(), membership.JoinOptions{})
+	refused(t, err, "PARTICLE_ETCD")
+	if err := os.WriteFile(filepath.Join(dir, "ca.pem"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.restart()
+	refused(t, h.Status(t.Context()).Problem, "ca.pem", "etcd's authority")
+}
