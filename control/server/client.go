@@ -250,7 +250,7 @@ func (c *Client) Check(ctx context.Context, endpoint string) Health {
 		}
 		switch a.Alarm {
 		case etcdserverpb.AlarmType_NOSPACE:
-			h.Problem = fmt.Sprintf("NOSPACE: the store's file has reached its limit of %d MB, and nothing can be written", quota>>20)
+			h.Problem = "NOSPACE: the store's file has reached its limit, and nothing can be written"
 		case etcdserverpb.AlarmType_CORRUPT:
 			h.Problem = "CORRUPT: the data of this server differs from the others'"
 		}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"crypto/tls"
 	"net/url"
 	"time"
@@ -33,6 +34,7 @@ type Config struct {
 	// Files of the host's certificate, its key, the authority's certificate and
 	// the list of revoked certificates, read anew for each connection.
 	Certificate, Key, Authority, Revoked string
+	Quota                                int64 // bytes that the store's file may grow to; 0 for the default
 }
 
 func (c Config) etcd(log *zap.Logger) *embed.Config {
@@ -47,7 +49,7 @@ func (c Config) etcd(log *zap.Logger) *embed.Config {
 		e.InitialCluster, e.ClusterState = e.Name+"="+peers.String(), embed.ClusterStateFlagNew
 	}
 	e.AutoCompactionMode, e.AutoCompactionRetention = embed.CompactorModeRevision, keepRevisions
-	e.SnapshotCount, e.QuotaBackendBytes = snapshotEvery, quota
+	e.SnapshotCount, e.QuotaBackendBytes = snapshotEvery, cmp.Or(c.Quota, quota)
 	e.StrictReconfigCheck, e.EnableGRPCGateway = true, false
 	// Hosts lose the way to each other at times; a member that comes back must
 	// not force an election.

@@ -1,0 +1,103 @@
+package report_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/particle-net/particle/internal/report"
+	"github.com/particle-net/particle/internal/runtimeapi"
+)
+
+func TestCluster(t *testing.T) {
+	s := runtimeapi.ClusterStatus{
+		Role: "server", Cluster: "4f2a9c01d3b74f2a9c01d3b7", Node: "aa", Joined: now.Add(-3 * time.Hour), Expires: now.Add(364 * 24 * time.Hour),
+		Skew: "this host's clock is 10m0s behind the cluster's",
+		Hosts: []runtimeapi.ClusterHost{
+			{ID: "aa", Name: "h1", VTEP: netip.MustParseAddr("198.51.100.1"), State: "alive", Version: "0.1.0", Role: "server"},
+			{ID: "bb", Name: "h2", VTEP: netip.MustParseAddr("198.51.100.2"), State: "suspect", Role: "member"},
+		},
+		Store: []runtimeapi.ClusterStore{
+			{Endpoint: "https://198.51.100.1:7791", Version: "3.7.3", Size: 3 << 20, Leader: true},
+			{Endpoint: "https://198.51.100.3:7791", Problem: "it does not answer"},
+		},
+		Networks: []runtimeapi.ClusterNetwork{{Name: "jobs", Problem: "no block is left"}},
+	}
+	want := `cluster 4f2a9c01d3b7, this host is a server since 3h, its certificate is good for 364 days
+this host's clock is 10m0s behind the cluster's
+
+HOST            VTEP           STATE     VERSION   ROLE
+h1 (this one)   198.51.100.1   alive     0.1.0     server
+h2              198.51.100.2   suspect   -         member
+
+STORE                       STATE     ETCD    SIZE
+https://198.51.100.1:7791   leader    3.7.3   3.0 MB
+https://198.51.100.3:7791   problem   -       -
+
+https://198.51.100.3:7791: it does not answer
+
+network jobs: no block is left
+`
+	var b strings.Builder
+	if err := report.Cluster(&b, s, now); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestClusterMade(t *testing.T) {
+	m := runtimeapi.ClusterMade{Address: netip.MustParseAddrPort("198.51.100.1:7790"), Token: "particle-1-aa-bb", Expires: now.Add(24 * time.Hour)}
+	var b strings.Builder
+	if err := report.ClusterMade(&b, m, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"\n  particle cluster join 198.51.100.1:7790 --token particle-1-aa-bb\n", "for 24 hours more", "docker network create -d particle"} {
+		if !strings.Contains(b.String(), text) {
+			t.Errorf("no %q in\n%s", text, b.String())
+		}
+	}
+}
+
+func TestClusterChecks(t *testing.T) {
+	if c := report.ClusterChecks(runtimeapi.ClusterStatus{Role: "none"}, now); len(c) != 0 {
+		t.Errorf("checks of a host in no cluster: %v", c)
+	}
+	well := runtimeapi.ClusterStatus{Role: "member", Expires: now.Add(300 * 24 * time.Hour), Store: []runtimeapi.ClusterStore{{Endpoint: "a"}, {Endpoint: "b"}}}
+	grades := func(change func(*runtimeapi.ClusterStatus)) string {
+		s := well
+		s.Store = append([]runtimeapi.ClusterStore{}, well.Store...)
+		change(&s)
+		var out []string
+		for _, c := range report.ClusterChecks(s, now) {
+			if c.Grade != report.OK {
+				out = append(out, c.Name+" "+string(c.Grade))
+			}
+			if (c.Grade == report.OK) != (c.Remedy == "") {
+				t.Errorf("%+v", c)
+			}
+		}
+		return strings.Join(out, ", ")
+	}
+	for _, c := range []struct {
+		want   string
+		change func(*runtimeapi.ClusterStatus)
+	}{
+		{"", func(*runtimeapi.ClusterStatus) {}},
+		{"cluster warn", func(s *runtimeapi.ClusterStatus) { s.Problem = "x" }},
+		{"clock warn", func(s *runtimeapi.ClusterStatus) { s.Skew = "x" }},
+		{"cluster store warn", func(s *runtimeapi.ClusterStatus) { s.Store[0].Problem = "x" }},
+		{"cluster store missing", func(s *runtimeapi.ClusterStatus) { s.Store[0].Problem, s.Store[1].Problem = "x", "y" }},
+		{"cluster store warn", func(s *runtimeapi.ClusterStatus) { s.Store = nil }},
+		{"certificate warn", func(s *runtimeapi.ClusterStatus) { s.Expires = now.Add(24 * time.Hour) }},
+		{"certificate missing", func(s *runtimeapi.ClusterStatus) { s.Expires = now.Add(-time.Hour) }},
+	} {
+		if got := grades(c.change); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
