@@ -313,7 +313,7 @@ func (h *Handler) leave(ctx context.Context, register *Register, host Host) erro
 			return err
 		}
 	}
-	if err := register.Remove(ctx, host.ID); err != nil {
+	if err := register.Remove(ctx, host.ID, false); err != nil {
 		return err
 	}
 	h.log.WithFields(logrus.Fields{"host": host.Name, "id": host.ID.Short()}).Info("host left the cluster")

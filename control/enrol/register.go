@@ -54,6 +54,8 @@ type Revoked struct {
 	Node topology.NodeID `json:"node"`
 	Name string          `json:"name"`
 	At   time.Time       `json:"at"`
+	// Cut: connections that it has opened are to end too.
+	Cut bool `json:"cut,omitempty"`
 }
 
 // TokenInfo is what the register knows of the token that is valid.
@@ -167,15 +169,16 @@ func (r *Register) Enter(ctx context.Context, h Host) error {
 	if err != nil && !errors.Is(err, ErrNotEnrolled) {
 		return err
 	}
-	ops, err := revoke(old, h.Certificates)
+	ops, err := revoke(old, h.Certificates, false)
 	if err != nil {
 		return err
 	}
 	return r.replace(ctx, h, revision, append(ops, clientv3.OpPut(hostPrefix+string(h.ID), string(raw))))
 }
 
-// Remove takes a host out and revokes its certificates; not there is success.
-func (r *Register) Remove(ctx context.Context, id topology.NodeID) error {
+// Remove takes a host out and revokes its certificates; not there is success. With
+// cut, servers end the connections that the host has by then.
+func (r *Register) Remove(ctx context.Context, id topology.NodeID, cut bool) error {
 	old, revision, err := r.host(ctx, id)
 	if errors.Is(err, ErrNotEnrolled) {
 		return nil
@@ -183,7 +186,7 @@ func (r *Register) Remove(ctx context.Context, id topology.NodeID) error {
 	if err != nil {
 		return err
 	}
-	ops, err := revoke(old, nil)
+	ops, err := revoke(old, nil, cut)
 	if err != nil {
 		return err
 	}
@@ -199,13 +202,13 @@ func (r *Register) replace(ctx context.Context, h Host, revision int64, ops []cl
 }
 
 // revoke writes down the certificates of a host but those to be kept.
-func revoke(h Host, keep []Certificate) ([]clientv3.Op, error) {
+func revoke(h Host, keep []Certificate, cut bool) ([]clientv3.Op, error) {
 	var ops []clientv3.Op
 	for _, c := range h.Certificates {
 		if slices.ContainsFunc(keep, func(k Certificate) bool { return k.Serial == c.Serial }) {
 			continue
 		}
-		raw, err := json.Marshal(Revoked{Certificate: c, Node: h.ID, Name: h.Name, At: time.Now().UTC()})
+		raw, err := json.Marshal(Revoked{Certificate: c, Node: h.ID, Name: h.Name, At: time.Now().UTC(), Cut: cut})
 		if err != nil {
 			return nil, err
 		}

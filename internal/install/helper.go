@@ -126,7 +126,7 @@ func (h helper) run(ctx context.Context, api *client.Client, image string, resul
 		return explainHelper("wait for", h.command, err)
 	case status := <-exit:
 		if status.StatusCode != 0 {
-			return errors.New(strings.TrimSpace(stderr.String()))
+			return errors.New(strings.TrimPrefix(strings.TrimSpace(stderr.String()), "particle: ")) // main says it again
 		}
 	}
 	if result == nil {

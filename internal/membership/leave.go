@@ -192,7 +192,7 @@ func (m *Membership) Remove(ctx context.Context, ref string) (enrol.Host, error)
 		err = c.server.Dismiss(ctx, h)
 	}
 	if err == nil {
-		err = register.Remove(ctx, h.ID)
+		err = register.Remove(ctx, h.ID, true)
 	}
 	if err == nil {
 		err = c.server.tend(ctx)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/control/server"
 	"github.com/particle-net/particle/internal/membership"
 )
 
@@ -149,10 +150,24 @@ func TestRemoveAndWipe(t *testing.T) {
 	h2.join(made, false)
 	h3.join(made, false)
 	c := h2.endpoints(1)
+	open, err := server.Dial(server.Target{Endpoints: c.Endpoints, TLS: c.TLS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if _, err := open.Members(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := h1.Remove(t.Context(), "h2"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := h1.Remove(t.Context(), "h2")
+	eventually(t, "the end of the removed host's connection", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := open.Members(ctx)
+		return err != nil && h1.Status(t.Context()).Store[0].Leader
+	})
+	_, err = h1.Remove(t.Context(), "h2")
 	refused(t, err, "no such host")
 	_, err = h1.Remove(t.Context(), "h1")
 	refused(t, err, "it is this one")

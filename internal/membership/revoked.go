@@ -55,10 +55,12 @@ func (v *revocations) Refresh(ctx context.Context) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var fresh []string
+	cut := false
 	for _, r := range list {
 		if _, ok := v.all[r.Serial]; !ok {
 			v.all[r.Serial] = r
 			fresh = append(fresh, r.Serial)
+			cut = cut || r.Cut
 		}
 	}
 	if len(fresh) == 0 {
@@ -76,6 +78,10 @@ func (v *revocations) Refresh(ctx context.Context) error {
 		for _, serial := range fresh {
 			delete(v.all, serial) // the next attempt writes it
 		}
+		return err
 	}
-	return err
+	if cut {
+		v.s.store.Restart() // etcd looks at the list for new connections alone
+	}
+	return nil
 }
