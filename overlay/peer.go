@@ -91,6 +91,15 @@ func (n *namespace) ensurePeers(seg topology.Segment) (changed bool, err error) 
 	return changed || len(list)+len(drop) > 0, err
 }
 
+// beginPeers is ensurePeers for a namespace that has nothing of other hosts yet.
+func (n *namespace) beginPeers(seg topology.Segment) error {
+	if len(seg.Subnets)+len(seg.Peers) == 0 {
+		return nil
+	}
+	_, err := n.ensurePeers(seg)
+	return err
+}
+
 // vxlan is the network's device, or nil.
 func (n *namespace) vxlan() (*netlink.Vxlan, error) {
 	link, err := n.find(vxlanName)

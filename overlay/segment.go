@@ -60,7 +60,7 @@ func (h *Host) found(ctx context.Context, path string, seg topology.Segment) err
 		_, err = h.ensureTunnel(ctx, ns, seg)
 	}
 	if err == nil {
-		_, err = ns.ensurePeers(seg)
+		err = ns.beginPeers(seg)
 	}
 	if err != nil {
 		return applyError(seg, errors.Join(err, h.undo(ns, seg)))
