@@ -58,6 +58,10 @@ bench-start: build ## start-up times as a table and JSON (N= C= ROUNDS= ENGINE= 
 bench-network: ## the network's part alone, beside the paper's baseline and today's best
 	$(GO) run ./bench/network
 
+.PHONY: bench-overlay
+bench-overlay: ## containers of two hosts, beside plain VXLAN, Swarm's overlay and the underlay (root)
+	$(GO) run ./bench/overlay -rounds $(ROUNDS)
+
 .PHONY: bench-guard
 bench-guard: ## socket calls with the address guard, as ratios to none (root)
 	$(GO) test ./addrguard -run '^$$' -bench .
@@ -81,7 +85,7 @@ check: ## formatting, vet, lint, tidy
 
 # Packages whose tests boot hosts or change a kernel; all others need no rights
 # beyond a user's, and a new one is among them without being named.
-KERNEL = overlay addrguard seccomp/filter bench/network bench/start internal/lab internal/shim internal/install
+KERNEL = overlay addrguard seccomp/filter bench/network bench/overlay bench/start internal/lab internal/shim internal/install
 PRODUCT = integration integration/probe
 OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/),$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
 

@@ -1,0 +1,141 @@
+// Command overlay measures what containers of two hosts have of each other, for
+// several ways to connect them, on the kernel it runs on:
+//
+//	go run ./bench/overlay -rounds 5 -seconds 2 -json FILE
+//
+// The hosts are network namespaces with a wire between them. The ways:
+//
+//   - underlay: the hosts themselves, without a network between containers.
+//   - plain VXLAN: a VXLAN device in each container's namespace, with its peer's
+//     entries, and nothing else. It is the least that VXLAN can cost.
+//   - Swarm's overlay: what Docker's overlay driver makes. A container has one end of
+//     a veth pair, the other is in a bridge in a namespace of the network, beside
+//     the VXLAN device.
+//   - particle: what this repository makes, by overlay.Host: with other hosts, the
+//     members of the cluster, and an uplink.
+//
+// A virtual wire would carry packets of 64 KB. Here it takes packets of its MTU
+// alone, and the receiver puts them together again as a network card's driver does. On each host connections are tracked, as on every
+// host with Docker.
+//
+// What is measured: TCP throughput of one connection, with what the receiver has
+// got; the time of a round trip of one byte by TCP, and how many there are; and how
+// many datagrams of 64 bytes arrive of as many as can be sent. Sender and receiver
+// have a CPU each, if there are two. Rounds are interleaved, and each begins with
+// another way; ratios are the medians of those of the rounds. Compare rows of one
+// run only.
+//
+// It needs root.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// contained marks the process that runs in its own namespaces.
+const contained = "BENCH_OVERLAY_CONTAINED"
+
+func main() {
+	err := run(os.Args[1:])
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		os.Exit(exit.ExitCode())
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "overlay:", err)
+		os.Exit(1)
+	}
+}
+
+// plan is what to measure.
+type plan struct {
+	rounds int
+	length time.Duration // of one measurement
+	json   string
+}
+
+func run(args []string) error {
+	flags := flag.NewFlagSet("overlay", flag.ContinueOnError)
+	var p plan
+	flags.IntVar(&p.rounds, "rounds", 5, "how often to measure each way")
+	seconds := flags.Float64("seconds", 2, "how long each measurement takes")
+	flags.StringVar(&p.json, "json", "", "file to write all measurements to")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	p.length = time.Duration(*seconds * float64(time.Second))
+	if p.rounds < 1 || p.length <= 0 {
+		return errors.New("there is nothing to measure: -rounds and -seconds must be more than 0")
+	}
+	if os.Getenv(contained) == "" {
+		return contain(args)
+	}
+	if err := syscall.Mount("tmpfs", runDir, "tmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", runDir, err)
+	}
+	return measure(p)
+}
+
+// runDir is where networks are bound: in memory, as on a Docker host.
+const runDir = "/run"
+
+// contain runs the program again in mount and network namespaces that end with
+// it.
+func contain(args []string) error {
+	self := exec.Command("/proc/self/exe", args...)
+	self.Env = append(os.Environ(), contained+"=1")
+	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
+	self.SysProcAttr = &syscall.SysProcAttr{
+		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, // os/exec makes mounts private then
+		Pdeathsig:    syscall.SIGKILL,
+	}
+	err := self.Run()
+	if errors.Is(err, syscall.EPERM) {
+		return fmt.Errorf("make namespaces: %w; run as root", err)
+	}
+	return err
+}
+
+// measure runs the plan and reports. What was measured before an error is
+// reported too.
+func measure(p plan) (err error) {
+	b, err := newBed()
+	if b != nil {
+		defer func() { err = errors.Join(err, b.close()) }()
+	}
+	if err != nil {
+		return fmt.Errorf("prepare hosts: %w", err)
+	}
+	r := newReport(p)
+	err = r.fill(b, p)
+	r.print(os.Stdout)
+	if p.json != "" {
+		err = errors.Join(err, r.save(p.json))
+	}
+	return err
+}
+
+func (r *report) fill(b *bed, p plan) error {
+	for round := range p.rounds {
+		for _, load := range loads() {
+			for i := range b.ways {
+				w := b.ways[(i+round)%len(b.ways)]
+				values, err := load.run(w, p.length)
+				if err != nil {
+					return fmt.Errorf("%s, %s, round %d: %w", w.name, load.name, round+1, err)
+				}
+				for _, v := range values {
+					r.add(v.quantity, w.name, v.value)
+					fmt.Fprintf(os.Stderr, "round %d/%d  %-16s %-26s %10.2f\n", round+1, p.rounds, w.name, v.quantity.Name, v.value)
+				}
+			}
+		}
+	}
+	return nil
+}

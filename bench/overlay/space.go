@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// space is a network namespace and a socket to change it by.
+type space struct {
+	file  *os.File
+	route *netlink.Handle
+}
+
+func (s *space) fd() netlink.NsFd { return netlink.NsFd(s.file.Fd()) }
+
+func (s *space) close() {
+	s.route.Close()
+	_ = s.file.Close()
+}
+
+// newSpace makes a namespace with lo up.
+func newSpace() (s *space, err error) {
+	err = onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("create namespace: %w", err)
+		}
+		s, err = openSpace("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	lo, err := s.route.LinkByName("lo")
+	if err == nil {
+		err = s.route.LinkSetUp(lo)
+	}
+	return s, err
+}
+
+// openSpace opens the one that is bound on a path.
+func openSpace(path string) (*space, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	var route *netlink.Handle
+	err = inside(file, func() (err error) {
+		route, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	return &space{file: file, route: route}, nil
+}
+
+// do runs fn on a thread in the namespace.
+func (s *space) do(fn func() error) error { return inside(s.file, fn) }
+
+func inside(ns *os.File, fn func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter namespace: %w", err)
+		}
+		return fn()
+	})
+}
+
+// onThread runs fn on a thread that ends with it.
+func onThread(fn func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		result <- fn()
+	}()
+	return <-result
+}
+
+// raise gives a link an address, if any, and brings it up.
+func (s *space) raise(name, address string) error {
+	link, err := s.route.LinkByName(name)
+	if err == nil && address != "" {
+		var a *netlink.Addr
+		if a, err = netlink.ParseAddr(address); err == nil {
+			err = s.route.AddrAdd(link, a)
+		}
+	}
+	if err == nil {
+		err = s.route.LinkSetUp(link)
+	}
+	if err != nil {
+		return fmt.Errorf("set up %s: %w", name, err)
+	}
+	return nil
+}
+
+// track has the namespace track connections, by the rule that Docker has on each
+// host for its default bridge.
+func (s *space) track() error {
+	conn, err := nftables.New(nftables.WithNetNSFd(int(s.file.Fd())))
+	if err != nil {
+		return err
+	}
+	table := conn.AddTable(&nftables.Table{Name: "docker", Family: nftables.TableFamilyIPv4})
+	chain := conn.AddChain(&nftables.Chain{Name: "post", Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{172, 17}},
+		&expr.Masq{},
+	}})
+	return conn.Flush()
+}
