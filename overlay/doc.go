@@ -14,13 +14,23 @@
 //	│ :4789  ───────────────┼───────────────┤ lo   local POOL dev lo (AnyIP)   │
 //	│ pu4f2a9c01d3b7 ───────┼── veth pair ──┤ up0  default route, masquerade   │
 //	│ table inet particle   │               │ table inet particle              │
+//	│ table .. particle-vxlan               │ routes to other hosts by vx0     │
 //	└───────────────────────┘               └──────────────────────────────────┘
+//
+// Of a network of several hosts, a host has some pools, and knows of each other
+// host a neighbour, an FDB entry and a route for each of that one's prefixes; see
+// peer_plan.go. What is nobody's is unreachable. The host's firewall lets in what
+// comes from the cluster's members; see members.go.
 //
 // # Invariants
 //
 //   - Nothing grows with containers. A pool is one route in table local, which
 //     makes each of its addresses bindable (AnyIP), so a container costs the
 //     kernel's network stack nothing. A branch costs a veth pair and a route.
+//   - Of other hosts nothing grows with their containers either, and nothing is
+//     asked of the network: no ARP, no learning, no multicast.
+//   - Other hosts reach a network's containers and nothing else: no uplink, and
+//     no other address of the tenant namespace.
 //   - No device ever moves between namespaces: each is created where it belongs
 //     (IFLA_NET_NS_FD at creation). A move waits 16-20 ms for RCU while it holds
 //     the lock that every other network change on the host needs.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/netnstest"
+	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -178,6 +179,115 @@ func TestOtherHostsReachContainersAlone(t *testing.T) {
 	own := bindUDP(t, ns, "10.9.2.8:0")
 	own.send("198.51.100.9:53", "by its own")
 	world.want("by its own")
+	// The rules stay for the other hosts' sake.
+	if err := there.RemoveUplink(t.Context(), network(1)); err != nil {
+		t.Fatal(err)
+	}
+	server := there.hearing(t, "[fd00:66::8]:53")
+	if server.tells(func(text string) { from6.send(server.at, text) }) {
+		t.Error("without an uplink other hosts reach what is not a container's")
+	}
+	there.apply(local, false)
+}
+
+// A prefix that moves from one host to another leads to one of them at any time.
+func TestPrefixMovesWithoutAGap(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "192.0.2.1/24")
+	for _, moving := range []string{"10.9.2.0/24", "fd00:9:2::/64", "10.9.1.7/32"} {
+		from, to := []topology.Peer{peer("192.0.2.2", moving)}, []topology.Peer{peer("192.0.2.3", moving)}
+		seg := part([]string{"10.9.1.0/24", "fd00:9:1::/64"}, []string{"10.9.0.0/16", "fd00:9::/32"}, from...)
+		if _, err := m.Apply(t.Context(), seg); err != nil {
+			t.Fatal(err)
+		}
+		address := netip.MustParsePrefix(moving).Addr()
+		if !prefixes(moving)[0].IsSingleIP() {
+			address = address.Next()
+		}
+		moved, lost := make(chan struct{}), make(chan error, 1)
+		go m.tenant(seg.Network).Do(func() { lost <- lookUp(address, moved) })
+		for range 200 {
+			m.change(from, to)
+			m.change(to, from)
+		}
+		close(moved)
+		if err := <-lost; err != nil {
+			t.Errorf("%s, on its way from one host to another: %v", moving, err)
+		}
+	}
+}
+
+// lookUp asks the kernel again and again for the way to an address, until it has
+// none that leads to another host. It runs inside the namespace.
+func lookUp(a netip.Addr, until <-chan struct{}) error {
+	domain := unix.AF_INET
+	if a.Is6() {
+		domain = unix.AF_INET6
+	}
+	for {
+		select {
+		case <-until:
+			return nil
+		default:
+		}
+		fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		err = unix.Connect(fd, sockaddrPort(a, 9))
+		name, _ := unix.Getsockname(fd)
+		_ = unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		// By another way, such as to itself, it would be seen as another.
+		if v4, ok := name.(*unix.SockaddrInet4); ok && v4.Addr != [4]byte{10, 9, 1, 0} {
+			return fmt.Errorf("it is reached from %v", netip.AddrFrom4(v4.Addr))
+		}
+	}
+}
+
+func sockaddrPort(a netip.Addr, port int) unix.Sockaddr {
+	if a.Is4() {
+		return &unix.SockaddrInet4{Addr: a.As4(), Port: port}
+	}
+	return &unix.SockaddrInet6{Addr: a.As16(), Port: port}
+}
+
+// What cannot be is told for each host, and the others are set all the same.
+func TestHostsThatCannotBeReached(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "192.0.2.1/24")
+	seg := part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"})
+	m.apply(seg, true)
+	twin := peer("192.0.2.4", "10.9.4.0/24")
+	twin.MAC = overlay.HardwareAddr(netip.MustParseAddr("192.0.2.2"))
+	good := peer("192.0.2.2", "10.9.2.0/24")
+	for cause, bad := range map[string]topology.Peer{
+		"this host itself":   peer("192.0.2.1", "10.9.5.0/24"),
+		"another IP version": peer("2001:db8::2", "10.9.5.0/24"),
+		"no tunnel address":  {Prefixes: prefixes("10.9.5.0/24")},
+		"no MAC":             {VTEP: netip.MustParseAddr("192.0.2.6"), MAC: []byte{1}},
+		"no address range":   {VTEP: netip.MustParseAddr("192.0.2.6"), Prefixes: make([]netip.Prefix, 1)},
+		"is that of host":    twin,
+		"its next hop":       peer("208.0.2.2", "10.9.5.0/24"),
+	} {
+		seg.Peers = []topology.Peer{good, bad}
+		for _, apply := range []func() error{
+			func() error { _, err := m.Apply(t.Context(), seg); return err },
+			func() error { return m.ChangePeers(t.Context(), seg.Network, nil, seg.Peers) },
+		} {
+			if err := apply(); err == nil || !strings.Contains(err.Error(), cause) {
+				t.Errorf("want %q, got %v", cause, err)
+			}
+			want := seg
+			want.Peers = seg.Peers[:1]
+			m.observes(want)
+		}
+	}
+	if err := m.ChangePeers(t.Context(), network(9), nil, nil); !errors.Is(err, overlay.ErrNoNetwork) {
+		t.Errorf("of a network that is not here: %v", err)
+	}
 }
 
 func TestPeerDriftIsRepaired(t *testing.T) {

@@ -17,8 +17,9 @@ import (
 // rtnl is an rtnetlink socket, which acts in the namespace it was opened in. One
 // goroutine uses it at a time.
 type rtnl struct {
-	fd  int
-	seq uint32
+	fd     int
+	seq    uint32
+	answer []byte // where answers are read; nil until there is one
 }
 
 const (
@@ -190,17 +191,20 @@ func absent(errno unix.Errno) bool {
 	return errno == unix.ESRCH || errno == unix.ENOENT || errno == unix.ENODEV
 }
 
-// receive hands out the messages of one answer of the kernel.
+// receive hands out the messages of one answer of the kernel. They are not to be
+// kept.
 func (r *rtnl) receive(each func(kind, flags uint16, seq uint32, body []byte) error) error {
-	buf := make([]byte, answerSize)
+	if r.answer == nil {
+		r.answer = make([]byte, answerSize)
+	}
 	n, err := 0, error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
-		n, _, err = unix.Recvfrom(r.fd, buf, 0)
+		n, _, err = unix.Recvfrom(r.fd, r.answer, 0)
 	}
 	if err != nil {
 		return os.NewSyscallError("receive from rtnetlink", err)
 	}
-	for buf = buf[:n]; len(buf) >= unix.SizeofNlMsghdr; {
+	for buf := r.answer[:n]; len(buf) >= unix.SizeofNlMsghdr; {
 		size := int(binary.NativeEndian.Uint32(buf))
 		if size < unix.SizeofNlMsghdr || size > len(buf) {
 			return errors.New("an answer of rtnetlink is cut off")

@@ -24,16 +24,16 @@ const addrGenNone = 1
 
 // HardwareAddr is the MAC of the VXLAN devices on the host whose tunnel address
 // is vtep. It is a function of the address, so that peers need not be told:
-// 0a:58 (locally administered) and the four bytes of an IPv4 address, or four
-// bytes of the SHA-256 of an IPv6 one.
+// 0a:58 (locally administered) and the four bytes of an IPv4 address, or 0a and
+// five bytes of the SHA-256 of an IPv6 one, which two of ten thousand hosts share
+// once in twenty thousand clusters.
 func HardwareAddr(vtep netip.Addr) net.HardwareAddr {
 	vtep = vtep.Unmap()
-	tail := vtep.AsSlice()
 	if vtep.Is6() {
-		sum := sha256.Sum256(tail)
-		tail = sum[:]
+		sum := sha256.Sum256(vtep.AsSlice())
+		return append(net.HardwareAddr{0x0a}, sum[:5]...)
 	}
-	return net.HardwareAddr{0x0a, 0x58, tail[0], tail[1], tail[2], tail[3]}
+	return append(net.HardwareAddr{0x0a, 0x58}, vtep.AsSlice()...)
 }
 
 // wanted is the device a segment asks for.
