@@ -67,6 +67,7 @@ var ErrNoContainer = errors.New("the container has ended")
 // branch is one that is being made.
 type branch struct {
 	topology.Branch
+	trunk         trunk
 	tenant, guest *namespace
 	outer, inner  netlink.Link // the tenant's end, the container's
 }
@@ -101,7 +102,7 @@ func (h *Host) ApplyBranch(ctx context.Context, want topology.Branch) error {
 	}
 	defer b.guest.close()
 	if err = h.apart(b); err == nil {
-		err = h.ensureGuarded(b.tenant, want.Network)
+		err = h.ensureTrunk(&b)
 	}
 	if err == nil {
 		err = b.connect()
@@ -153,16 +154,24 @@ func (h *Host) apart(b branch) error {
 	return nil
 }
 
-// ensureGuarded has the rules in place before the tenant namespace forwards.
-// Both are taken for granted for a while, for looking takes as long as all else
-// that a branch needs.
-func (h *Host) ensureGuarded(ns *namespace, id topology.NetworkID) error {
-	if seen, ok := h.guarded[id]; ok && time.Since(seen) < h.opts.AcceptEvery {
+// trunk is what the branches of a network have in common.
+type trunk struct {
+	seen  time.Time
+	pools []netip.Prefix
+}
+
+// ensureTrunk has the rules in place before the tenant namespace forwards, and
+// learns the network's pools. Both are taken for granted for a while: looking for
+// the rules takes as long as all else that a branch needs, and for the pools the
+// kernel lists the routes to all branches.
+func (h *Host) ensureTrunk(b *branch) error {
+	known, ok := h.trunks[b.Network]
+	if b.trunk = known; ok && time.Since(known.seen) < h.opts.AcceptEvery {
 		return nil
 	}
-	_, err := ns.ensureTenantRules()
+	_, err := b.tenant.ensureTenantRules()
 	if err == nil {
-		err = enter(ns.file, func() error {
+		err = enter(b.tenant.file, func() error {
 			_, err := settle([]sysctl{
 				{"net/ipv4/ip_forward", "1"},
 				{"net/ipv6/conf/all/forwarding", "1"},
@@ -172,7 +181,11 @@ func (h *Host) ensureGuarded(ns *namespace, id topology.NetworkID) error {
 		})
 	}
 	if err == nil {
-		h.guarded[id] = time.Now()
+		b.trunk.pools, err = b.tenant.routes(netlink.FAMILY_ALL, unix.RTN_LOCAL)
+	}
+	if err == nil {
+		b.trunk.seen = time.Now()
+		h.trunks[b.Network] = b.trunk
 	}
 	return err
 }

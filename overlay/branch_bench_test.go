@@ -31,6 +31,25 @@ func BenchmarkBranch(b *testing.B) {
 		}
 		m.detach(1, one.Endpoint)
 	})
+	for _, there := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("apply-among-%d", there), func(b *testing.B) {
+			all := make([]topology.EndpointID, there)
+			each, a := one, one.IPv4
+			each.Namespace = netnstest.New(b).Path()
+			for i := range all {
+				all[i], a = endpoint(i+2), a.Next()
+				each.Endpoint, each.IPv4 = all[i], a
+				m.attach(each)
+			}
+			for b.Loop() {
+				m.attach(one)
+				b.StopTimer()
+				m.detach(1, one.Endpoint)
+				b.StartTimer()
+			}
+			m.detach(1, all...)
+		})
+	}
 	for _, together := range []int{1, 10, 100} {
 		b.Run(fmt.Sprintf("remove-%d", together), func(b *testing.B) {
 			all := make([]topology.EndpointID, together)

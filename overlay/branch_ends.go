@@ -24,16 +24,12 @@ func (b *branch) configureOuter() error {
 	if err := b.tenant.raiseEnd(b.outer, b.MTU); err != nil {
 		return err
 	}
-	pools, err := b.tenant.routes(netlink.FAMILY_ALL, unix.RTN_LOCAL)
-	if err != nil {
-		return err
-	}
 	for _, a := range b.Addresses() {
-		pool := slices.IndexFunc(pools, func(p netip.Prefix) bool { return p.Contains(a) })
+		pool := slices.IndexFunc(b.trunk.pools, func(p netip.Prefix) bool { return p.Contains(a) })
 		if pool < 0 {
 			return fmt.Errorf("%s is in no pool of the network", a)
 		}
-		if zero := pools[pool].Addr(); zero != a {
+		if zero := b.trunk.pools[pool].Addr(); zero != a {
 			if err := b.tenant.assign(b.outer, zero); err != nil {
 				return err
 			}

@@ -250,3 +250,18 @@ func TestBranchRefusals(t *testing.T) {
 	}
 	m.detach(2, endpoint(2))
 }
+
+// What is taken for granted of a network ends when the network changes.
+func TestBranchOfAnotherPool(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "", func(o *overlay.Options) { o.AcceptEvery = time.Hour })
+	m.apply(segment(1, 0, "", "10.9.0.0/24", "fd00:9::/64"), true)
+	m.branch(1, 2)
+	late := m.branch(1, 3).Branch
+	late.IPv4 = netip.MustParseAddr("10.10.0.3")
+	if err := m.ApplyBranch(t.Context(), late); err == nil {
+		t.Error("an address of no pool was connected")
+	}
+	m.apply(segment(1, 0, "", "10.9.0.0/24", "10.10.0.0/24", "fd00:9::/64"), true)
+	m.attach(late)
+}

@@ -55,10 +55,10 @@ type Host struct {
 	rtnl chan struct{}
 
 	// Guarded by rtnl:
-	accepted map[string]time.Time             // when ensureAccepted last looked, by program
-	surveyed survey                           // what ensureHostRules saw of the host
-	guarded  map[topology.NetworkID]time.Time // when ensureGuarded last looked
-	filter   filter                           // what is known of filterTable
+	accepted map[string]time.Time         // when ensureAccepted last looked, by program
+	surveyed survey                       // what ensureHostRules saw of the host
+	trunks   map[topology.NetworkID]trunk // what ensureTrunk saw of networks
+	filter   filter                       // what is known of filterTable
 
 	stock *stock
 	stop  context.CancelFunc
@@ -82,7 +82,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), accepted: map[string]time.Time{}, stock: newStock(opts.Ready), stop: stop,
-		guarded: map[topology.NetworkID]time.Time{}}
+		trunks: map[topology.NetworkID]trunk{}}
 	if err := h.refill(ctx); err != nil {
 		return nil, errors.Join(&fault.Error{Op: "open data plane", Err: err,
 			Fix: "see /proc/sys/user/max_net_namespaces and the memory left"}, h.Close())

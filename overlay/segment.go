@@ -44,6 +44,9 @@ func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, e
 	}
 	defer ns.close()
 	changed, err = h.repair(ctx, ns, seg)
+	if changed || err != nil {
+		delete(h.trunks, seg.Network)
+	}
 	return changed, applyError(seg, err)
 }
 
@@ -158,7 +161,7 @@ func (h *Host) Remove(ctx context.Context, id topology.NetworkID) error {
 	defer release()
 	var errs []error
 	ns, err := openNamespace(path)
-	delete(h.guarded, id)
+	delete(h.trunks, id)
 	if err == nil {
 		_, err = ns.remove(vxlanName)
 		err = errors.Join(err, ns.removeAllBranches())
