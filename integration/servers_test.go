@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"path/filepath"
 
 	"github.com/particle-net/particle/internal/fault"
@@ -24,7 +25,7 @@ func serversArchive() ([]byte, error) {
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
-			return nil, err
+			return nil, &fault.Error{Op: "build image", On: serversImage, Err: err, Fix: "run make packages, which installs the servers"}
 		}
 	}
 	return r.bytes()
@@ -37,7 +38,7 @@ func (r *root) python() error {
 		return err
 	}
 	if len(found) == 0 {
-		return fault.New("build image", serversImage, "no library of Python below /usr/lib", "run make packages")
+		return errors.New("no library of Python below /usr/lib")
 	}
 	for _, file := range found {
 		if err := r.tree(filepath.Dir(filepath.Dir(file))); err != nil {
