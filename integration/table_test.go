@@ -32,9 +32,9 @@ var differences = []concession{
 	{[]string{"option/transparent*", "option/mark", "option/priority-7", "family/raw-*", "family/packet*", "family/xdp"},
 		"CAP_NET_RAW is taken from every container"},
 	{[]string{"family/udplite"}, "Raw sockets, packet sockets, SCTP, DCCP and the like are refused"},
-	{[]string{"option/device-eth0", "name/own-address-on-a-link"}, "There is no `eth0`"},
+	{[]string{"option/device-eth0", "name/own-address-on-a-link"}, "There is no `eth0`, and no link has"},
 	{[]string{"option/pktinfo-loopback*", "option/pktinfo-none-loopback*", "option/pktinfo-none6-loopback*"}, "IP_PKTINFO, IP_RECVERR and `/proc/net` show"},
-	{[]string{"group/receive-*", "group/broadcast"}, "Multicast and broadcast"},
+	{[]string{"group/receive-*", "group/broadcast"}, "Multicast and broadcast reach nobody, the container"},
 }
 
 // TestSocketTable does the same with sockets in a container of a Docker bridge

@@ -107,17 +107,21 @@ func converse(t *testing.T, from, to place) {
 	}
 }
 
-// Whoever binds no source is answered, too.
+// "To it, programs in the shared namespace that bind no source come from the
+// network's first address".
 func TestUnboundSenderReachesBranch(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "")
 	m.apply(segment(1, 0, "", "10.9.0.0/24", "fd00:9::/64"), true)
 	own := m.branch(1, 2)
-	for _, a := range own.Addresses() {
+	for a, first := range map[netip.Addr]string{own.IPv4: "10.9.0.0", own.IPv6: "fd00:9::"} {
 		l := listenTCP(t, own.Namespace, netip.AddrPortFrom(a, 0).String())
 		serve(t, l, "own")
 		if got, err := ask(m.tenant(network(1)), "", l.Addr().String()); err != nil {
 			t.Errorf("got %q, %v", got, err)
+		}
+		if route := m.tenant(network(1)).Run("ip", "route", "get", a.String()); !strings.Contains(route, " src "+first+" ") {
+			t.Errorf("to %s: %s", a, route)
 		}
 	}
 }

@@ -54,7 +54,8 @@ func TestBridgesOfDockerAreKeptApart(t *testing.T) {
 	}
 }
 
-// The host may reach other machines by a bridge: one that its network card, or
+// "Containers and virtual machines on bridges of this host are reached by the
+// ports they publish", but the host may reach other machines by a bridge: one that its network card, or
 // what stands for it, is a port of.
 func TestBridgesToOtherMachines(t *testing.T) {
 	for name, outward := range map[string]func(m *machine){

@@ -17,6 +17,7 @@ func dockerFirewall(m *machine) {
 	}
 }
 
+// "Where Docker's FORWARD chain drops, accepting rules stand in DOCKER-USER".
 func TestForwardPolicyOfDocker(t *testing.T) {
 	for name, c := range map[string]struct {
 		setup func(*machine)

@@ -85,8 +85,8 @@ func TestUplinkKnowsItsHardwareAddresses(t *testing.T) {
 	}
 }
 
-// Hosts without IPv6 get it when they have it themselves, and stay as they are
-// until then.
+// "A network has IPv6 to the outside if" the host has it. Hosts without IPv6 get it
+// when they have it themselves, and stay as they are until then.
 func TestUplinkOnHostWithoutIPv6(t *testing.T) {
 	t.Parallel()
 	six := versions()["IPv6"]
@@ -205,7 +205,8 @@ func TestRouterAdvertisementsAreKept(t *testing.T) {
 	}
 }
 
-// What the host forwards for uplinks it must not forward for others, unless
+// "For its first network with IPv6 a host becomes an IPv6 router". What it forwards
+// for uplinks it must not forward for others, unless
 // somebody wants it to.
 func TestHostBecomesNoOpenRouter(t *testing.T) {
 	t.Parallel()

@@ -49,6 +49,8 @@ func call(arch, number uint32, args ...uint64) []byte {
 	return data
 }
 
+// "Families of sockets other than AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_ALG and
+// AF_VSOCK fail with EAFNOSUPPORT", and the like.
 func TestProgram(t *testing.T) {
 	const (
 		allow, notify = uint32(retAllow), uint32(retNotify)
