@@ -32,11 +32,23 @@ type blockModel struct {
 	blocks []netip.Prefix
 }
 
+// hosts says whether the address is that of the host which has its block.
+func (m *blockModel) hosts(a netip.Addr) bool {
+	return slices.ContainsFunc(m.blocks, func(b netip.Prefix) bool { return a.Is6() && a == b.Addr() && b.Bits() < 128 })
+}
+
+func (m *blockModel) take(a netip.Addr, subnet netip.Prefix) error {
+	if m.hosts(a) {
+		return pool.ErrReserved
+	}
+	return m.model.take(a, subnet)
+}
+
 func (m *blockModel) cut() {
 	m.given = nil
 	for _, b := range m.blocks {
 		for _, a := range m.takeable {
-			if b.Contains(a) {
+			if b.Contains(a) && !m.hosts(a) {
 				m.given = append(m.given, a)
 			}
 		}
@@ -73,7 +85,7 @@ func (m *blockModel) low() bool {
 	}
 	last := 0
 	for _, a := range m.takeable {
-		if m.blocks[len(m.blocks)-1].Contains(a) {
+		if m.blocks[len(m.blocks)-1].Contains(a) && !m.hosts(a) {
 			last++
 		}
 	}
@@ -88,7 +100,7 @@ func (m *blockModel) compare(t *testing.T, op int, p *pool.Pool) {
 	for i, b := range p.Blocks() {
 		used := 0
 		for _, a := range m.inUse {
-			if b.Prefix.Contains(a) {
+			if b.Prefix.Contains(a) && !m.hosts(a) {
 				used++
 			}
 		}
@@ -219,5 +231,24 @@ func BenchmarkBlocks(b *testing.B) {
 				p.Release(a)
 			}
 		})
+	}
+}
+
+func TestFirstAddressOfAnIPv6BlockIsTheHosts(t *testing.T) {
+	p := blocks(t, "fd00::/64", "fd00::1:0/126")
+	for _, want := range []string{"fd00::1:1", "fd00::1:2", "fd00::1:3"} {
+		if got, err := p.Any(); err != nil || got != netip.MustParseAddr(want) {
+			t.Errorf("got %v, %v, want %s", got, err, want)
+		}
+	}
+	if _, err := p.Any(); !errors.Is(err, pool.ErrNoBlock) {
+		t.Errorf("a fourth address: %v", err)
+	}
+	first := netip.MustParseAddr("fd00::1:0")
+	if err := p.Take(first); !errors.Is(err, pool.ErrReserved) || p.HandsOut(first) {
+		t.Errorf("the first is handed out: %v", err)
+	}
+	if got := p.Blocks()[0]; got.Used != 3 || got.Free.Sign() != 0 {
+		t.Errorf("got %+v", got)
 	}
 }

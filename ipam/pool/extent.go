@@ -70,7 +70,7 @@ func (p *Pool) Extend(block netip.Prefix) error {
 // extend enters a new extent of which no address is on record.
 func (p *Pool) extend(prefix netip.Prefix) *extent {
 	e := &extent{prefix: prefix, first: prefix.Addr(), last: last(prefix)}
-	if p.reserved(e.first) {
+	if p.reserved(e.first) || p.cfg.Blocks && hostsOwn(prefix) == e.first {
 		e.first = e.first.Next()
 	}
 	if p.reserved(e.last) {
@@ -159,11 +159,30 @@ func (p *Pool) extentOf(addr netip.Addr) *extent {
 		if err != nil {
 			continue // of the other family
 		}
-		if e := p.extents[prefix]; e != nil {
+		if e := p.extents[prefix]; e != nil && e.holds(addr) {
 			return e
 		}
 	}
 	return nil
+}
+
+// ofHost reports whether the address is that of the host which has its block.
+func (p *Pool) ofHost(addr netip.Addr) bool {
+	for _, bits := range p.lengths {
+		if block, err := addr.Prefix(bits); err == nil && p.cfg.Blocks && p.extents[block] != nil && hostsOwn(block) == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// hostsOwn is the address of a block that is the host's itself: the first one of
+// IPv6, where what the tenant namespace sends needs a source that a link has.
+func hostsOwn(block netip.Prefix) netip.Addr {
+	if block.Addr().Is4() || block.IsSingleIP() {
+		return netip.Addr{}
+	}
+	return block.Addr()
 }
 
 // holds reports whether the extent hands out the address.

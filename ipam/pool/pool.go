@@ -136,7 +136,7 @@ func (p *Pool) Take(addr netip.Addr) error {
 	switch {
 	case !p.cfg.Subnet.Contains(addr):
 		return refuse("reserve address", addr.String(), fmt.Errorf("%w %s", ErrOutside, p.cfg.Subnet))
-	case p.reserved(addr):
+	case p.reserved(addr) || p.ofHost(addr):
 		return refuse("reserve address", addr.String(), ErrReserved)
 	case p.Held(addr):
 		return refuse("reserve address", addr.String(), ErrTaken)
@@ -248,6 +248,10 @@ func (p *Pool) Restore(inUse, released []netip.Addr) error {
 	p.clear()
 	var refused []error
 	for _, addr := range inUse {
+		if p.ofHost(addr) && !p.Held(addr) {
+			p.hold(addr) // before it was one of a block
+			continue
+		}
 		if err := p.Take(addr); err != nil && !errors.Is(err, ErrTaken) {
 			refused = append(refused, err)
 		}

@@ -13,7 +13,7 @@ var (
 	ErrNoBlock   = errors.New("every address of this host's blocks is in use")
 	ErrTaken     = errors.New("address is in use")
 	ErrOutside   = errors.New("address is not in the subnet")
-	ErrReserved  = errors.New("address is reserved as the first or last of its subnet")
+	ErrReserved  = errors.New("address is reserved as the first or last of its subnet, or the first of a block")
 	ErrConfig    = errors.New("not a usable address range")
 	ErrNoSubnet  = errors.New("no default subnet is free")
 )
