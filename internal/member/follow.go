@@ -138,7 +138,7 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 	}
 	m.mu.Lock()
 	n := m.at(id)
-	if n.untended = !m.standing(n); n.untended {
+	if n.untended = !m.standing(n) || m.o.Clock()-n.sharedAt < shareLimit; n.untended {
 		m.mu.Unlock()
 		return
 	}

@@ -66,8 +66,9 @@ type network struct {
 
 	follow    func() // ends the goroutine that follows its routes; nil if there is none
 	peers     []topology.Peer
-	untended  bool // tend has to wait for the list of networks
-	peersSet  bool // the fabric has peers
+	untended  bool          // tend has to wait, for the list of networks or for the fabric
+	sharedAt  time.Duration // the fabric may not have on record yet what Share has claimed
+	peersSet  bool          // the fabric has peers
 	announced map[netip.Prefix]netip.Addr
 	singles   map[netip.Addr]bool          // claimed by ClaimAddress, perhaps not on the fabric's record yet
 	releasing map[netip.Addr]chan struct{} // closed when it is released

@@ -35,7 +35,7 @@ func (m *Member) Share(ctx context.Context, spec fabric.SharedSpec) (fabric.Shar
 	m.mu.Lock()
 	n := m.at(id)
 	n.Network, n.Verified, n.dirty = record, m.stamp(), true
-	n.Unshared, n.Told, n.here = false, false, true
+	n.Unshared, n.Told, n.here, n.sharedAt = false, false, true, m.o.Clock()
 	spare := n.spare
 	m.mu.Unlock()
 	shared := fabric.Shared{ID: id, VNI: record.VNI, MTU: record.MTU}
