@@ -82,11 +82,16 @@ func TestWipedStoreIsRestored(t *testing.T) {
 						t.Errorf("host %s: %+v", h.node.Name, s.Networks)
 					}
 				}
-				// What was restored can be removed, and used by a host that comes.
+				// A host that comes has to wait until all others may have been there.
 				d := w.host(3)
 				d.start()
 				d.connect()
 				time.Sleep(soon)
+				if d.find("jobs") != nil || d.phase("jobs") != member.Pending {
+					t.Errorf("the new host has got a block that may be another's")
+				}
+				w.cluster.Settle()
+				time.Sleep(time.Minute)
 				w.agree("jobs", "with a new host", append(hosts, d)...)
 			})
 		})

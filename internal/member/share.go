@@ -101,6 +101,8 @@ func explain(op, on string, err error) error {
 		err, fix = control.ErrUnreachable, "repeat when `particle status` shows the store as healthy"
 	case errors.Is(err, control.ErrExhausted):
 		fix = "remove a host that is gone with `particle cluster remove`, or create the network with a larger --subnet or smaller blocks (-o particle.block=N)"
+	case errors.Is(err, control.ErrSettling):
+		fix = "repeat in ten minutes: the cluster's store has lost its data, and some host may not have been there since"
 	case errors.Is(err, control.ErrNoNetwork):
 		fix = "create it anew"
 	case errors.Is(err, control.ErrTaken):
