@@ -114,6 +114,25 @@ func TestOnTheOverlay(t *testing.T) {
 		_, who := large.received("large ping")
 		expect(t, "who answers a large ping", ipOf(t, who), to)
 	}
+	neighbour := one.container("10.77.1.6", "fd00:77:1::6")
+	for family, c := range map[int]struct{ to, neighbours, others, any string }{
+		unix.AF_INET:  {"10.77.2.5:54", "10.77.1.6", "10.77.2.5", "10.77.1.99"},
+		unix.AF_INET6: {"[fd00:77:2::5]:54", "fd00:77:1::6", "fd00:77:2::5", "fd00:77:1::99"},
+	} {
+		server := b.bound(udp, c.to)
+		for _, forged := range []string{c.neighbours, c.others, c.any} {
+			if _, err := a.at(udp, join(forged, 0)); err == 0 {
+				t.Errorf("bound to %s", forged)
+			}
+			s := a.socket(family, udp)
+			if err := s.do(Call{Name: "send", FD: s.fd, Addr: c.to, Source: forged, Text: "forged"}).Err; err == 0 {
+				t.Errorf("sent from %s", forged)
+			}
+		}
+		expect(t, "send", neighbour.socket(family, udp).send(c.to, "true"), 0)
+		text, from := server.received("after the forged ones")
+		expect(t, "what arrives on the other host", text+" from "+ipOf(t, from), "true from "+c.neighbours)
+	}
 	one.outside(t, a)
 }
 

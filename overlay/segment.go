@@ -19,7 +19,10 @@ var ErrNoNetwork = errors.New("no such network on this host")
 
 // Apply makes the kernel match seg and reports whether it had to change
 // anything. A namespace that does not exist is created, and removed again if
-// Apply fails. Networks already there are repaired in place.
+// Apply fails. Networks already there are repaired in place, and what fails does
+// not keep the rest from being done: of other hosts, those that cannot be reached
+// are told in the error, and all others are set. Whose packets are heard is for
+// SetMembers to say.
 //
 // Causes: topology.ErrVNIInUse, syscall.EADDRINUSE is told as a port that is taken.
 func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, err error) {
