@@ -141,11 +141,11 @@ func TestSharedNetworkServesItsBlocks(t *testing.T) {
 	if s.VNI != 77 || s.MTU != 1400 || w.pools(netID("a")) != "10.77.0.32/28 10.77.0.64/28" || !slices.Equal(s.Subnets, prefixes("10.77.0.0/24")) {
 		t.Errorf("segment %+v", s)
 	}
-	if a := w.start(f, netID("a"), p, "1", 101); a != netip.MustParseAddr("10.77.0.32") {
+	if a := w.start(f, netID("a"), p, "1", 101); a != netip.MustParseAddr("10.77.0.33") {
 		t.Errorf("first address %s", a)
 	}
 	f = w.reopen()
-	if a := w.start(f, netID("a"), p, "2", 102); a != netip.MustParseAddr("10.77.0.33") {
+	if a := w.start(f, netID("a"), p, "2", 102); a != netip.MustParseAddr("10.77.0.34") {
 		t.Errorf("next address after a restart %s", a)
 	}
 	list := f.Shared()
@@ -160,11 +160,11 @@ func TestSharedNetworkServesItsBlocks(t *testing.T) {
 func TestBlocksAreUsedUp(t *testing.T) {
 	_, c, f, p := shared(t, "10.77.0.16/28")
 	var last error
-	for i := range 17 {
-		if _, last = f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); (last != nil) != (i == 16) {
+	for i := range 16 {
+		if _, last = f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); (last != nil) != (i == 15) {
 			t.Fatalf("address %d: %v", i, last)
 		}
-		if low := i >= 11; (len(c.low) == 1) != low { // 4 of 16 are left after the twelfth
+		if low := i >= 11; (len(c.low) == 1) != low { // 3 of 15 are left after the twelfth
 			t.Errorf("after %d addresses Low was called %d times", i+1, len(c.low))
 		}
 	}
@@ -198,10 +198,10 @@ func TestClaimsComeAndGo(t *testing.T) {
 	for _, b := range f.View().Networks[0].Pools[0].Blocks {
 		shown = append(shown, fmt.Sprintf("%s %d %s %t", b.Prefix, b.Used, b.Free, b.Leaving))
 	}
-	if want := []string{"10.77.0.16/28 1 0 true", "10.77.0.128/28 0 16 false"}; !slices.Equal(shown, want) {
+	if want := []string{"10.77.0.16/28 1 0 true", "10.77.0.128/28 0 15 false"}; !slices.Equal(shown, want) {
 		t.Errorf("blocks %q, want %q", shown, want)
 	}
-	if a := w.start(f, netID("a"), p, "2", 102); a != netip.MustParseAddr("10.77.0.128") {
+	if a := w.start(f, netID("a"), p, "2", 102); a != netip.MustParseAddr("10.77.0.129") {
 		t.Errorf("got %s, not of the block that came", a)
 	}
 	if got := f.Shared()[0].Claims; !slices.Equal(got, prefixes("10.77.0.128/28")) {

@@ -34,7 +34,7 @@ type blockModel struct {
 
 // hosts says whether the address is that of the host which has its block.
 func (m *blockModel) hosts(a netip.Addr) bool {
-	return slices.ContainsFunc(m.blocks, func(b netip.Prefix) bool { return a.Is6() && a == b.Addr() && b.Bits() < 128 })
+	return slices.ContainsFunc(m.blocks, func(b netip.Prefix) bool { return a == b.Addr() && !b.IsSingleIP() })
 }
 
 func (m *blockModel) take(a netip.Addr, subnet netip.Prefix) error {
@@ -234,7 +234,7 @@ func BenchmarkBlocks(b *testing.B) {
 	}
 }
 
-func TestFirstAddressOfAnIPv6BlockIsTheHosts(t *testing.T) {
+func TestFirstAddressOfABlockIsItsHosts(t *testing.T) {
 	p := blocks(t, "fd00::/64", "fd00::1:0/126")
 	for _, want := range []string{"fd00::1:1", "fd00::1:2", "fd00::1:3"} {
 		if got, err := p.Any(); err != nil || got != netip.MustParseAddr(want) {

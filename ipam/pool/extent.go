@@ -176,10 +176,11 @@ func (p *Pool) ofHost(addr netip.Addr) bool {
 	return false
 }
 
-// hostsOwn is the address of a block that is the host's itself: the first one of
-// IPv6, where what the tenant namespace sends needs a source that a link has.
+// hostsOwn is the address of a block that is the host's itself, and no
+// container's: the first one. What the tenant namespace sends by itself has it as
+// its source.
 func hostsOwn(block netip.Prefix) netip.Addr {
-	if block.Addr().Is4() || block.IsSingleIP() {
+	if block.IsSingleIP() {
 		return netip.Addr{}
 	}
 	return block.Addr()
