@@ -14,16 +14,33 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/lab"
 	"github.com/particle-net/particle/internal/runtimeapi"
 )
 
-// bed is a lab of one host, and how to use it.
+// bed is a lab, and how to use one of its hosts.
 type bed struct {
 	lab  *lab.Lab
 	host *lab.Host
 	held lab.Held // for the search for leaks
+}
+
+// on is the same lab, seen from another host.
+func (b *bed) on(name string) (*bed, error) {
+	host, err := b.lab.Host(name)
+	return &bed{lab: b.lab, host: host, held: b.held}, err
+}
+
+// each does something on every host at once.
+func (b *bed) each(do func(*bed) error) error {
+	var group errgroup.Group
+	for _, host := range b.lab.Hosts() {
+		group.Go(func() error { return do(&bed{lab: b.lab, host: host, held: b.held}) })
+	}
+	return group.Wait()
 }
 
 var beds atomic.Int64
@@ -31,7 +48,7 @@ var beds atomic.Int64
 // patience bounds each wait for something that must happen.
 const patience = 3 * time.Minute
 
-// newBed boots a host; plain leaves the plugin out.
+// newBed boots hosts and uses the first; plain leaves the plugin out.
 func newBed(ctx context.Context, o lab.Options, plain bool) (*bed, error) {
 	o.Name = fmt.Sprintf("t%d-%d", os.Getpid(), beds.Add(1))
 	o.Tied = true
@@ -40,14 +57,18 @@ func newBed(ctx context.Context, o lab.Options, plain bool) (*bed, error) {
 		return nil, err
 	}
 	b := &bed{lab: l, host: l.Hosts()[0]}
-	if err := lab.LoadImage(ctx, b.host); err != nil {
-		return b, err
+	for _, host := range l.Hosts() {
+		if err := lab.LoadImage(ctx, host); err != nil {
+			return b, err
+		}
 	}
 	if b.held, err = l.Held(); err != nil || plain {
 		return b, err
 	}
-	_, err = b.particle(ctx, "install")
-	return b, err
+	return b, b.each(func(b *bed) error {
+		_, err := b.particle(ctx, "install")
+		return err
+	})
 }
 
 // close takes the lab down and reports what it left.

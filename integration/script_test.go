@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,13 @@ func TestScripts(t *testing.T) {
 			Condition: func(name string) (bool, error) { return name == engine, nil },
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"lab":        cmdLab,
+				"on":         cmdOn,
+				"underlay":   cmdUnderlay,
+				"join":       cmdJoin,
+				"for":        cmdFor,
+				"address":    cmdAddress,
+				"burst":      cmdBurst,
+				"clear":      cmdClear,
 				"docker":     cmdDocker,
 				"particle":   cmdParticle,
 				"host":       onNode(func(s *session) *lab.Node { return s.bed.host.Node }),
@@ -90,7 +98,7 @@ func check(ts *testscript.TestScript, neg bool, err error) {
 	}
 }
 
-// cmdLab boots a host: lab [plain] [live-restore].
+// cmdLab boots hosts: lab [plain] [live-restore] [HOSTS].
 func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
 	s := sessionOf(ts)
 	o, plain := lab.Options{Engine: s.engine}, false
@@ -101,7 +109,11 @@ func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
 		case "live-restore":
 			o.LiveRestore = true
 		default:
-			ts.Fatalf("usage: lab [plain] [live-restore]")
+			n, err := strconv.Atoi(arg)
+			if err != nil {
+				ts.Fatalf("usage: lab [plain] [live-restore] [HOSTS]")
+			}
+			o.Hosts = n
 		}
 	}
 	b, err := newBed(context.Background(), o, plain)
@@ -110,12 +122,56 @@ func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Defer(func() { s.left.add(ts.Name(), b.close()) })
 	}
 	ts.Check(err)
+	for i, host := range b.lab.Hosts() {
+		ts.Setenv(fmt.Sprintf("HOST%d", i+1), host.Addr4().String())
+	}
+	ts.Setenv("BIN", programs.bin)
+	use(ts, b)
+}
+
+// use lets the commands that follow speak to the bed's host.
+func use(ts *testscript.TestScript, b *bed) {
+	sessionOf(ts).bed = b
 	for _, pair := range b.environ() {
 		key, value, _ := strings.Cut(pair, "=")
 		ts.Setenv(key, value)
 	}
 	ts.Setenv("HOST", b.host.Addr4().String())
-	ts.Setenv("BIN", programs.bin)
+}
+
+// cmdOn chooses the host: on h2. With a command after it, only that is run there:
+// on h2 docker ps.
+func cmdOn(ts *testscript.TestScript, neg bool, args []string) {
+	before := sessionOf(ts).bed
+	b, err := before.on(args[0])
+	ts.Check(err)
+	use(ts, b)
+	if len(args) == 1 {
+		return
+	}
+	defer use(ts, before)
+	commands := map[string]func(*testscript.TestScript, bool, []string){
+		"docker": cmdDocker, "particle": cmdParticle, "eventually": cmdEventually, "plugin": cmdPlugin, "dockerd": cmdDockerd,
+		"underlay": cmdUnderlay, "clean": cmdClean, "reboot": cmdReboot, "host": onNode(func(s *session) *lab.Node { return s.bed.host.Node }),
+	}
+	do := commands[args[1]]
+	if do == nil {
+		ts.Fatalf("usage: on HOST [docker|particle|eventually|plugin|dockerd|underlay|clean|reboot|host ...]")
+	}
+	do(ts, neg, args[2:])
+}
+
+// cmdUnderlay: underlay cut|heal.
+func cmdUnderlay(ts *testscript.TestScript, _ bool, args []string) {
+	host := sessionOf(ts).bed.host
+	switch args[0] {
+	case "cut":
+		ts.Check(host.Cut())
+	case "heal":
+		ts.Check(host.Heal())
+	default:
+		ts.Fatalf("usage: underlay cut|heal")
+	}
 }
 
 func cmdDocker(ts *testscript.TestScript, neg bool, args []string) {
@@ -164,13 +220,15 @@ func copyProbe(s *session, node *lab.Node, to string) error {
 	return err
 }
 
-// cmdEventually repeats a command of ours until it succeeds.
+// cmdEventually repeats a command of ours until it succeeds:
+// [!] eventually docker|particle|clean ... or eventually matches PATTERN docker|particle ....
 func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 	s := sessionOf(ts)
 	commands := map[string]func() error{
 		"docker":   func() error { return ts.Exec(programs.cli.Path, args[1:]...) },
 		"particle": func() error { return ts.Exec(program("particle"), args[1:]...) },
 		"clean":    func() error { return s.bed.clean(context.Background()) },
+		"matches":  func() error { return prints(s, args[1:]) },
 	}
 	command := commands[args[0]]
 	if command == nil || (neg && args[0] == "clean") {

@@ -24,7 +24,7 @@ func commands() map[string]run {
 	return map[string]run{
 		"addr": addr, "serve": serve, "get": get, "report": report, "collect": collect,
 		"udp-echo": udpEcho, "udp-send": udpSend, "lookup": lookup, "dns": serveDNS,
-		"caps": caps, "sleep": sleep,
+		"caps": caps, "sleep": sleep, "echo": echo, "talk": talk,
 	}
 }
 
@@ -36,6 +36,8 @@ const usage = `usage: probe COMMAND
   collect -listen ADDR:PORT -n N              wait for N distinct reporters
   udp-echo -listen ADDR:PORT
   udp-send ADDR:PORT TEXT [-source self] [-timeout D]
+  echo -listen ADDR:PORT                      TCP
+  talk ADDR:PORT [-timeout D]                 keep one connection to an echo busy
   lookup NAME [-server ADDR:PORT] [-timeout D]
   dns -listen ADDR:PORT NAME=ADDR...          authoritative for these names
   caps                                        print the capability sets

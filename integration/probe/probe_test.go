@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -161,5 +163,27 @@ func collectTwo(t *testing.T, docker func(...string) string, start, run func(...
 	}
 	if out := docker("logs", id); !strings.Contains(out, "\n2 ") || !strings.Contains(out, stays) {
 		t.Errorf("the collector says %q, want 2 reporters and %s among them", out, stays)
+	}
+}
+
+func TestTalkFailsWithItsConnection(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		line := make([]byte, 2)
+		_, _ = io.ReadFull(conn, line)
+		_, _ = conn.Write(line)
+		conn.Close()
+	}()
+	err = talk(t.Context(), io.Discard, []string{l.Addr().String(), "-timeout", "10s"})
+	if err == nil || !strings.Contains(err.Error(), "after 1 answers") {
+		t.Errorf("got %v", err)
 	}
 }
