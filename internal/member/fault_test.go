@@ -261,5 +261,11 @@ func TestLeave(t *testing.T) {
 		if _, ok, err := c.member.Share(context.Background(), fabric.SharedSpec{}); ok || err != nil {
 			t.Errorf("a host that has left shares: %v, %v", ok, err)
 		}
+		c.edit("jobs", func(n *docker) { n.containers = 0 })
+		time.Sleep(time.Minute)
+		if n := c.find("jobs"); n != nil {
+			t.Errorf("c still has %+v, which is the cluster's", n)
+		}
+		w.agree("jobs", "after c removed it", a, b)
 	})
 }

@@ -128,12 +128,10 @@ func (m *Member) forget(ctx context.Context, here map[topology.SharedID]fabric.S
 	m.nodes = newNodeHold()
 	m.health = Health{}
 	m.mu.Unlock()
+	for _, local := range here {
+		m.letGo(ctx, local)
+	}
 	for _, id := range ids {
-		if _, ok := here[id]; ok {
-			if err := m.o.Fabric.SetPeers(ctx, id, nil); err != nil {
-				m.o.Log.WithError(err).Warn("routes to the other hosts are left")
-			}
-		}
 		if err := m.o.Known.Delete(string(id)); err != nil {
 			m.o.Log.WithError(err).Warn("forget a shared network")
 		}
@@ -141,6 +139,26 @@ func (m *Member) forget(ctx context.Context, here map[topology.SharedID]fabric.S
 	if len(ids) > 0 {
 		_ = m.o.Known.Delete(originKey)
 	}
+}
+
+// letGo removes a network of the cluster that this host has left, which has no
+// addresses to give out here any more. One that containers live on stays, cut off,
+// until they end.
+func (m *Member) letGo(ctx context.Context, local fabric.SharedNetwork) {
+	if err := m.o.Fabric.SetPeers(ctx, local.ID, nil); err != nil {
+		m.o.Log.WithError(err).Warn("routes to the other hosts are left")
+	}
+	if local.Live || local.Doomed {
+		return
+	}
+	bounded, cancel := context.WithTimeout(ctx, engineLimit)
+	defer cancel()
+	log := m.o.Log.WithField("net", local.Name)
+	if err := m.o.Engine.Remove(bounded, local.Network); err != nil {
+		log.WithError(err).Warn("network of the cluster that this host has left not removed; trying again")
+		return
+	}
+	log.Info("network removed: it is the cluster's, which this host has left")
 }
 
 // unshareAll carries out what users have removed here.

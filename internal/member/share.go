@@ -106,6 +106,10 @@ func explain(op, on string, err error) error {
 	case errors.Is(err, control.ErrNoNetwork):
 		fix = "create it anew"
 	case errors.Is(err, control.ErrTaken):
+		var told *fault.Error
+		if errors.As(err, &told) && told.Fix != "" {
+			return err // by whom, and what to do about it
+		}
 		fix = "choose another"
 	}
 	return &fault.Error{Op: op, On: on, Err: err, Fix: fix}

@@ -66,7 +66,7 @@ func ClusterJoined(w io.Writer, j runtimeapi.ClusterJoined) error {
 
 // ClusterLeft tells how a host has left.
 func ClusterLeft(w io.Writer, l runtimeapi.ClusterLeft) error {
-	text := "This host has left its cluster. Its networks are its own from now on.\n"
+	text := "This host has left its cluster, whose networks go from it as their last containers end.\n"
 	switch {
 	case l.Already:
 		text = "This host is in no cluster; nothing was changed.\n"

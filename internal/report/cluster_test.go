@@ -24,7 +24,12 @@ func TestCluster(t *testing.T) {
 			{Endpoint: "https://198.51.100.1:7791", Version: "3.7.3", Size: 3 << 20, Leader: true},
 			{Endpoint: "https://198.51.100.3:7791", Problem: "it does not answer"},
 		},
-		Networks: []runtimeapi.ClusterNetwork{{Name: "jobs", Problem: "no block is left"}},
+		Networks: []runtimeapi.ClusterNetwork{
+			{Name: "idle", VNI: 78, State: "ready", Claims: []netip.Prefix{
+				netip.MustParsePrefix("10.77.0.0/28"), netip.MustParsePrefix("10.77.0.16/28"), netip.MustParsePrefix("10.77.0.32/28"), netip.MustParsePrefix("10.77.0.48/28"),
+			}, Peers: 2},
+			{Name: "jobs", VNI: 77, State: "pending", Problem: "no block is left"},
+		},
 	}
 	want := `cluster 4f2a9c01d3b7, this host is a server since 3h, its certificate is good for 364 days
 this host's clock is 10m0s behind the cluster's
@@ -38,6 +43,10 @@ https://198.51.100.1:7791   leader    3.7.3   3.0 MB
 https://198.51.100.3:7791   problem   -       -
 
 https://198.51.100.3:7791: it does not answer
+
+NETWORK   VNI   STATE     CLAIMS                                                PEERS
+idle      78    ready     10.77.0.0/28 10.77.0.16/28 10.77.0.32/28 and 1 more   2
+jobs      77    pending   -                                                     0
 
 network jobs: no block is left
 `
