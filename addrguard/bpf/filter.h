@@ -31,6 +31,8 @@ static __always_inline enum standing packet_subject(struct __sk_buff *skb, const
 	struct container *c;
 
 	s->netns = packet_netns ? bpf_get_netns_cookie(skb) : 0;
+	if (packet_netns && !bpf_map_lookup_elem(&networks, &s->netns))
+		return OUTSIDE; /* spares others the search */
 	c = container_of_packet(skb, s->netns, &s->cgroup);
 	if (c) {
 		s->entry = c;
@@ -39,7 +41,7 @@ static __always_inline enum standing packet_subject(struct __sk_buff *skb, const
 		return c->face.flags & EXEMPT ? OUTSIDE : OWNED;
 	}
 	/* The kernel's own sockets, as of neighbour discovery, are raw. */
-	if (!packet_netns || sk->type == SOCK_RAW || !bpf_map_lookup_elem(&networks, &s->netns))
+	if (!packet_netns || sk->type == SOCK_RAW)
 		return OUTSIDE;
 	count_total(STRANGER_DENIED);
 	return STRANGER;
