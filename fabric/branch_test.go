@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,6 +73,9 @@ func TestOwnNamespaceUnderOldDocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wants("/proc/101/ns/net", "eth%d")
+	if !slices.Equal(w.guarded, []topology.EndpointID{epID("1")}) {
+		t.Errorf("guarded branches %v", w.guarded)
+	}
 	if w.restored[key1] != "/proc/101/ns/net" {
 		t.Errorf("the key holds %q", w.restored[key1])
 	}

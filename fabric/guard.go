@@ -18,6 +18,11 @@ type Unguarded struct{}
 // Protect does nothing.
 func (Unguarded) Protect(context.Context, topology.NetworkID) error { return nil }
 
+// ProtectBranch does nothing.
+func (Unguarded) ProtectBranch(context.Context, topology.NetworkID, topology.EndpointID) error {
+	return nil
+}
+
 // Unprotect does nothing.
 func (Unguarded) Unprotect(context.Context, topology.NetworkID) error { return nil }
 

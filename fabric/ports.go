@@ -113,6 +113,8 @@ type Guard interface {
 	// Protect lets no process use the network's namespace that was not admitted.
 	// Call it again when a link is new.
 	Protect(context.Context, topology.NetworkID) error
+	// ProtectBranch does so for the link to a container with a namespace of its own.
+	ProtectBranch(context.Context, topology.NetworkID, topology.EndpointID) error
 	// Unprotect forgets a network whose namespace is about to go.
 	Unprotect(context.Context, topology.NetworkID) error
 	// Admit lets the processes of a cgroup, named by its path in the version 2

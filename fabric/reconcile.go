@@ -178,6 +178,7 @@ func (f *Fabric) retire(ctx context.Context, e Endpoint) error {
 	}
 	kept := *current
 	kept.Deleted, kept.Exposed, kept.Pid = true, false, 0
+	kept.Guarded = 0 // it was admitted for its own container
 	return f.replace(current, kept)
 }
 

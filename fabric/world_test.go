@@ -52,6 +52,7 @@ type world struct {
 	resolvConf map[topology.ContainerID]bool
 	protected  map[topology.NetworkID]bool
 	admitted   map[topology.CgroupID]topology.Identity
+	guarded    []topology.EndpointID // by ProtectBranch
 	guardErr   error
 	cluster    fabric.Cluster
 	changes    []peerChange
@@ -334,6 +335,13 @@ func (g guard) Protect(_ context.Context, id topology.NetworkID) error {
 	g.w.mu.Lock()
 	defer g.w.mu.Unlock()
 	g.w.protected[id] = true
+	return nil
+}
+
+func (g guard) ProtectBranch(_ context.Context, _ topology.NetworkID, id topology.EndpointID) error {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	g.w.guarded = append(g.w.guarded, id)
 	return nil
 }
 
