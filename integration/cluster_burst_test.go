@@ -17,7 +17,7 @@ import (
 const (
 	burstSize   = 100 // containers on each host
 	burstWidth  = 8   // started at a time
-	burstRounds = 5
+	burstRounds = 3
 )
 
 // BenchmarkClusterBurst starts containers on three hosts at once, on a network
