@@ -71,6 +71,10 @@ bench-calls: ## plugin calls of one container's start, with 0 and 10,000 endpoin
 	GOGC=400 TMPDIR=/dev/shm $(GO) test ./fabric -run '^$$' -bench Connect -benchtime 10000x
 	$(GO) test ./integration -run '^$$' -bench PluginCalls -benchtime 1x
 
+.PHONY: bench-cluster
+bench-cluster: ## three hosts: bursts on a shared network, and from a claim to the others' routes (root; ENGINE=)
+	PARTICLE_ENGINES=$(ENGINE) $(GO) test ./integration -run '^$$' -bench 'Cluster|ClaimToRoute' -benchtime 1x -timeout 60m
+
 # --- test --------------------------------------------------------------------
 
 .PHONY: test
