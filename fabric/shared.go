@@ -202,10 +202,11 @@ type SharedNetwork struct {
 	Internal bool
 	Block    int // prefix length of IPv4 blocks that was asked for, 0 for the default
 	Subnets  []Subnet
-	Ranges   []netip.Prefix // of the subnet of the same index; invalid: all of it
-	Claims   []netip.Prefix // blocks and single addresses of this host
-	Live     bool           // a container lives on it
-	Doomed   bool           // removed here, but for those
+	Ranges   []netip.Prefix  // of the subnet of the same index; invalid: all of it
+	Claims   []netip.Prefix  // blocks and single addresses of this host
+	Peers    []topology.Peer // as SetPeers told last, before a restart of the plugin too
+	Live     bool            // a container lives on it
+	Doomed   bool            // removed here, but for those
 }
 
 // Shared lists the networks that a cluster shares. One that Share is deciding
@@ -224,7 +225,8 @@ func (f *Fabric) Shared() []SharedNetwork {
 		}
 		s := SharedNetwork{
 			ID: id, Network: n.ID, Name: n.Name, VNI: n.VNI, MTU: n.MTU, Internal: n.Internal, Block: n.Block,
-			Subnets: slices.Clone(n.Subnets), Claims: slices.Clone(n.Claims), Doomed: n.Doomed,
+			Subnets: slices.Clone(n.Subnets), Claims: slices.Clone(n.Claims),
+			Peers: slices.Clone(n.peers), Doomed: n.Doomed,
 		}
 		for _, subnet := range n.Subnets {
 			s.Ranges = append(s.Ranges, subnet.Range)

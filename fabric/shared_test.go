@@ -245,9 +245,11 @@ func TestPeersAreProgrammedAndKept(t *testing.T) {
 		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 	w.segments = map[topology.NetworkID]topology.Segment{} // a boot, and nobody to ask
-	w.reopen()
-	if diff := cmp.Diff(two, w.segments[netID("a")].Peers, byAddr...); diff != "" {
-		t.Errorf("after a boot (-want +got):\n%s", diff)
+	f = w.reopen()
+	for _, got := range [][]topology.Peer{w.segments[netID("a")].Peers, f.Shared()[0].Peers} {
+		if diff := cmp.Diff(two, got, byAddr...); diff != "" {
+			t.Errorf("after a boot (-want +got):\n%s", diff)
+		}
 	}
 	if err := f.SetPeers(ctx, "0123456789abcdef", nil); !errors.Is(err, fabric.ErrNoNetwork) {
 		t.Errorf("got %v", err)

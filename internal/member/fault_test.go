@@ -35,10 +35,9 @@ func TestDeadStoreChangesNothing(t *testing.T) {
 		}
 		time.Sleep(5 * time.Hour)
 		w.agree("jobs", "after hours", a, b, c)
-		// A plugin that starts meanwhile has from the disk what it had.
+		// A plugin that starts meanwhile has what its fabric has kept on the disk.
 		b.kill()
 		before := b.view("jobs")
-		b.edit("jobs", func(n *docker) { n.peers = nil })
 		b.start()
 		b.member.Enter()
 		time.Sleep(time.Hour)
@@ -50,6 +49,50 @@ func TestDeadStoreChangesNothing(t *testing.T) {
 			t.Errorf("a network was created without a store, or the error has no remedy: %v", err)
 		}
 	})
+}
+
+// A plugin ends a moment after it has heard of its network's other hosts, and
+// meets no store, or an empty one, when it starts again.
+func TestKilledSoonAfterNews(t *testing.T) {
+	for name, lose := range map[string]func(w *world, h *host){
+		"no store": func(_ *world, h *host) { h.member.Enter() },
+		"no answer": func(_ *world, h *host) {
+			h.store = h.w.cluster.Host(h.node)
+			h.store.Cut(true)
+			h.member.Connect(h.store)
+		},
+		"an empty store": func(w *world, h *host) {
+			w.cluster.Wipe()
+			h.connect()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, 3, func(w *world, hosts []*host) {
+				if err := hosts[0].create(jobs("10.9.0.0/16")); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Second)
+				w.agree("jobs", "at first", hosts...)
+				c := hosts[2]
+				before := c.view("jobs")
+				c.kill()
+				for _, h := range hosts[:2] {
+					h.store.Cut(true) // so that nobody claims again what was lost
+				}
+				c.start()
+				lose(w, c)
+				for range 120 {
+					time.Sleep(time.Second)
+					if after := c.view("jobs"); after != before {
+						t.Fatalf("c has %q, had %q", after, before)
+					}
+				}
+				if len(c.members) < 2 {
+					t.Errorf("c lets in the packets of %v", c.members)
+				}
+			})
+		})
+	}
 }
 
 func TestWipedStoreIsRestored(t *testing.T) {

@@ -13,11 +13,17 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// restorePeers tells the fabric what is on disk, before any store has answered.
+// restorePeers takes over what the fabric has kept, until a store answers: of the
+// routes, the disk may lack what came last.
 func (m *Member) restorePeers(ctx context.Context) {
-	for _, s := range m.o.Fabric.Shared() {
-		m.setPeers(ctx, s.ID)
+	here := m.o.Fabric.Shared()
+	m.mu.Lock()
+	for _, s := range here {
+		n := m.at(s.ID)
+		n.peers, n.peersSet = s.Peers, true
 	}
+	m.mu.Unlock()
+	m.setMembers(ctx, nil)
 }
 
 // followAll has one goroutine for each shared network of this host.
@@ -57,7 +63,7 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 	m.mu.Unlock()
 	tick := time.NewTicker(lowEvery)
 	defer tick.Stop()
-	var tended time.Duration
+	var tended, saved time.Duration
 	for {
 		due := false
 		select {
@@ -77,6 +83,10 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 			m.mu.Unlock()
 		}
 		m.setPeers(ctx, record.ID)
+		if now := m.o.Clock(); now-saved >= lowEvery { // a burst is not written one by one
+			saved = now
+			m.flush()
+		}
 		if due {
 			tended = m.o.Clock()
 			m.tend(ctx, s, record.ID)
@@ -93,7 +103,7 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 	n := m.at(id)
 	before, doubles := n.routes.Own(), len(n.routes.Duplicates())
 	v := n.routes.Update(u, m.o.Clock())
-	n.dirty = n.dirty || v.Changed
+	n.dirty, n.heard = n.dirty || v.Changed, n.heard || u.Whole
 	log := m.o.Log.WithField("net", n.label())
 	if v.Loss != "" {
 		m.settled = m.o.Clock() + settleFor
@@ -106,12 +116,12 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 	return u.Down == nil && (u.Whole || !slices.Equal(before, n.routes.Own()))
 }
 
-// setPeers tells the fabric who the peers are, if that is news.
+// setPeers tells the fabric who the peers are, if that is known and news.
 func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	m.mu.Lock()
 	n := m.at(id)
 	peers := n.routes.Peers(m.node.VTEP)
-	news := !n.peersSet || !reflect.DeepEqual(peers, n.peers)
+	news := n.heard && (!n.peersSet || !reflect.DeepEqual(peers, n.peers))
 	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.members[p.VTEP] })
 	m.mu.Unlock()
 	if !news {

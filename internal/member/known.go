@@ -65,6 +65,7 @@ type network struct {
 	making bool // Docker is making it at our request
 
 	follow    func() // ends the goroutine that follows its routes; nil if there is none
+	heard     bool   // routes has had a list since the start; until then the fabric knows better
 	peers     []topology.Peer
 	untended  bool          // tend has to wait, for the list of networks or for the fabric
 	sharedAt  time.Duration // the fabric may not have on record yet what Share has claimed
@@ -132,9 +133,18 @@ func (m *Member) load() error {
 // networks themselves: no id is so short.
 const originKey = "list"
 
-// flush writes what has changed. Routes change in bursts, so they are not written
-// one by one: they only guard the next restart against a store that has lost them.
+// erase takes a network off the disk. The caller has forgotten it.
+func (m *Member) erase(id topology.SharedID) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	return m.o.Known.Delete(string(id))
+}
+
+// flush writes what has changed. Routes only guard the next restart against a
+// store that has lost them; the fabric keeps the peers.
 func (m *Member) flush() {
+	m.saving.Lock()
+	defer m.saving.Unlock()
 	m.mu.Lock()
 	writes := map[string]Known{}
 	if m.listed {

@@ -44,6 +44,10 @@ type Member struct {
 	// Rank: before mu.
 	pushing sync.Mutex
 
+	// saving keeps an older record from replacing a newer one on the disk, or from
+	// coming back. Rank: before mu.
+	saving sync.Mutex
+
 	// mu guards everything below. It is never held over a call to the store, to
 	// Docker, to the fabric or to the disk.
 	mu       sync.Mutex

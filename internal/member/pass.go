@@ -70,7 +70,7 @@ func (m *Member) clean() {
 	}
 	m.mu.Unlock()
 	for _, id := range gone {
-		if err := m.o.Known.Delete(string(id)); err != nil {
+		if err := m.erase(id); err != nil {
 			m.o.Log.WithError(err).Warn("forget a shared network")
 		}
 	}
@@ -131,13 +131,13 @@ func (m *Member) forget(ctx context.Context, here map[topology.SharedID]fabric.S
 	for _, local := range here {
 		m.letGo(ctx, local)
 	}
+	if len(ids) > 0 {
+		ids = append(ids, originKey)
+	}
 	for _, id := range ids {
-		if err := m.o.Known.Delete(string(id)); err != nil {
+		if err := m.erase(id); err != nil {
 			m.o.Log.WithError(err).Warn("forget a shared network")
 		}
-	}
-	if len(ids) > 0 {
-		_ = m.o.Known.Delete(originKey)
 	}
 }
 
@@ -235,7 +235,7 @@ func (m *Member) leave(ctx context.Context, s Store, id topology.SharedID) error
 	if follow != nil {
 		follow()
 	}
-	return m.o.Known.Delete(string(id))
+	return m.erase(id)
 }
 
 // giveBackAll gives back to the store the networks that it has lost.

@@ -204,6 +204,8 @@ func (m *Member) announce(ctx context.Context, s Store, id topology.SharedID, p 
 // Unshare implements fabric.Cluster. A network that is only being made here at
 // the cluster's request is not taken from the others because that has failed.
 func (m *Member) Unshare(id topology.SharedID) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
 	m.mu.Lock()
 	n := m.networks[id]
 	if n == nil || n.making || n.Unshared || m.enrolled == alone {

@@ -125,11 +125,13 @@ func (h *host) connect() {
 	h.member.Connect(h.store)
 }
 
-// kill ends the plugin.
+// kill ends the plugin: at once, so what it has not written by now it never does.
 func (h *host) kill() {
 	if h.end != nil {
+		h.disk.lose(true)
 		h.end()
 		h.end = nil
+		h.disk.lose(false)
 	}
 }
 
@@ -234,7 +236,7 @@ func (f fabricOf) Shared() []fabric.SharedNetwork {
 		if s.ID == "" {
 			continue // another driver's
 		}
-		s.Name, s.Live, s.Claims = n.Spec.Name, n.containers > 0, slices.Clone(n.Claims)
+		s.Name, s.Live, s.Claims, s.Peers = n.Spec.Name, n.containers > 0, slices.Clone(n.Claims), slices.Clone(n.peers)
 		all = append(all, s)
 	}
 	return all
@@ -281,13 +283,23 @@ func (f fabricOf) SetPeers(_ context.Context, id topology.SharedID, peers []topo
 type disk struct {
 	mu   sync.Mutex
 	text map[string][]byte
+	lost bool // nothing reaches it
+}
+
+// lose lets no more reach the disk, or lets it again.
+func (d *disk) lose(on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lost = on
 }
 
 func (d *disk) Put(key string, k member.Known) error {
 	text, err := json.Marshal(k)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.text[key] = text
+	if !d.lost {
+		d.text[key] = text
+	}
 	return err
 }
 
@@ -296,6 +308,9 @@ func (d *disk) Delete(key string) error { return d.DeletePrefix(key) }
 func (d *disk) DeletePrefix(prefix string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.lost {
+		return nil
+	}
 	maps.DeleteFunc(d.text, func(k string, _ []byte) bool { return strings.HasPrefix(k, prefix) })
 	return nil
 }
