@@ -130,7 +130,7 @@ func (c *Cluster) SetAlive(id topology.NodeID, alive bool) {
 
 // Host adds a host, or opens its store anew, as after a restart of its plugin.
 func (c *Cluster) Host(n control.Node) *Store {
-	s := &Store{c: c, node: n, closed: make(chan struct{})}
+	s := &Store{c: c, id: n.ID, closed: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now.nodes[n.ID] = control.NodeState{Node: n, Alive: true}

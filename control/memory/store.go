@@ -18,11 +18,11 @@ import (
 // Store is one host's view of a Cluster.
 type Store struct {
 	c      *Cluster
+	id     topology.NodeID
 	once   sync.Once
 	closed chan struct{}
 
 	// Guarded by c.mu.
-	node control.Node
 	cut  bool
 	deaf bool
 }
@@ -54,7 +54,7 @@ func (s *Store) LoseReplies(lose bool) {
 func (s *Store) Close() error {
 	s.once.Do(func() {
 		close(s.closed)
-		s.c.SetAlive(s.node.ID, false)
+		s.c.SetAlive(s.id, false)
 	})
 	return nil
 }
@@ -98,7 +98,6 @@ func (s *Store) lost(op, on string, err error) error {
 // SetNode tells the cluster what has changed about this host.
 func (s *Store) SetNode(ctx context.Context, n control.Node) error {
 	return s.write(ctx, "update host", n.Name, func(now *state) error {
-		s.node = n
 		now.nodes[n.ID] = control.NodeState{Node: n, Alive: true}
 		return nil
 	})
@@ -108,7 +107,7 @@ func (s *Store) SetNode(ctx context.Context, n control.Node) error {
 // host must be suspect.
 func (s *Store) RemoveNode(ctx context.Context, id topology.NodeID) error {
 	return s.write(ctx, "remove host", id.Short(), func(now *state) error {
-		if id != s.node.ID && now.nodes[id].Alive {
+		if id != s.id && now.nodes[id].Alive {
 			return fault.New("remove host", id.Short(), "it is alive", "run `particle cluster leave` on it, or stop it and wait until it is suspect")
 		}
 		s.c.drop(func(c control.Claim) bool { return c.Node == id })
@@ -197,7 +196,7 @@ func (s *Store) RemoveNetwork(ctx context.Context, id topology.SharedID) error {
 // LeaveNetwork implements control.Allocator.
 func (s *Store) LeaveNetwork(ctx context.Context, id topology.SharedID) error {
 	return s.write(ctx, "leave network", id.Short(), func(now *state) error {
-		s.c.drop(func(c control.Claim) bool { return c.Network == id && c.Node == s.node.ID })
+		s.c.drop(func(c control.Claim) bool { return c.Network == id && c.Node == s.id })
 		s.c.collect(id)
 		return nil
 	})
@@ -205,7 +204,7 @@ func (s *Store) LeaveNetwork(ctx context.Context, id topology.SharedID) error {
 
 // ClaimBlock implements control.Allocator.
 func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet netip.Prefix) (control.Claim, error) {
-	c := control.Claim{Network: id, Node: s.node.ID}
+	c := control.Claim{Network: id, Node: s.id}
 	err := s.write(ctx, "claim block of", subnet.String(), func(now *state) error {
 		n, ok := now.networks[id]
 		i := slices.IndexFunc(n.Subnets, func(sub control.Subnet) bool { return sub.Prefix == subnet })
@@ -239,7 +238,7 @@ func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet net
 
 // ClaimAddress implements control.Allocator.
 func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) (control.Claim, error) {
-	c := control.Claim{Network: id, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Node: s.node.ID, Holder: holder}
+	c := control.Claim{Network: id, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Node: s.id, Holder: holder}
 	err := s.write(ctx, "claim address", addr.String(), func(now *state) error {
 		n, ok := now.networks[id]
 		if !ok || n.Removed {
@@ -264,7 +263,7 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 }
 
 func (s *Store) take(now *state, c control.Claim) error {
-	if by, taken := s.c.taken(c.Network, c.Prefix); taken && (by.Node != s.node.ID || by.Prefix != c.Prefix) {
+	if by, taken := s.c.taken(c.Network, c.Prefix); taken && (by.Node != s.id || by.Prefix != c.Prefix) {
 		return s.c.refuse(c.Prefix, by)
 	}
 	delete(now.freed, place{c.Network, c.Prefix})
@@ -274,7 +273,7 @@ func (s *Store) take(now *state, c control.Claim) error {
 
 // Restore implements control.Allocator.
 func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim) error {
-	c.Network, c.Node = n.ID, s.node.ID
+	c.Network, c.Node = n.ID, s.id
 	return s.write(ctx, "claim again", c.Prefix.String(), func(now *state) error {
 		if _, ok := now.networks[n.ID]; !ok {
 			for _, other := range now.networks {
@@ -302,7 +301,7 @@ func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim)
 func (s *Store) Release(ctx context.Context, c control.Claim) error {
 	return s.write(ctx, "release", c.Prefix.String(), func(now *state) error {
 		s.c.drop(func(has control.Claim) bool {
-			return has.Network == c.Network && has.Prefix == c.Prefix && has.Node == s.node.ID
+			return has.Network == c.Network && has.Prefix == c.Prefix && has.Node == s.id
 		})
 		return nil
 	})
@@ -311,8 +310,8 @@ func (s *Store) Release(ctx context.Context, c control.Claim) error {
 // Announce implements control.Distributor.
 func (s *Store) Announce(ctx context.Context, r control.Route) error {
 	return s.write(ctx, "announce", r.Prefix.String(), func(now *state) error {
-		r.Node = s.node.ID
-		now.announced[announcement{place{r.Network, r.Prefix}, s.node.ID}] = r
+		r.Node = s.id
+		now.announced[announcement{place{r.Network, r.Prefix}, s.id}] = r
 		return nil
 	})
 }
@@ -320,7 +319,7 @@ func (s *Store) Announce(ctx context.Context, r control.Route) error {
 // Withdraw implements control.Distributor.
 func (s *Store) Withdraw(ctx context.Context, r control.Route) error {
 	return s.write(ctx, "withdraw", r.Prefix.String(), func(now *state) error {
-		delete(now.announced, announcement{place{r.Network, r.Prefix}, s.node.ID})
+		delete(now.announced, announcement{place{r.Network, r.Prefix}, s.id})
 		return nil
 	})
 }
