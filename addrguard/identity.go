@@ -27,6 +27,13 @@ var loopback6 = netip.MustParsePrefix("fdb9:1f1f:eea::/96")
 // network's pools, as a route of type local on lo.
 func Prefixes() []netip.Prefix { return []netip.Prefix{loopback6} }
 
+// Loopback returns the addresses that the programs of the container with a slot call
+// 127.0.0.0 and ::1.
+func Loopback(slot topology.Slot) (v4, v6 netip.Addr) {
+	i := Identity{Identity: topology.Identity{Slot: slot}}
+	return i.loop4(0), i.loop6()
+}
+
 func (i Identity) check() error {
 	switch {
 	case i.Exempt:

@@ -48,7 +48,7 @@ func (f *Fabric) connect(ctx context.Context, n *network, id topology.EndpointID
 	if err := f.o.Branches.ApplyBranch(ctx, b); err != nil {
 		return err
 	}
-	return f.o.Guard.ProtectBranch(ctx, n.ID, id)
+	return f.kernelGuard(n.Network).ProtectBranch(ctx, n.ID, id)
 }
 
 // branch is what an endpoint's record asks for, but for the namespace.

@@ -25,6 +25,11 @@ type Options struct {
 	RunFiles  RunFiles
 	Resolvers Resolvers
 	Guard     Guard
+	// GuardMode is what networks get that ask for nothing else; Guard is that of
+	// GuardBPF, or Unguarded.
+	GuardMode GuardMode
+	// NoSeccomp says why containers cannot have GuardSeccomp here; nil if they can.
+	NoSeccomp error
 	Cluster   Cluster // nil: this host is alone
 
 	Networks  Table[Network]         // durable
@@ -230,7 +235,7 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 		changed, up = changed || more, err == nil
 	}
 	if err == nil {
-		err = f.o.Guard.Protect(ctx, n.ID)
+		err = f.kernelGuard(record).Protect(ctx, n.ID)
 	}
 	if err != nil && ctx.Err() != nil {
 		return changed, err // that our time is over says nothing about the network

@@ -37,6 +37,58 @@ func (Unguarded) Expel(topology.CgroupID) error { return nil }
 // Admitted lists nothing.
 func (Unguarded) Admitted() (map[topology.CgroupID]topology.Identity, error) { return nil, nil }
 
+// GuardMode is what keeps the containers of a network to their own addresses.
+type GuardMode string
+
+const (
+	GuardBPF     GuardMode = "bpf"     // Options.Guard
+	GuardSeccomp GuardMode = "seccomp" // system calls are answered by a process of the host, begun by particle-runtime
+	GuardOff     GuardMode = "off"     // nothing
+)
+
+// guardOf is the network's.
+func (f *Fabric) guardOf(n Network) GuardMode {
+	if n.Guard != "" {
+		return n.Guard
+	}
+	return f.o.GuardMode
+}
+
+// kernelGuard is Options.Guard for the networks that it guards.
+func (f *Fabric) kernelGuard(n Network) Guard {
+	if f.guardOf(n) == GuardSeccomp {
+		return Unguarded{}
+	}
+	return f.o.Guard
+}
+
+// checkGuard refuses a container that would share a network's namespace without
+// the guard that the network must have.
+func (f *Fabric) checkGuard(n Network, label string, own bool) error {
+	switch mode := f.guardOf(n); {
+	case own:
+	case mode == GuardSeccomp && f.o.NoSeccomp != nil:
+		return &fault.Error{Op: "guard addresses on network", On: label, Err: f.o.NoSeccomp}
+	case n.Guard == GuardBPF && f.o.GuardMode != GuardBPF:
+		return fault.New("guard addresses on network", label, fmt.Sprintf("it was created with particle.guard=bpf, and this host has the guard %s", f.o.GuardMode),
+			"look at `particle status` for the reason, or create the network without that option")
+	}
+	return nil
+}
+
+// Supervised is what a container must be held to whose guard is GuardSeccomp; ok is
+// false for others. It has claimed its address.
+func (f *Fabric) Supervised(id topology.ContainerID) (i topology.Identity, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range f.containers[id] {
+		if n := f.networks[e.Network]; n != nil && e.Link == "" && f.guardOf(n.Network) == GuardSeccomp {
+			return e.identity(), true
+		}
+	}
+	return i, false
+}
+
 // takeSlot finds a slot that no endpoint of the network has, the one given back
 // longest ago first: a socket that lingers in the namespace must not meet the
 // next container. The caller holds mu, or is alone.
@@ -119,6 +171,9 @@ func (f *Fabric) sweepGuard(ctx context.Context) error {
 	f.mu.Lock()
 	var claims []claim
 	for _, e := range f.endpoints {
+		if n := f.networks[e.Network]; n != nil && f.guardOf(n.Network) == GuardSeccomp {
+			continue
+		}
 		claims = append(claims, e.claims()...)
 	}
 	f.mu.Unlock()

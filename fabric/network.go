@@ -32,6 +32,7 @@ type NetworkSpec struct {
 	VNI      topology.VNI // 0 chooses a free one
 	MTU      int          // bytes; 0 takes the underlay's less the overhead
 	Internal bool
+	Guard    GuardMode // empty leaves it to the host
 	Subnets  []Subnet
 	Scope    Scope
 	Block    int               // prefix length of IPv4 blocks; 0 for BlockBits' choice
@@ -141,7 +142,7 @@ func (f *Fabric) admit(spec NetworkSpec) (n *network, repeated bool, err error) 
 		return nil, false, err
 	}
 	n = newNetwork(Network{
-		ID: spec.ID, VNI: vni, MTU: mtu, Internal: spec.Internal,
+		ID: spec.ID, VNI: vni, MTU: mtu, Internal: spec.Internal, Guard: spec.Guard,
 		Subnets: slices.Clone(spec.Subnets), Uplink: NoUplink, Created: time.Now(),
 	})
 	n.creating, n.shareable = true, shared
@@ -264,7 +265,7 @@ func (f *Fabric) inhabited(n *network) bool {
 func (f *Fabric) demolish(ctx context.Context, n *network) error {
 	f.o.Resolvers.Stop(n.ID)
 	// A sandbox key holds the namespace as well as a process would.
-	if err := errors.Join(f.o.Guard.Unprotect(ctx, n.ID), f.concealKeys(n), f.o.Segments.Remove(ctx, n.ID)); err != nil {
+	if err := errors.Join(f.kernelGuard(n.Network).Unprotect(ctx, n.ID), f.concealKeys(n), f.o.Segments.Remove(ctx, n.ID)); err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		n.Doomed, n.creating, n.problem = true, false, err.Error()
@@ -360,7 +361,7 @@ func (f *Fabric) ensureUplink(ctx context.Context, n *network) error {
 	if _, err := f.applyUplink(ctx, record); err != nil {
 		return err
 	}
-	if err := f.o.Guard.Protect(ctx, n.ID); err != nil { // the uplink is a new link
+	if err := f.kernelGuard(record).Protect(ctx, n.ID); err != nil { // the uplink is a new link
 		return err
 	}
 	f.mu.Lock()

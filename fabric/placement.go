@@ -27,6 +27,9 @@ type Placement struct {
 	Namespace string // file on the host
 	Internal  bool
 	Resolver  netip.Addr // invalid if none is needed
+	// Supervised says that the container's guard is GuardSeccomp, which
+	// particle-runtime begins.
+	Supervised bool
 }
 
 // Place finds the particle network among the networks of a container that is
@@ -64,6 +67,9 @@ func (f *Fabric) Place(ctx context.Context, refs []Ref, own bool) (p Placement, 
 			fmt.Sprintf("it asks for %d networks, and a container in a shared namespace can have one", len(refs)),
 			"connect it to this network alone, or give it the label particle.namespace=own")
 	}
+	if err := f.checkGuard(record, label, own); err != nil {
+		return Placement{}, false, err
+	}
 	if !ready { // it may be by now
 		home.work.Lock()
 		_, err := f.apply(ctx, home)
@@ -85,6 +91,8 @@ func (f *Fabric) Place(ctx context.Context, refs []Ref, own bool) (p Placement, 
 		Namespace: path.Join(f.o.NamespaceDir, string(record.ID)),
 		Internal:  record.Internal,
 		Resolver:  resolver,
+
+		Supervised: !own && f.guardOf(record) == GuardSeccomp,
 	}, true, nil
 }
 
@@ -215,8 +223,9 @@ func (f *Fabric) Claim(ctx context.Context, spec ClaimSpec) error {
 		return err
 	}
 	id, identity := e.ID, e.identity()
+	guard := f.kernelGuard(f.networks[e.Network].Network)
 	f.mu.Unlock()
-	guarded, err := f.o.Guard.Admit(ctx, spec.Cgroup, identity)
+	guarded, err := guard.Admit(ctx, spec.Cgroup, identity)
 	if err != nil {
 		return err
 	}
@@ -230,7 +239,7 @@ func (f *Fabric) Claim(ctx context.Context, spec ClaimSpec) error {
 		err = f.replace(e, f.withClaim(*e, spec, start, guarded))
 	}
 	if err != nil {
-		return errors.Join(err, f.o.Guard.Expel(guarded))
+		return errors.Join(err, guard.Expel(guarded))
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type Network struct {
 	Internal bool
 	Subnets  []Subnet
 	Uplink   int       // index of its uplink, or NoUplink
+	Guard    GuardMode `json:",omitempty"` // as asked for; empty leaves it to the host
 	Doomed   bool      // Docker has removed it, but a process still lives in it
 	Created  time.Time // of the record
 

@@ -22,6 +22,7 @@ type View struct {
 // NetworkView is one network in a View, its endpoints in order of address.
 type NetworkView struct {
 	Network
+	Mode       GuardMode // what it has, whether asked for or not
 	UplinkUp   bool
 	UplinkAddr netip.Addr // the tenant's end, valid if UplinkUp
 	Problem    string
@@ -67,7 +68,7 @@ func (f *Fabric) View() View {
 }
 
 func (f *Fabric) viewNetwork(n *network) NetworkView {
-	v := NetworkView{Network: n.Network, UplinkUp: n.uplinkUp, Problem: n.problem, Peers: len(n.peers), Suspended: n.suspended}
+	v := NetworkView{Network: n.Network, Mode: f.guardOf(n.Network), UplinkUp: n.uplinkUp, Problem: n.problem, Peers: len(n.peers), Suspended: n.suspended}
 	v.Subnets = slices.Clone(n.Subnets)
 	if u, err := topology.NewUplink(n.ID, n.Uplink, f.o.Underlay.MTU); n.uplinkUp && err == nil {
 		v.UplinkAddr = u.Tenant.Addr()

@@ -209,6 +209,14 @@ func (b *bed) clean(ctx context.Context) error {
 	for _, entry := range entries {
 		left = append(left, hostpath.ResolvDir+"/"+entry.Name())
 	}
+	if entries, err = os.ReadDir(b.host.Root() + hostpath.HolderDir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, entry := range entries {
+		if name := entry.Name(); name != "sock" && name != "lock" {
+			left = append(left, hostpath.HolderDir+"/"+name)
+		}
+	}
 	if len(left) > 0 {
 		return errors.New("left behind: " + strings.Join(left, "; "))
 	}

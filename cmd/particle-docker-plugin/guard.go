@@ -2,15 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
+	"os"
 
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/holder"
 	"github.com/particle-net/particle/internal/hostapi"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/process"
 	"github.com/particle-net/particle/internal/runtimeapi"
-	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -63,15 +63,27 @@ func (g guard) Denials(id topology.CgroupID) (runtimeapi.Denials, error) {
 	}, err
 }
 
-// unguarded is the guard switched off.
-type unguarded struct{ fabric.Unguarded }
+// unguarded is the guard of a host without eBPF: that by system calls, which
+// particle-runtime begins, or none.
+type unguarded struct {
+	fabric.Unguarded
+	mode fabric.GuardMode
+	why  string // it is not eBPF, if that was to be found out
+}
 
 // Status implements hostapi.Guard.
-func (unguarded) Status() runtimeapi.GuardStatus { return runtimeapi.GuardStatus{Mode: "off"} }
+func (u unguarded) Status() runtimeapi.GuardStatus {
+	return runtimeapi.GuardStatus{Mode: string(u.mode), Why: u.why}
+}
 
 // Denials implements hostapi.Guard.
 func (unguarded) Denials(topology.CgroupID) (runtimeapi.Denials, error) {
 	return runtimeapi.Denials{}, nil
+}
+
+// held asks the process that answers system calls.
+func held() (map[topology.ContainerID]holder.Denials, error) {
+	return holder.Count(onHost(hostpath.HolderDir))
 }
 
 // keeper is what the fabric and the status need of a guard.
@@ -80,20 +92,33 @@ type keeper interface {
 	hostapi.Guard
 }
 
-// openGuard loads the guard, or takes it out of the kernel if it is switched off.
-func openGuard(ctx context.Context, wanted bool, plane *overlay.Host) (keeper, func() error, error) {
-	o := addrguard.Options{Pins: onHost(hostpath.GuardDir), Cgroups: cgroupRoot, Spaces: plane}
-	if !wanted {
-		return unguarded{}, func() error { return nil }, addrguard.Cleanup(ctx, o)
+// openGuard loads the guard, or takes it out of the kernel if another is wanted.
+func (p *plugin) openGuard(ctx context.Context, wanted string) error {
+	o := addrguard.Options{Pins: onHost(hostpath.GuardDir), Cgroups: cgroupRoot, Spaces: p.plane}
+	if mode := fabric.GuardMode(wanted); mode == fabric.GuardSeccomp || mode == fabric.GuardOff {
+		p.guard = unguarded{mode: mode}
+		return addrguard.Cleanup(ctx, o)
 	}
 	g, err := addrguard.Open(ctx, o)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		p.closers = append(p.closers, g.Close)
+		p.guard = guard{g}
+		return exempt(ctx, g)
 	}
-	if err := exempt(ctx, g); err != nil {
-		return nil, nil, errors.Join(err, g.Close())
+	if wanted != guardAuto || pinned(o.Pins) {
+		return err
 	}
-	return guard{g}, g.Close, nil
+	// Containers are refused where the other guard is impossible too.
+	p.log.WithError(err).Warn("eBPF cannot be attached; the address guard works by system calls")
+	p.guard = unguarded{mode: fabric.GuardSeccomp, why: err.Error()}
+	return nil
+}
+
+// pinned says that the guard has been in force since the boot: then it is in force
+// still, and an error now is no reason for another.
+func pinned(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && len(entries) > 0
 }
 
 // exempt lets the plugin itself open sockets in tenant namespaces, for name

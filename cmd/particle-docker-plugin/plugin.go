@@ -29,6 +29,7 @@ import (
 	"github.com/particle-net/particle/ipam"
 	"github.com/particle-net/particle/ipam/pool"
 	"github.com/particle-net/particle/overlay"
+	"github.com/particle-net/particle/seccomp/filter"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -105,12 +106,9 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	if err != nil {
 		return nil, err
 	}
-	var closeGuard func() error
-	p.guard, closeGuard, err = openGuard(ctx, s.guard, p.plane)
-	if err != nil {
+	if err := p.openGuard(ctx, s.guard); err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, closeGuard)
 	o := fabric.Options{
 		Segments:     p.plane,
 		Branches:     p.plane,
@@ -123,6 +121,8 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 		Underlay:     underlay,
 		Local:        append(addrguard.Prefixes(), netip.PrefixFrom(resolver.Address, resolver.Address.BitLen())),
 		Guard:        p.guard,
+		GuardMode:    fabric.GuardMode(p.guard.Status().Mode),
+		NoSeccomp:    filter.Probe(),
 		NamespaceDir: hostpath.NamespaceDir,
 		Version:      particle.Version,
 		Log:          log,
@@ -199,7 +199,7 @@ func (p *plugin) serve(ctx context.Context) error {
 		context.AfterFunc(ctx, func() { _ = l.Close() })
 	}
 	group.Go(func() error {
-		api := hostapi.API{Fabric: p.fabric, Guard: p.guard, Cluster: &hostapi.Cluster{Membership: p.cluster.membership, Member: p.cluster.member}}
+		api := hostapi.API{Fabric: p.fabric, Guard: p.guard, Held: held, Cluster: &hostapi.Cluster{Membership: p.cluster.membership, Member: p.cluster.member}}
 		return runtimeapi.Serve(ctx, runtime, api, callLimit)
 	})
 	group.Go(func() error { p.cluster.run(ctx); return nil })

@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/membership"
@@ -18,7 +20,7 @@ type settings struct {
 	vtep   netip.Addr // invalid: find one
 	port   uint16
 	docker string // socket of the Docker API, on the host
-	guard  bool   // containers are kept to their own addresses
+	guard  string // how containers are kept to their own addresses: guardAuto or a fabric.GuardMode
 	ready  int    // namespaces kept ready
 	// clusterPort is the first of three TCP ports of a host that serves a cluster.
 	clusterPort uint16
@@ -26,8 +28,11 @@ type settings struct {
 	etcdUser    string
 }
 
+// guardAuto takes eBPF where it can be attached, and else the guard by system calls.
+const guardAuto = "auto"
+
 func readSettings(env func(string) string) (settings, error) {
-	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, guard: true, ready: 4, clusterPort: 7790}
+	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, guard: guardAuto, ready: 4, clusterPort: 7790}
 	read := func(name string, parse func(string) error) error {
 		value := env(name)
 		if value == "" {
@@ -55,10 +60,10 @@ func readSettings(env func(string) string) (settings, error) {
 		}},
 		{"PARTICLE_DOCKER_SOCKET", func(v string) error { s.docker = v; return nil }},
 		{"PARTICLE_GUARD", func(v string) error {
-			if v != "bpf" && v != "off" {
-				return fmt.Errorf("it is neither bpf nor off")
+			if !slices.Contains([]string{guardAuto, string(fabric.GuardBPF), string(fabric.GuardSeccomp), string(fabric.GuardOff)}, v) {
+				return fmt.Errorf("it is none of auto, bpf, seccomp and off")
 			}
-			s.guard = v == "bpf"
+			s.guard = v
 			return nil
 		}},
 		{"PARTICLE_READY", func(v string) error {

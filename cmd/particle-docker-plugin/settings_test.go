@@ -12,14 +12,14 @@ func TestSettings(t *testing.T) {
 	env := map[string]string{}
 	get := func(name string) string { return env[name] }
 	s, err := readSettings(get)
-	if err != nil || s != (settings{level: logrus.InfoLevel, port: 4789, docker: "/run/docker.sock", guard: true, ready: 4, clusterPort: 7790}) {
+	if err != nil || s != (settings{level: logrus.InfoLevel, port: 4789, docker: "/run/docker.sock", guard: "auto", ready: 4, clusterPort: 7790}) {
 		t.Errorf("defaults: %+v, %v", s, err)
 	}
 	env = map[string]string{"PARTICLE_LOG_LEVEL": "debug", "PARTICLE_VTEP": "2001:db8::1", "PARTICLE_VXLAN_PORT": "8472",
 		"PARTICLE_DOCKER_SOCKET": "/run/d.sock", "PARTICLE_GUARD": "off", "PARTICLE_READY": "0",
 		"PARTICLE_CLUSTER_PORT": "9000", "PARTICLE_ETCD": "https://a:2379,https://b:2379", "PARTICLE_ETCD_USER": "particle"}
 	s, err = readSettings(get)
-	want := settings{level: logrus.DebugLevel, vtep: netip.MustParseAddr("2001:db8::1"), port: 8472, docker: "/run/d.sock",
+	want := settings{level: logrus.DebugLevel, vtep: netip.MustParseAddr("2001:db8::1"), port: 8472, docker: "/run/d.sock", guard: "off",
 		clusterPort: 9000, etcd: "https://a:2379,https://b:2379", etcdUser: "particle"}
 	if err != nil || s != want {
 		t.Errorf("got %+v, %v", s, err)

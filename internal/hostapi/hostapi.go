@@ -4,9 +4,13 @@ package hostapi
 
 import (
 	"context"
+	"path"
 
+	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/holder"
+	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/hostview"
 	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/topology"
@@ -17,6 +21,8 @@ type API struct {
 	Fabric  *fabric.Fabric
 	Guard   Guard
 	Cluster *Cluster // nil on a host that keeps to itself
+	// Held asks the guard by system calls what it has kept containers from.
+	Held func() (map[topology.ContainerID]holder.Denials, error)
 }
 
 // Guard tells what the address guard has done.
@@ -38,7 +44,8 @@ func (a API) handle(ctx context.Context, req runtimeapi.Request) (runtimeapi.Rep
 		p, err := a.place(ctx, *req.Place)
 		return runtimeapi.Reply{Place: p}, err
 	case req.Claim != nil:
-		return runtimeapi.Reply{}, a.claim(ctx, *req.Claim)
+		claimed, err := a.claim(ctx, *req.Claim)
+		return runtimeapi.Reply{Claim: claimed}, err
 	case req.Release != nil:
 		return runtimeapi.Reply{}, a.Fabric.Release(ctx, req.Release.Container)
 	case req.Status != nil:
@@ -69,10 +76,11 @@ func (a API) place(ctx context.Context, req runtimeapi.Place) (*runtimeapi.Place
 		Own:         req.Own,
 		Internal:    p.Internal,
 		Resolver:    p.Resolver,
+		Supervised:  p.Supervised,
 	}, nil
 }
 
-func (a API) claim(ctx context.Context, req runtimeapi.Claim) error {
+func (a API) claim(ctx context.Context, req runtimeapi.Claim) (*runtimeapi.Claimed, error) {
 	spec := fabric.ClaimSpec{
 		Container: req.Container,
 		Name:      req.Name,
@@ -86,7 +94,17 @@ func (a API) claim(ctx context.Context, req runtimeapi.Claim) error {
 	for _, line := range req.Hosts {
 		spec.Hosts = append(spec.Hosts, fabric.HostLine{Addr: line.Addr, Names: line.Names})
 	}
-	return a.Fabric.Claim(ctx, spec)
+	if err := a.Fabric.Claim(ctx, spec); err != nil {
+		return nil, err
+	}
+	i, ok := a.Fabric.Supervised(req.Container)
+	if !ok {
+		return &runtimeapi.Claimed{}, nil
+	}
+	four, six := addrguard.Loopback(i.Slot)
+	return &runtimeapi.Claimed{Addresses: &runtimeapi.Addresses{
+		Namespace: path.Join(hostpath.NamespaceDir, string(i.Network)), IPv4: i.IPv4, IPv6: i.IPv6, Loopback4: four, Loopback6: six,
+	}}, nil
 }
 
 func (a API) status(v fabric.View) runtimeapi.Status {
@@ -98,7 +116,14 @@ func (a API) status(v fabric.View) runtimeapi.Status {
 		Networks: []runtimeapi.NetworkStatus{},
 		Repairs:  v.Repairs,
 	}
-	denials := func(id topology.CgroupID) runtimeapi.Denials {
+	held, err := a.Held()
+	if err != nil {
+		s.Guard.Problem = err.Error()
+	}
+	denials := func(container topology.ContainerID, id topology.CgroupID) runtimeapi.Denials {
+		if h, ok := held[container]; ok {
+			return runtimeapi.Denials{Binds: h.Binds, Connects: h.Connects}
+		}
 		d, err := a.Guard.Denials(id)
 		if err != nil {
 			s.Guard.Problem = err.Error()
@@ -114,13 +139,16 @@ func (a API) status(v fabric.View) runtimeapi.Status {
 	return s
 }
 
-func networkStatus(n fabric.NetworkView, denials func(topology.CgroupID) runtimeapi.Denials) runtimeapi.NetworkStatus {
+type denials func(topology.ContainerID, topology.CgroupID) runtimeapi.Denials
+
+func networkStatus(n fabric.NetworkView, denied denials) runtimeapi.NetworkStatus {
 	s := runtimeapi.NetworkStatus{
 		ID:        n.ID,
 		Name:      n.Name,
 		VNI:       n.VNI,
 		MTU:       n.MTU,
 		Internal:  n.Internal,
+		Guard:     string(n.Mode),
 		Problem:   hostview.Text(n.Problem),
 		Pools:     []runtimeapi.PoolStatus{},
 		Endpoints: []runtimeapi.EndpointStatus{},
@@ -144,7 +172,7 @@ func networkStatus(n fabric.NetworkView, denials func(topology.CgroupID) runtime
 		s.Endpoints = append(s.Endpoints, runtimeapi.EndpointStatus{
 			ID: e.ID, Container: e.Container, Name: e.Name, IPv4: e.IPv4, IPv6: e.IPv6,
 			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Own: e.Link != "", Since: e.Created,
-			Denied: denials(e.Guarded), Guests: guests(e, denials),
+			Denied: denied(e.Container, e.Guarded), Guests: guests(e, denied),
 		})
 	}
 	return s
@@ -165,11 +193,11 @@ func blocks(n fabric.NetworkView, p fabric.PoolView) []runtimeapi.BlockStatus {
 	return all
 }
 
-func guests(e fabric.Endpoint, denials func(topology.CgroupID) runtimeapi.Denials) []runtimeapi.GuestStatus {
+func guests(e fabric.Endpoint, denied denials) []runtimeapi.GuestStatus {
 	var all []runtimeapi.GuestStatus
 	for _, g := range e.Guests {
 		all = append(all, runtimeapi.GuestStatus{
-			Container: g.Container, Name: g.Name, Pid: g.Pid, Cgroup: g.Cgroup, Denied: denials(g.Guarded), Since: g.Claimed,
+			Container: g.Container, Name: g.Name, Pid: g.Pid, Cgroup: g.Cgroup, Denied: denied(g.Container, g.Guarded), Since: g.Claimed,
 		})
 	}
 	return all

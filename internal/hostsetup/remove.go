@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/holder"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/hostsetup/daemonjson"
 	"github.com/particle-net/particle/overlay"
@@ -126,6 +128,9 @@ func Remove(ctx context.Context, req RemoveRequest) (RemoveResult, error) {
 	if err := unmountBelow(hostpath.RunDir); err != nil {
 		return RemoveResult{}, err
 	}
+	if err := endHolder(ctx); err != nil {
+		return RemoveResult{}, err
+	}
 	for _, file := range []string{path, hostpath.RuntimeBinary, hostpath.CLIBinary} {
 		sweep(file)
 	}
@@ -139,6 +144,26 @@ func Remove(ctx context.Context, req RemoveRequest) (RemoveResult, error) {
 		}
 	}
 	return RemoveResult{Exact: known && exact}, nil
+}
+
+// endHolder ends the process of the guard by system calls, once the kernel has told
+// it that the last container is gone.
+func endHolder(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := holder.End(hostpath.HolderDir)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return &fault.Error{Op: "end", On: "particle-runtime " + holder.Command, Err: err, Fix: "stop the containers of particle networks and uninstall again"}
+		}
+	}
 }
 
 func restoreConfig(path string, rec record) (exact bool, err error) {

@@ -61,6 +61,9 @@ func writeGuard(b *strings.Builder, g runtimeapi.GuardStatus) {
 	if g.Mode == "off" {
 		b.WriteString("the address guard is off: containers of one network can use each other's addresses\n")
 	}
+	if g.Why != "" {
+		fmt.Fprintf(b, "the address guard works by system calls (seccomp), and less strictly, because %s\n", g.Why)
+	}
 	for _, lack := range g.Lacks {
 		fmt.Fprintf(b, "the address guard does without a part: %s\n", lack)
 	}
@@ -91,6 +94,9 @@ func networkTable(networks []runtimeapi.NetworkStatus) table {
 		}
 		if n.Problem != "" {
 			state = "problem"
+		}
+		if n.Guard == "seccomp" {
+			state += ", guard by seccomp"
 		}
 		t.add(short(string(n.ID)), cmp.Or(n.Name, "-"), cmp.Or(n.Scope, runtimeapi.ScopeHost), peers, fmt.Sprint(n.VNI), strconv.Itoa(n.MTU), uplink,
 			strconv.Itoa(len(n.Endpoints)), state)

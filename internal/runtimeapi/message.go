@@ -20,6 +20,7 @@ type Request struct {
 type Reply struct {
 	Err     string        `json:"err,omitempty"`
 	Place   *Placement    `json:"place,omitempty"`
+	Claim   *Claimed      `json:"claim,omitempty"`
 	Status  *Status       `json:"status,omitempty"`
 	Cluster *ClusterReply `json:"cluster,omitempty"`
 }
@@ -52,6 +53,9 @@ type Placement struct {
 	// Own repeats the request's, so that an older plugin is not misunderstood:
 	// the container is not to be put into Namespace.
 	Own bool `json:"own,omitempty"`
+	// Supervised says that the network's guard is the one by system calls, which
+	// begins with the container's first process.
+	Supervised bool `json:"supervised,omitempty"`
 	// Internal says that the network has no way out of its segment.
 	Internal bool `json:"internal,omitempty"`
 	// Resolver is a name server that answers inside the namespace in place of
@@ -80,6 +84,22 @@ type Claim struct {
 	Hostname string `json:"hostname"`
 }
 
+// Claimed answers Claim.
+type Claimed struct {
+	// Addresses are what the guard by system calls is to hold the container to; nil
+	// if the network has another.
+	Addresses *Addresses `json:"addresses,omitempty"`
+}
+
+// Addresses are a container's own.
+type Addresses struct {
+	Namespace string     `json:"namespace"` // file of the tenant namespace, on the host
+	IPv4      netip.Addr `json:"ipv4,omitzero"`
+	IPv6      netip.Addr `json:"ipv6,omitzero"`
+	Loopback4 netip.Addr `json:"loopback4"` // what its programs call 127.0.0.0
+	Loopback6 netip.Addr `json:"loopback6"` // what they call ::1
+}
+
 // HostLine is a line of a hosts file.
 type HostLine struct {
 	Addr  netip.Addr `json:"addr"`
@@ -106,7 +126,9 @@ type Status struct {
 
 // GuardStatus is what keeps containers to their own addresses.
 type GuardStatus struct {
-	Mode  string   `json:"mode"`            // bpf or off
+	// Mode is bpf, seccomp or off: what networks have that were not created with one.
+	Mode  string   `json:"mode"`
+	Why   string   `json:"why,omitempty"`   // why it is not bpf, if nobody chose so
 	Lacks []string `json:"lacks,omitempty"` // what it does without on this kernel
 	// Strangers counts the sockets denied to processes in tenant namespaces that
 	// belong to no container.
@@ -143,6 +165,7 @@ type NetworkStatus struct {
 	VNI       topology.VNI       `json:"vni"`
 	MTU       int                `json:"mtu"`
 	Internal  bool               `json:"internal"`
+	Guard     string             `json:"guard,omitempty"`  // bpf, seccomp or off
 	Uplink    string             `json:"uplink,omitempty"` // the tenant's address on it, if made
 	Scope     string             `json:"scope"`            // host or cluster
 	Shared    topology.SharedID  `json:"shared,omitempty"` // its id in the cluster

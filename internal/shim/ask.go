@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -185,6 +186,9 @@ func readReply(doc []byte) (runtimeapi.Reply, error) {
 		case key == "place" && value.Kind(doc) == '{':
 			r.Place = new(runtimeapi.Placement)
 			err = readPlacement(doc, value, r.Place)
+		case key == "claim" && value.Kind(doc) == '{':
+			r.Claim = new(runtimeapi.Claimed)
+			err = readClaimed(doc, value, r.Claim)
 		}
 		return err
 	})
@@ -205,6 +209,8 @@ func readPlacement(doc []byte, object rawjson.Span, p *runtimeapi.Placement) err
 			p.Namespace, err = rawjson.Text(doc, value)
 		case "own":
 			p.Own = rawjson.Bool(doc, value)
+		case "supervised":
+			p.Supervised = rawjson.Bool(doc, value)
 		case "internal":
 			p.Internal = rawjson.Bool(doc, value)
 		case "resolver":
@@ -213,5 +219,16 @@ func readPlacement(doc []byte, object rawjson.Span, p *runtimeapi.Placement) err
 			}
 		}
 		return err
+	})
+}
+
+// readClaimed leaves the addresses to their own package: they are rare.
+func readClaimed(doc []byte, object rawjson.Span, c *runtimeapi.Claimed) error {
+	return rawjson.Members(doc, object, func(key string, value rawjson.Span) error {
+		if key != "addresses" || value.Kind(doc) != '{' {
+			return nil
+		}
+		c.Addresses = new(runtimeapi.Addresses)
+		return json.Unmarshal(doc[value.Start:value.End], c.Addresses)
 	})
 }

@@ -77,6 +77,7 @@ func (h *Host) create(c Call) (*confinement, error) {
 			annotationDir:     b.Dir,
 			annotationNetwork: string(place.Network),
 			annotationJoin:    "",
+			annotationGuard:   guardName(place.Supervised),
 
 			annotationNamespace: "",
 		},
@@ -87,7 +88,7 @@ func (h *Host) create(c Call) (*confinement, error) {
 			return nil, err
 		}
 	}
-	return b.share(sharing)
+	return b.share(sharing, place.Supervised)
 }
 
 // networkLabel names the network for a person. The plugin may not have heard its
@@ -197,18 +198,23 @@ func (h *Host) createJoiner(c Call, b bundle) (*confinement, error) {
 	if err != nil {
 		return nil, err
 	}
+	supervised, err := h.supervised(c, target)
+	if err != nil {
+		return nil, err
+	}
 	sharing := seccomp.Sharing{
 		Namespace: path, // one spelling, so that later commands recognise it
 		Annotations: map[string]string{
 			annotationDir:     b.Dir,
 			annotationNetwork: filepath.Base(path),
 			annotationJoin:    string(target),
+			annotationGuard:   guardName(supervised),
 
 			annotationNamespace: "",
 		},
 		ResolvConf: resolv,
 	}
-	return b.share(sharing)
+	return b.share(sharing, supervised)
 }
 
 // joinedResolvConf is the replacement of the resolv.conf that Docker shows a
@@ -281,8 +287,8 @@ func (h *Host) sameNamespace(path string) string {
 }
 
 // share writes the edited specification back.
-func (b bundle) share(s seccomp.Sharing) (*confinement, error) {
-	return &confinement{}, b.rewrite(seccomp.Share, s)
+func (b bundle) share(s seccomp.Sharing, supervised bool) (*confinement, error) {
+	return &confinement{container: b.ID, supervised: supervised, fresh: true}, b.rewrite(seccomp.Share, s)
 }
 
 func (b bundle) rewrite(edit func([]byte, seccomp.Sharing) ([]byte, error), s seccomp.Sharing) error {

@@ -20,22 +20,23 @@ func (h *Host) exec(c Call) ([]string, *confinement, error) {
 	if s == nil || s.own || err != nil {
 		return c.Args, nil, err
 	}
+	confined := &confinement{container: topology.ContainerID(c.ID), supervised: s.guarded}
 	if c.Process == "" {
-		return c.withoutNetCaps(), &confinement{}, nil
+		return c.withoutNetCaps(), confined, nil
 	}
 	info, err := os.Stat(c.Process)
-	var process, confined []byte
+	var process, edited []byte
 	if err == nil {
 		process, err = os.ReadFile(c.Process)
 	}
 	if err == nil {
-		confined, err = seccomp.Confine(process)
+		edited, err = seccomp.Confine(process)
 	}
-	if err == nil && !bytes.Equal(confined, process) {
-		err = writeFile(c.Process, confined, info.Mode().Perm())
+	if err == nil && !bytes.Equal(edited, process) {
+		err = writeFile(c.Process, edited, info.Mode().Perm())
 	}
 	if err != nil {
 		return nil, nil, &fault.Error{Op: "run process in container", On: topology.ContainerID(c.ID).Short(), Err: err}
 	}
-	return c.withoutNetCaps(), &confinement{}, nil
+	return c.withoutNetCaps(), confined, nil
 }

@@ -17,6 +17,7 @@ import (
 type Host struct {
 	Config     string // the file Settings are read from
 	Namespaces string // directory: a file for each tenant namespace, named by the network's id
+	Holder     string // directory: of the guard by system calls
 	Resolv     string // directory: a resolv.conf for each container of ours, named by its id
 	Index      string // file: a line "id space name" for each network of ours, kept by the plugin
 	Docker     string // socket of the Docker API
@@ -41,6 +42,7 @@ func DefaultHost() *Host {
 	return &Host{
 		Config:     hostpath.RuntimeConfig,
 		Namespaces: hostpath.NamespaceDir,
+		Holder:     hostpath.HolderDir,
 		Resolv:     hostpath.ResolvDir,
 		Index:      hostpath.NetworkIndex,
 		Docker:     hostpath.DockerSocket,

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/holder"
 )
 
 // Main runs one command and returns the exit code for the case that the real
@@ -23,6 +24,9 @@ func Main(argv, env []string) int {
 
 // Run does the shim's part of a command, then becomes the real runtime.
 func (h *Host) Run(c Call, env []string) int {
+	if c.Command == holder.Command {
+		return h.hold(c)
+	}
 	var shared *confinement
 	err := h.load(variable(env, "PATH"))
 	if err == nil {
@@ -42,7 +46,7 @@ func (h *Host) Run(c Call, env []string) int {
 		}
 	}
 	if err == nil {
-		err = shared.enter()
+		err = h.enter(shared, env)
 	}
 	if err == nil {
 		argv := slices.Insert(slices.Clone(c.Args), 0, h.Runtime)

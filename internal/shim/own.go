@@ -48,6 +48,7 @@ func (h *Host) createOwn(c Call, b bundle, place runtimeapi.Placement, networks 
 		annotationDir:       b.Dir,
 		annotationNetwork:   string(place.Network),
 		annotationJoin:      "",
+		annotationGuard:     "",
 		annotationNamespace: ownNamespace,
 	}}
 	// Docker's resolver works in such a namespace. It knows the names on other

@@ -35,6 +35,7 @@ func (h *Host) remove(c Call, env []string) (done bool, code int, err error) {
 		// `create` may have failed in the runtime, which then removes its state
 		// and leaves our file.
 		if h.removeResolvConf(c.ID) {
+			h.forgetGuard(c.ID)
 			h.release(c.ID)
 		}
 		return false, 0, nil
@@ -47,6 +48,7 @@ func (h *Host) remove(c Call, env []string) (done bool, code int, err error) {
 		done = true
 	}
 	h.removeResolvConf(c.ID)
+	h.forgetGuard(c.ID)
 	h.release(c.ID)
 	return done, 0, nil
 }

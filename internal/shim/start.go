@@ -54,14 +54,14 @@ func (h *Host) claim(c Call, s *state) error {
 	if err != nil {
 		return &fault.Error{Op: "start container", On: topology.ContainerID(c.ID).Short(), Err: err}
 	}
-	_, err = h.insist(claimRequest(claim), claimLimit)
+	reply, err := h.insist(claimRequest(claim), claimLimit)
 	switch {
 	case errors.Is(err, runtimeapi.ErrUnreachable):
 		return startError(claim.Name, "its network is a particle network", err)
 	case err != nil:
 		return &fault.Error{Op: "start container", On: claim.Name, Err: err}
 	}
-	return nil
+	return h.tellHolder(claim, s, reply.Claim)
 }
 
 func (h *Host) newClaim(c Call, s *state) (claim runtimeapi.Claim, err error) {

@@ -21,10 +21,14 @@ const (
 	annotationDir     = "net.particle.directory" // the container's directory
 	annotationNetwork = "net.particle.network"   // the network's id
 	annotationJoin    = "net.particle.join"      // the container whose address it shares; none has its own
+	annotationGuard   = "net.particle.guard"     // guardSeccomp if system calls are answered for it
 	// annotationNamespace is ownNamespace for a container that is not in the
 	// tenant namespace.
 	annotationNamespace = "net.particle.namespace"
 )
+
+// guardSeccomp is the value of annotationGuard.
+const guardSeccomp = "seccomp"
 
 // state is what runc's state.json says of a container of a particle network.
 type state struct {
@@ -33,6 +37,7 @@ type state struct {
 	ownPids bool   // it has a pid namespace of its own
 	tenant  bool   // its network namespace is one of ours
 	own     bool   // it has one of its own
+	guarded bool   // annotationGuard
 	dir     string // annotationDir
 	network topology.NetworkID
 	join    topology.ContainerID // annotationJoin
@@ -111,6 +116,7 @@ func (s *state) readLabels(doc []byte, labels rawjson.Span) error {
 			s.join = topology.ContainerID(v)
 		}
 		s.own = s.own || label == labelOwn
+		s.guarded = s.guarded || label == annotationGuard+"="+guardSeccomp
 	}
 	return err
 }

@@ -43,12 +43,6 @@ func (a *assembler) jumpIf(k uint32, target string) {
 	a.add(syscall.BPF_JMP|syscall.BPF_JEQ|syscall.BPF_K, k)
 }
 
-// jumpUnless jumps if what was loaded is not below k, without a sign.
-func (a *assembler) jumpUnless(k uint32, target string) {
-	a.jumps = append(a.jumps, jump{len(a.code), target})
-	a.add(syscall.BPF_JMP|syscall.BPF_JGE|syscall.BPF_K, k)
-}
-
 func (a *assembler) finish() []syscall.SockFilter {
 	for _, j := range a.jumps {
 		a.code[j.at].Jt = uint8(a.labels[j.target] - j.at - 1)

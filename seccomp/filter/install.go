@@ -45,3 +45,20 @@ func Install(kind Kind) (listener int, err error) {
 	}
 	return int(fd), nil
 }
+
+// Probe says why containers cannot be supervised here; nil if they can.
+func Probe() error {
+	const (
+		getActionAvail = 2
+		pidfdGetfd     = 438 // of all architectures
+	)
+	action := uint32(retNotify)
+	if _, _, errno := syscall.RawSyscall(sysSeccomp, getActionAvail, 0, uintptr(unsafe.Pointer(&action))); errno != 0 {
+		return &fault.Error{Op: "answer system calls", Err: errno, Fix: "use Linux 5.14 or later with CONFIG_SECCOMP_FILTER"}
+	}
+	const none = ^uintptr(0)
+	if _, _, errno := syscall.RawSyscall(pidfdGetfd, none, none, 0); errno == syscall.ENOSYS {
+		return &fault.Error{Op: "answer system calls", Err: errno, Fix: "use Linux 5.14 or later"}
+	}
+	return nil
+}

@@ -40,10 +40,10 @@ const (
 	callSendto  = 11
 )
 
-// shortAddress is below the size of any address that tells where an Internet
-// socket is: the kernel refuses shorter ones (inet_bind, tcp_v4_connect). Netlink
-// sockets, whose addresses have 12 bytes, so need no answer.
-const shortAddress = 16
+// netlinkAddress is the size of a netlink socket's address. An Internet socket's is
+// longer, and the kernel refuses shorter ones (inet_bind, tcp_v4_connect), so that
+// calls with this one need no answer.
+const netlinkAddress = 12
 
 // table has one architecture's numbers of system calls.
 type table struct {
@@ -117,8 +117,8 @@ func (a *assembler) answers(kind Kind) {
 	a.protocols()
 	a.label("addressed")
 	a.load(argument(2))
-	a.jumpUnless(shortAddress, "notify")
-	a.ret(retAllow)
+	a.jumpIf(netlinkAddress, "allow")
+	a.ret(retNotify)
 	a.label("sendto")
 	a.load(argument(4))
 	a.jumpIf(0, "sendtoHigh")

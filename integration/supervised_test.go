@@ -1,0 +1,59 @@
+package integration
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/particle-net/particle/integration/sockets/sock"
+)
+
+// concededBySeccomp are attacks that the guard by system calls does not stop, beside
+// those that no guard does.
+var concededBySeccomp = []concession{
+	{[]string{"spoof/udp*-none", "spoof/udp*-autobound*", "spoof/ping*-none", "spoof/tcp4-fastopen", "catch/udp*-auto", "scan/udp*", "unix/dgram-unconnected"},
+		"sendmsg(2) on a socket that was never bound"},
+	{[]string{"spoof/*-pktinfo*"}, "A source named in ancillary data"},
+	{[]string{"bind/udp4-loopback-of-others"}, "under the names that the namespace has for them"},
+	{[]string{"scan/tcp6"}, "with a namespace of its own, reaches servers on ::1"},
+}
+
+// TestAttackSupervised is TestAttack where the guard answers system calls.
+func TestAttackSupervised(t *testing.T) {
+	eachEngine(t, func(t *testing.T, engine string) {
+		s := newStage(t, engine, "PARTICLE_GUARD=seccomp")
+		allowed := slices.Concat(conceded, concededBySeccomp)
+		used := map[string]bool{}
+		for _, m := range manners {
+			if m.name == "user" || m.name == "386" { // as the ordinary one, and slow
+				continue
+			}
+			t.Run(m.name, func(t *testing.T) {
+				if strings.HasPrefix(m.entry, sock.Uring) {
+					s.noRing(t, m)
+					return
+				}
+				for _, r := range sorted(s.attack(t, m)) {
+					c, ok := find(allowed, r.Case)
+					used[c.phrase] = used[c.phrase] || ok && r.Success
+					switch must := m.mustSucceed(r.Case); {
+					case must && !r.Success:
+						t.Errorf("%s fails: %s %s", r.Case, r.Errno, r.Detail)
+					case !must && r.Success && !ok:
+						t.Errorf("%s succeeds: %s %s", r.Case, r.Errno, r.Detail)
+					}
+				}
+			})
+		}
+		documented(t, allowed, used)
+	})
+}
+
+// noRing checks that nothing goes past the guard by io_uring.
+func (s *stage) noRing(t *testing.T, m manner) {
+	t.Helper()
+	args := append([]string{"run", "--rm", "--network", "red", "--security-opt", "seccomp=unconfined", socketsImage, m.program, "attack", "-entry", m.entry}, s.scene...)
+	if _, err := s.docker(t.Context(), args...); err == nil || !strings.Contains(err.Error(), "operation not permitted") {
+		t.Errorf("a ring is made: %v", err)
+	}
+}

@@ -1,0 +1,80 @@
+package holder
+
+import (
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/particle-net/particle/topology"
+)
+
+// maxCalls is how many calls of one container are answered at once. More get EAGAIN:
+// a container that fills the table must not fill the host.
+const maxCalls = 256
+
+// container is what the holder knows of one. Its processes have a listener each that
+// was started by the runtime.
+type container struct {
+	id    topology.ContainerID
+	dir   string
+	slots chan struct{}
+	ports ports
+	names names
+
+	denied struct{ binds, connects atomic.Uint64 }
+
+	mu        sync.Mutex // guards what follows
+	listeners int
+	identity  guarded
+	told      bool
+	cut       map[uint64]bool // sockets whose successful bind was not heard of
+}
+
+// guarded is an identity with the cookie of its namespace.
+type guarded struct {
+	Identity
+	cookie uint64
+}
+
+// known reads the identity when it is first asked for: it is written between the
+// runtime's create and start.
+func (c *container) known() (guarded, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.told {
+		return c.identity, true
+	}
+	i, err := readIdentity(c.dir, c.id)
+	if err != nil {
+		return guarded{}, false
+	}
+	cookie, err := namespaceCookie(i.Namespace)
+	if err != nil {
+		return guarded{}, false
+	}
+	c.identity, c.told = guarded{i, cookie}, true
+	return c.identity, true
+}
+
+// interrupted notes a socket that was bound for a caller who was called away by a
+// signal and will ask again. Linux from 5.19 on waits for the answer instead.
+func (c *container) interrupted(s socket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut == nil || len(c.cut) > maxCalls {
+		c.cut = map[uint64]bool{}
+	}
+	c.cut[s.cookie] = true
+}
+
+// repeated is a bind's result, seen by a caller who may have asked before.
+func (c *container) repeated(s socket, err syscall.Errno) syscall.Errno {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.cut[s.cookie]
+	delete(c.cut, s.cookie)
+	if before && err == syscall.EINVAL {
+		return 0
+	}
+	return err
+}

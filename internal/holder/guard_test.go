@@ -1,0 +1,177 @@
+package holder_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/particle-net/particle/internal/holder"
+)
+
+// Wildcards become the own address, loopback is private, and what is another's is
+// refused, for each family and kind.
+func TestBind(t *testing.T) {
+	b := newBed(t)
+	one, two := b.container(1), b.container(2)
+	for _, x := range []*box{one, two} {
+		x.all("socket a tcp4", "bind a 0.0.0.0:80", "listen a",
+			"socket b tcp6", "only6 b", "bind b [::]:80", "listen b",
+			"socket c tcp6", "bind c [::]:81", "listen c",
+			"socket d udp4", "bind d 127.0.0.1:53",
+			"socket e udp6", "bind e [::1]:53",
+			"socket f mptcp4", "bind f 0.0.0.0:82", "listen f",
+			"socket g ping4", "bind g 0.0.0.0:0",
+			"socket h tcp6", "bind h [::ffff:127.0.0.2]:83")
+	}
+	two.all("name a => 10.77.0.2:80", "name b => [fd00:77::2]:80", "name c => [::ffff:10.77.0.2]:81", "name d => 127.0.2.1:53",
+		"name e => [fdb9:1f1f:eea::2]:53", "name f => 10.77.0.2:82", "name h => [::ffff:127.0.2.2]:83",
+		"socket z tcp4", "bind z 10.77.0.1:90 => EADDRNOTAVAIL", "bind z 8.8.8.8:90 => EADDRNOTAVAIL", "bind z 127.0.1.1:90 => EADDRNOTAVAIL",
+		"bind z 127.0.0.11:90 => EADDRNOTAVAIL", "bind z [::]:90 => EAFNOSUPPORT",
+		"bind z 10.77.0.2:80 => EADDRINUSE", "bind z 10.77.0.2:90", "bind z 10.77.0.2:91 => EINVAL",
+		"socket y udp6", "bind y [::ffff:10.77.0.1]:90 => EADDRNOTAVAIL", "bind y [fd00:77::1]:90 => EADDRNOTAVAIL", "bind y [fdb9:1f1f:eea::1]:90 => EADDRNOTAVAIL",
+		"bind y [fd00:77::2]:90",
+		"socket x netlink", "bind x @what => EINVAL")
+	if denials, err := holder.Count(b.dir); err != nil || denials[id(2)].Binds != 7 || len(denials) != 2 {
+		t.Errorf("counted %+v, %v", denials, err)
+	}
+}
+
+// Sources are the own address, whether a program binds or not; loopback leads to the
+// own server, on the wildcard too, and to no neighbour's.
+func TestConnect(t *testing.T) {
+	b := newBed(t)
+	one, two := b.container(1), b.container(2)
+	one.all("socket wild tcp4", "bind wild 0.0.0.0:80", "listen wild", "socket lo tcp4", "bind lo 127.0.0.1:81", "listen lo",
+		"socket wild6 tcp6", "only6 wild6", "bind wild6 [::]:80", "listen wild6", "socket dual tcp6", "bind dual [::]:82", "listen dual",
+		"socket never tcp4", "listen never")
+	two.all("socket a tcp4", "connect a 10.77.0.1:80",
+		"socket b tcp6", "connect b [::ffff:10.77.0.1]:80",
+		"socket c tcp6", "connect c [fd00:77::1]:80",
+		"socket d tcp4", "connect d 127.0.0.1:80 => ECONNREFUSED", "connect d 127.0.1.1:81 => ENETUNREACH", "connect d 10.77.0.1:81 => ECONNREFUSED",
+		"socket e tcp6", "connect e [::1]:80 => ECONNREFUSED", "connect e [fdb9:1f1f:eea::1]:80 => ENETUNREACH")
+	for _, peer := range []string{"wild p", "wild q", "wild6 r"} {
+		if got := one.do("accept " + peer); !strings.HasPrefix(got, "10.77.0.2:") && !strings.HasPrefix(got, "[fd00:77::2]:") {
+			t.Errorf("accept %s: %s", peer, got)
+		}
+	}
+	one.all("socket a tcp4", "connect a 127.0.0.1:80", "socket b tcp4", "connect b 127.0.0.1:81", "socket c tcp6", "connect c [::1]:80",
+		"socket d tcp6", "connect d [::1]:82", "socket e tcp4", "connect e 0.0.0.0:81",
+		"peer a => 10.77.0.1:80", "peer b => 127.0.1.1:81", "peer c => [fd00:77::1]:80", "peer d => [::ffff:10.77.0.1]:82", "peer e => 127.0.1.1:81")
+	if name := one.do("name never"); !strings.HasPrefix(name, "10.77.0.1:") {
+		t.Errorf("a listener that was never bound is at %s", name)
+	}
+}
+
+func TestDatagrams(t *testing.T) {
+	b := newBed(t)
+	one, two := b.container(1), b.container(2)
+	one.all("socket s udp4", "bind s 0.0.0.0:53", "socket l udp4", "bind l 127.0.0.1:54", "socket six udp6", "only6 six", "bind six [::]:55")
+	two.all("socket a udp4", "send a hello 10.77.0.1:53", "socket b udp6", "send b mapped [::ffff:10.77.0.1]:53",
+		"socket c udp6", "send c six [fd00:77::1]:55", "socket d udp4", "send d no 127.0.1.1:54 => ENETUNREACH")
+	for _, want := range [][2]string{{"receive s", "hello 10.77.0.2:"}, {"receive s", "mapped 10.77.0.2:"}, {"receive six", "six [fd00:77::2]:"}} {
+		if got := one.do(want[0]); !strings.HasPrefix(got, want[1]) {
+			t.Errorf("%s: %s, want %s", want[0], got, want[1])
+		}
+	}
+	one.all("socket a udp4", "send a self 127.0.0.1:54", "send a wild 127.0.0.1:53", "socket c udp4", "connect c 127.0.0.1:54", "peer c => 127.0.1.1:54", "send c again 127.0.0.1:54")
+	for _, want := range [][2]string{{"receive l", "self 10.77.0.1:"}, {"receive s", "wild 10.77.0.1:"}} {
+		if got := one.do(want[0]); !strings.HasPrefix(got, want[1]) {
+			t.Errorf("%s: %s, want %s", want[0], got, want[1])
+		}
+	}
+	// The answer finds its way.
+	from, _ := strings.CutPrefix(one.do("receive l"), "again ")
+	one.all("send l answer "+from, "receive c => answer 127.0.1.1:54")
+	// What the kernel binds by itself is reached at the own address alone.
+	two.all("socket e udp4", "send e x 10.77.0.1:53")
+	if name := two.do("name e"); !strings.HasPrefix(name, "10.77.0.2:") {
+		t.Errorf("a socket that sent without a bind is at %s", name)
+	}
+}
+
+// Before an address is claimed nothing can be bound, and docker exec's processes are
+// the container's.
+func TestProcesses(t *testing.T) {
+	b := newBed(t)
+	x := b.process(3, "fresh")
+	x.all("socket a tcp4", "bind a 0.0.0.0:80 => EPERM", "connect a 10.77.0.3:80 => EPERM", "socket n netlink", "socket u unix",
+		"bind u @early", "connect u @none => ECONNREFUSED")
+	if err := holder.Tell(b.dir, id(3), b.identity(3)); err != nil {
+		t.Fatal(err)
+	}
+	x.all("bind a 0.0.0.0:80", "listen a")
+	y := b.process(3, "exec")
+	y.all("socket a tcp4", "connect a 127.0.0.1:80", "peer a => 10.77.0.3:80", "socket b tcp4", "bind b 0.0.0.0:80 => EADDRINUSE")
+	if held, err := holder.Count(b.dir); err != nil || len(held) != 1 {
+		t.Errorf("held: %v, %v", held, err)
+	}
+	if err := holder.End(b.dir); err == nil {
+		t.Error("a holder with a container ends")
+	}
+	x.end()
+	y.all("socket c tcp4", "bind c 0.0.0.0:81")
+	// The same id again, with another address.
+	if err := holder.Tell(b.dir, id(3), b.identity(4)); err != nil {
+		t.Fatal(err)
+	}
+	z := b.process(3, "fresh")
+	z.all("socket a tcp4", "bind a 0.0.0.0:81", "name a => 10.77.0.4:81")
+	y.end()
+	z.all("socket b tcp4", "bind b 0.0.0.0:82", "name b => 10.77.0.4:82")
+}
+
+// A socket of the file system is the caller's: below its directory and root, with its
+// mode.
+func TestUnixSockets(t *testing.T) {
+	b := newBed(t)
+	x := b.container(1)
+	dir := filepath.Join(b.dir, "home")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	x.all("chdir "+dir, "umask 027", "socket a unix", "bind a some-socket-with-a-name", "listen a", "socket b unix", "connect b "+dir+"/some-socket-with-a-name",
+		"socket c unix", "bind c some-socket-with-a-name => EADDRINUSE", "bind c no/such/directory/here => ENOENT", "bind c @abstract-name-of-some-length",
+		"socket d unix", "bind d @abstract-name-of-some-length => EADDRINUSE")
+	// Names of the namespace are shared, and lead to no neighbour.
+	two := b.container(2)
+	two.all("socket a unix", "connect a @abstract-name-of-some-length => ECONNREFUSED", "bind a @abstract-name-of-some-length => EADDRINUSE",
+		"socket b unix", "bind b @n", "listen b", "connect a @n")
+	x.all("listen c", "socket f unix", "connect f @abstract-name-of-some-length", "socket g unix", "connect g @n => ECONNREFUSED")
+	info, err := os.Lstat(filepath.Join(dir, "some-socket-with-a-name"))
+	if err != nil || info.Mode() != os.ModeSocket|0o750 {
+		t.Errorf("the socket's file: %v, %v", info.Mode(), err)
+	}
+	x.all("user 65534", "socket e unix", "bind e another-socket-of-nobody => EACCES")
+}
+
+// Without the holder nothing hangs and nothing passes; a new one serves those that
+// come later.
+func TestHolderDies(t *testing.T) {
+	b := newBed(t)
+	x := b.container(1)
+	x.all("socket a tcp4", "bind a 0.0.0.0:80", "listen a")
+	b.kill()
+	x.all("socket b tcp4", "bind b 0.0.0.0:81 => ENOSYS", "bind b 10.77.0.2:81 => ENOSYS", "connect b 10.77.0.1:80 => ENOSYS", "listen b => ENOSYS")
+	y := b.process(1, "exec")
+	y.all("socket a tcp4", "bind a 10.77.0.2:81 => EADDRNOTAVAIL", "bind a 0.0.0.0:81", "name a => 10.77.0.1:81",
+		"socket b tcp4", "connect b 10.77.0.1:80")
+}
+
+// kill ends the holder as the kernel would for want of memory.
+func (b *bed) kill() {
+	b.t.Helper()
+	pid, err := holder.Pid(b.dir)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		b.t.Fatal(err)
+	}
+	for {
+		if _, err := holder.Pid(b.dir); err != nil {
+			return
+		}
+	}
+}

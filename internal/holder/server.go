@@ -1,0 +1,275 @@
+package holder
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// Command is the name by which particle-runtime is the holder.
+const Command = "particle-holder"
+
+// Names in the holder's directory, beside the identities. No container's id is like
+// them.
+const (
+	socketName = "sock"
+	lockName   = "lock"
+)
+
+// order is what a client sends: one message on a connection of its own, answered by
+// a receipt.
+type order struct {
+	// Hold comes with a listener's descriptor.
+	Hold topology.ContainerID `json:"hold,omitempty"`
+	// Fresh says that the listener is of a container's first process, so that what
+	// was known of one with the same id is of an earlier run.
+	Fresh bool `json:"fresh,omitempty"`
+	// Count asks what is held.
+	Count bool `json:"count,omitempty"`
+	// End asks the holder to go, unless it holds something.
+	End bool `json:"end,omitempty"`
+}
+
+// receipt answers.
+type receipt struct {
+	Err        string                           `json:"err,omitempty"`
+	Containers map[topology.ContainerID]Denials `json:"containers,omitempty"`
+}
+
+// Denials count what a container was kept from.
+type Denials struct {
+	Binds    uint64 `json:"binds,omitempty"`    // to addresses that are not its own
+	Connects uint64 `json:"connects,omitempty"` // to loopback addresses that are not its own
+}
+
+// server is the holder at work.
+type server struct {
+	dir   string
+	epoll int
+	door  int // the listening socket
+
+	mu         sync.Mutex // guards what follows
+	containers map[topology.ContainerID]*container
+	listeners  map[int]*container // by descriptor
+}
+
+// Serve is the holder: it takes the directory for itself, tells by closing ready that
+// it answers, and serves until it is ended by an order. If there is one already, it
+// returns nil at once.
+func Serve(dir string, ready *os.File) error {
+	s, err := open(dir)
+	if s == nil || err != nil {
+		return err
+	}
+	_ = ready.Close()
+	go s.watch()
+	return s.admit()
+}
+
+func open(dir string) (*server, error) {
+	fail := func(err error) (*server, error) {
+		return nil, &fault.Error{Op: "hold address guards in", On: dir, Err: err}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fail(err)
+	}
+	lock, err := syscall.Open(filepath.Join(dir, lockName), syscall.O_RDWR|syscall.O_CREAT|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fail(err)
+	}
+	if err := syscall.Flock(lock, syscall.LOCK_EX|syscall.LOCK_NB); err == syscall.EWOULDBLOCK {
+		return nil, nil
+	} else if err != nil {
+		return fail(err)
+	}
+	s := &server{dir: dir, containers: map[topology.ContainerID]*container{}, listeners: map[int]*container{}}
+	if s.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
+		return fail(err)
+	}
+	if s.door, err = openDoor(filepath.Join(dir, socketName)); err != nil {
+		return fail(err)
+	}
+	return s, nil
+}
+
+// openDoor listens where root alone may come. The lock is held, so a socket that is
+// there is a dead one's.
+func openDoor(path string) (int, error) {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return -1, err
+	}
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		return -1, err
+	}
+	return fd, syscall.Listen(fd, 1024)
+}
+
+// admit serves clients, one at a time: an order is a message that is there already.
+func (s *server) admit() error {
+	for {
+		fd, _, err := syscall.Accept4(s.door, syscall.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+		case syscall.EINTR, syscall.ECONNABORTED, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
+			continue
+		default:
+			return &fault.Error{Op: "hold address guards in", On: s.dir, Err: err}
+		}
+		end := s.serve(fd)
+		_ = syscall.Close(fd)
+		if end {
+			return nil
+		}
+	}
+}
+
+// serve answers one client; true ends the holder.
+func (s *server) serve(fd int) (end bool) {
+	wait := syscall.Timeval{Sec: 1}
+	_ = syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &wait)
+	o, listener, err := receive(fd)
+	r := receipt{}
+	switch {
+	case err != nil:
+	case o.Hold != "" && listener >= 0:
+		err = s.hold(o, listener)
+		if err == nil {
+			listener = -1
+		}
+	case o.Count:
+		r.Containers = s.count()
+	case o.End:
+		if n := len(s.count()); n > 0 {
+			err = fmt.Errorf("it holds the guards of %d containers", n)
+		}
+		end = err == nil
+	default:
+		err = fmt.Errorf("it is asked for nothing it knows")
+	}
+	if listener >= 0 {
+		_ = syscall.Close(listener)
+	}
+	if err != nil {
+		r.Err = err.Error()
+	}
+	raw, err := json.Marshal(r)
+	if err == nil {
+		err = syscall.Sendmsg(fd, raw, nil, nil, syscall.MSG_NOSIGNAL)
+	}
+	return end && err == nil
+}
+
+// receive reads an order, and the descriptor that came with it or -1.
+func receive(fd int) (o order, listener int, err error) {
+	raw, oob := make([]byte, 4096), make([]byte, syscall.CmsgSpace(4))
+	n, oobn, _, _, err := syscall.Recvmsg(fd, raw, oob, syscall.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return o, -1, err
+	}
+	listener = -1
+	if messages, err := syscall.ParseSocketControlMessage(oob[:oobn]); err == nil && len(messages) == 1 {
+		if fds, err := syscall.ParseUnixRights(&messages[0]); err == nil && len(fds) == 1 {
+			listener = fds[0]
+		}
+	}
+	return o, listener, json.Unmarshal(raw[:n], &o)
+}
+
+// hold watches a listener from now on.
+func (s *server) hold(o order, listener int) error {
+	id := o.Hold
+	if _, err := topology.ParseContainerID(string(id)); err != nil {
+		return err
+	}
+	flags := uint64(flagSyncWakeUp)
+	// The kernel takes the value itself in place of a pointer; older ones know no flags.
+	_, _, _ = syscall.Syscall(syscall.SYS_IOCTL, uintptr(listener), ioctlFlags, uintptr(flags))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(listener)}
+	if err := syscall.EpollCtl(s.epoll, syscall.EPOLL_CTL_ADD, listener, &event); err != nil {
+		return err
+	}
+	c := s.containers[id]
+	if c == nil || o.Fresh {
+		c = &container{id: id, dir: s.dir, slots: make(chan struct{}, maxCalls)}
+		s.containers[id] = c
+	}
+	s.listeners[listener] = c
+	c.listeners++
+	return nil
+}
+
+func (s *server) count() map[topology.ContainerID]Denials {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make(map[topology.ContainerID]Denials, len(s.containers))
+	for id, c := range s.containers {
+		all[id] = Denials{c.denied.binds.Load(), c.denied.connects.Load()}
+	}
+	return all
+}
+
+// watch waits for calls of all containers.
+func (s *server) watch() {
+	events := make([]syscall.EpollEvent, 64)
+	for {
+		n, err := syscall.EpollWait(s.epoll, events, -1)
+		if err != nil {
+			continue // EINTR
+		}
+		for _, e := range events[:n] {
+			if e.Events&syscall.EPOLLIN != 0 {
+				s.take(int(e.Fd))
+			} else { // EPOLLHUP: nobody lives under the filter any more
+				s.drop(int(e.Fd))
+			}
+		}
+	}
+}
+
+// take receives a call and has it answered.
+func (s *server) take(listener int) {
+	s.mu.Lock()
+	c := s.listeners[listener]
+	s.mu.Unlock()
+	r := request{listener: listener}
+	if errno := ioctl(listener, ioctlReceive, unsafe.Pointer(&r.notification)); errno != 0 {
+		return // the caller is gone
+	}
+	select {
+	case c.slots <- struct{}{}:
+	default:
+		r.reply(0, syscall.EAGAIN)
+		return
+	}
+	go func() {
+		defer func() { <-c.slots }()
+		c.answer(r)
+	}()
+}
+
+// drop lets a listener go, and the container with its last one.
+func (s *server) drop(listener int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = syscall.EpollCtl(s.epoll, syscall.EPOLL_CTL_DEL, listener, nil)
+	_ = syscall.Close(listener)
+	c := s.listeners[listener]
+	delete(s.listeners, listener)
+	c.listeners--
+	if c.listeners == 0 && s.containers[c.id] == c {
+		delete(s.containers, c.id)
+	}
+}
