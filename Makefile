@@ -89,7 +89,7 @@ check: ## formatting, vet, lint, tidy
 
 # Packages whose tests boot hosts or change a kernel; all others need no rights
 # beyond a user's, and a new one is among them without being named.
-KERNEL = overlay addrguard seccomp/filter bench/network bench/overlay bench/start internal/lab internal/shim internal/install
+KERNEL = overlay addrguard seccomp/filter internal/holder bench/network bench/overlay bench/start internal/lab internal/shim internal/install
 PRODUCT = integration integration/probe
 OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/),$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
 

@@ -39,7 +39,7 @@ func (c *container) answer(r request) {
 	case r.op == sendto && s.kind == syscall.SOCK_STREAM && r.options&messageFastOpen == 0:
 		r.proceed() // the kernel does not look at the address
 	default:
-		c.reach(r, s, id.Identity)
+		c.reach(r, s, id)
 	}
 }
 
@@ -53,7 +53,7 @@ func (c *container) answerOther(r request, s socket) {
 			r.reply(0, err)
 			return
 		}
-		if abstract(raw) && !c.names.has(raw) {
+		if abstract(raw) && !id.names.has(raw) {
 			c.denied.connects.Add(1)
 			r.reply(0, syscall.ECONNREFUSED)
 			return
@@ -85,8 +85,8 @@ func (c *container) bind(r request, s socket) {
 	switch {
 	case !s.internet():
 		err := r.bindAs(s, raw)
-		if err == 0 {
-			c.names.note(s)
+		if err == 0 && known {
+			id.names.note(s)
 		}
 		r.reply(0, err)
 		return
@@ -113,7 +113,7 @@ func (c *container) bind(r request, s socket) {
 	mine := wish.with(ip)
 	err = c.repeated(s, s.bind(mine))
 	if err == 0 {
-		c.noteBound(s, mine)
+		id.noteBound(s, mine)
 	}
 	if !r.reply(0, err) && err == 0 {
 		c.interrupted(s)
@@ -137,19 +137,19 @@ func refusal(s socket, raw []byte) syscall.Errno {
 	return syscall.EAFNOSUPPORT
 }
 
-func (c *container) noteBound(s socket, a address) {
+func (i guarded) noteBound(s socket, a address) {
 	if have, ok := s.name(); ok {
 		a = have // with the port that the kernel has chosen
 	}
 	where := onOwn
-	if a.ip.Unmap().IsLoopback() || six(a.ip) && private6(c.identity.Loopback6, a.ip) {
+	if a.ip.Unmap().IsLoopback() || six(a.ip) && private6(i.Loopback6, a.ip) {
 		where = onLoopback
 	}
-	c.ports.note(port{datagram: s.kind == syscall.SOCK_DGRAM, number: a.port, six: six(a.ip)}, where)
+	i.ports.note(port{datagram: s.kind == syscall.SOCK_DGRAM, number: a.port, six: six(a.ip)}, where)
 }
 
 // reach answers connect and sendto.
-func (c *container) reach(r request, s socket, i Identity) {
+func (c *container) reach(r request, s socket, i guarded) {
 	raw, err := r.addressBytes()
 	if err != 0 {
 		r.reply(0, err)
@@ -170,7 +170,7 @@ func (c *container) reach(r request, s socket, i Identity) {
 	case within:
 		r.proceed()
 	case inward:
-		to = to.with(c.ports.inward(i, to.ip, port{datagram: s.kind == syscall.SOCK_DGRAM, number: to.port}))
+		to = to.with(i.ports.inward(i.Identity, to.ip, port{datagram: s.kind == syscall.SOCK_DGRAM, number: to.port}))
 		switch {
 		case r.op == sendto:
 			s.prepare(i.own(six(to.ip)))

@@ -18,8 +18,7 @@ type container struct {
 	id    topology.ContainerID
 	dir   string
 	slots chan struct{}
-	ports ports
-	names names
+	faces *faces
 
 	denied struct{ binds, connects atomic.Uint64 }
 
@@ -34,6 +33,7 @@ type container struct {
 type guarded struct {
 	Identity
 	cookie uint64
+	*face
 }
 
 // known reads the identity when it is first asked for: it is written between the
@@ -52,8 +52,17 @@ func (c *container) known() (guarded, bool) {
 	if err != nil {
 		return guarded{}, false
 	}
-	c.identity, c.told = guarded{i, cookie}, true
+	c.identity, c.told = guarded{i, cookie, c.faces.join(i)}, true
 	return c.identity, true
+}
+
+// gone is called when the last process has ended.
+func (c *container) gone() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.told {
+		c.faces.leave(c.identity.Identity)
+	}
 }
 
 // interrupted notes a socket that was bound for a caller who was called away by a

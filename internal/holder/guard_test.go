@@ -110,6 +110,11 @@ func TestProcesses(t *testing.T) {
 	if err := holder.End(b.dir); err == nil {
 		t.Error("a holder with a container ends")
 	}
+	// One that joins its network is it, too.
+	if err := holder.Tell(b.dir, id(9), b.identity(3)); err != nil {
+		t.Fatal(err)
+	}
+	b.process(9, "exec").all("socket a tcp4", "connect a 127.0.0.1:80", "peer a => 10.77.0.3:80")
 	x.end()
 	y.all("socket c tcp4", "bind c 0.0.0.0:81")
 	// The same id again, with another address.

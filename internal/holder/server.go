@@ -58,6 +58,8 @@ type server struct {
 	mu         sync.Mutex // guards what follows
 	containers map[topology.ContainerID]*container
 	listeners  map[int]*container // by descriptor
+
+	faces faces // has a lock of its own, which ranks last
 }
 
 // Serve is the holder: it takes the directory for itself, tells by closing ready that
@@ -89,7 +91,7 @@ func open(dir string) (*server, error) {
 	} else if err != nil {
 		return fail(err)
 	}
-	s := &server{dir: dir, containers: map[topology.ContainerID]*container{}, listeners: map[int]*container{}}
+	s := &server{dir: dir, containers: map[topology.ContainerID]*container{}, listeners: map[int]*container{}, faces: faces{all: map[Identity]*face{}}}
 	if s.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
 		return fail(err)
 	}
@@ -203,7 +205,7 @@ func (s *server) hold(o order, listener int) error {
 	}
 	c := s.containers[id]
 	if c == nil || o.Fresh {
-		c = &container{id: id, dir: s.dir, slots: make(chan struct{}, maxCalls)}
+		c = &container{id: id, dir: s.dir, faces: &s.faces, slots: make(chan struct{}, maxCalls)}
 		s.containers[id] = c
 	}
 	s.listeners[listener] = c
@@ -269,7 +271,11 @@ func (s *server) drop(listener int) {
 	c := s.listeners[listener]
 	delete(s.listeners, listener)
 	c.listeners--
-	if c.listeners == 0 && s.containers[c.id] == c {
+	if c.listeners > 0 {
+		return
+	}
+	c.gone()
+	if s.containers[c.id] == c {
 		delete(s.containers, c.id)
 	}
 }
