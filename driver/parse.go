@@ -33,11 +33,12 @@ const (
 	optionScope     = "particle.scope"   // local or cluster
 	optionBlock     = "particle.block"   // prefix length of the IPv4 blocks that hosts claim
 	optionNetwork   = "particle.network" // the network's id in the cluster: our own plugin sets it on the other hosts
+	optionGuard     = "particle.guard"   // bpf or seccomp, in place of the host's choice
 	optionMTU       = "mtu"
 	optionDockerMTU = "com.docker.network.driver.mtu" // what Docker's own drivers call it
 )
 
-var knownOptions = []string{optionMTU, optionDockerMTU, optionVNI, optionScope, optionBlock}
+var knownOptions = []string{optionMTU, optionDockerMTU, optionVNI, optionScope, optionBlock, optionGuard}
 
 func parseIDs(network, endpoint string) (topology.NetworkID, topology.EndpointID, error) {
 	n, errN := topology.ParseNetworkID(network)
@@ -82,6 +83,8 @@ func parseOptions(options map[string]any, spec *fabric.NetworkSpec) error {
 			spec.Scope, err = parseScope(value)
 		case optionBlock:
 			spec.Block, err = parseBlock(value)
+		case optionGuard:
+			spec.Guard, err = parseGuard(value)
 		case optionNetwork:
 			spec.Shared, err = topology.ParseSharedID(value)
 		default:
@@ -101,6 +104,15 @@ func parseScope(value string) (fabric.Scope, error) {
 		return s, nil
 	}
 	return "", fmt.Errorf("it is neither %s nor %s", fabric.ScopeLocal, fabric.ScopeCluster)
+}
+
+// parseGuard does not let one network do without.
+func parseGuard(value string) (fabric.GuardMode, error) {
+	switch g := fabric.GuardMode(value); g {
+	case fabric.GuardBPF, fabric.GuardSeccomp:
+		return g, nil
+	}
+	return "", fmt.Errorf("it is neither %s nor %s", fabric.GuardBPF, fabric.GuardSeccomp)
 }
 
 // parseBlock leaves it to the domain what fits the network.
