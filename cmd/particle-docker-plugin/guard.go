@@ -3,9 +3,13 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/holder"
 	"github.com/particle-net/particle/internal/hostapi"
 	"github.com/particle-net/particle/internal/hostpath"
@@ -99,7 +103,11 @@ func (p *plugin) openGuard(ctx context.Context, wanted string) error {
 		p.guard = unguarded{mode: mode}
 		return addrguard.Cleanup(ctx, o)
 	}
-	g, err := addrguard.Open(ctx, o)
+	err := mountCgroups()
+	var g *addrguard.Guard
+	if err == nil {
+		g, err = addrguard.Open(ctx, o)
+	}
 	if err == nil {
 		p.closers = append(p.closers, g.Close)
 		p.guard = guard{g}
@@ -111,6 +119,26 @@ func (p *plugin) openGuard(ctx context.Context, wanted string) error {
 	// Containers are refused where the other guard is impossible too.
 	p.log.WithError(err).Warn("eBPF cannot be attached; the address guard works by system calls")
 	p.guard = unguarded{mode: fabric.GuardSeccomp, why: err.Error()}
+	return nil
+}
+
+// mountCgroups mounts the version 2 hierarchy for particle-runtime where the host has
+// version 1 alone, so that the guard can know containers by it there too.
+func mountCgroups() error {
+	table, err := os.ReadFile("/proc/1/mountinfo")
+	if err != nil {
+		return err
+	}
+	if strings.Contains(string(table), " - cgroup2 ") { // the host's, or ours of an earlier start
+		return nil
+	}
+	dir := onHost(hostpath.CgroupDir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("particle", dir, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return &fault.Error{Op: "mount cgroup v2", On: dir, Err: err, Fix: "mount it on the host at /sys/fs/cgroup/unified"}
+	}
 	return nil
 }
 

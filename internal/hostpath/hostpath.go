@@ -12,6 +12,7 @@ const (
 	NamespaceDir = RunDir + "/netns"         // one file a network, a tenant namespace bound on it
 	GuardDir     = RunDir + "/bpf"           // a bpffs: the address guard's programs and maps
 	HolderDir    = RunDir + "/holder"        // the guard by system calls: its process's socket, and the addresses of each container
+	CgroupDir    = RunDir + "/cgroup"        // the version 2 hierarchy, on a host that has mounted version 1 alone
 	ResolvDir    = RunDir + "/resolv"        // one resolv.conf a container
 	NetworkIndex = RunDir + "/networks"      // "ID NAME" lines: our networks, for the runtime while the plugin is down
 	LiveStore    = RunDir + "/live.db"       // endpoints and address leases

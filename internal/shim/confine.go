@@ -28,7 +28,10 @@ func (h *Host) enter(c *confinement, env []string) error {
 	case c == nil:
 		return nil
 	case !c.supervised:
-		_, err := filter.Install(filter.Harden)
+		err := h.enterCgroup(c.container)
+		if err == nil {
+			_, err = filter.Install(filter.Harden)
+		}
 		return err
 	case c.fresh:
 		holder.Forget(h.Holder, c.container) // of an earlier run
@@ -84,6 +87,7 @@ func (h *Host) tellHolder(claim runtimeapi.Claim, s *state, claimed *runtimeapi.
 func (h *Host) forgetGuard(id string) {
 	if parsed, err := topology.ParseContainerID(id); err == nil {
 		holder.Forget(h.Holder, parsed)
+		_ = os.Remove(h.ownCgroup(parsed)) // there is none on most hosts
 	}
 }
 

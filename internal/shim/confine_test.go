@@ -1,11 +1,14 @@
 package shim
 
 import (
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/netnstest"
 )
 
 // filters is how many filters of system calls a text of /proc/PID/status tells of.
@@ -55,6 +58,45 @@ func TestConfinement(t *testing.T) {
 	w.bundle(webID, w.spec(webID, "", `{"type":"network"}`))
 	if got := run("create", "--bundle", w.path("moby/"+webID), webID); got != before {
 		t.Errorf("a namespace of its own: %d filters, want %d", got, before)
+	}
+}
+
+// Where the runtime knows version 1 of cgroups alone, the shim makes the cgroup by
+// which the guard knows a container, for its first process and for later ones.
+func TestOwnCgroup(t *testing.T) {
+	root := ""
+	for _, path := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		if _, err := os.Stat(filepath.Join(path, "cgroup.procs")); root == "" && err == nil {
+			root = path
+		}
+	}
+	netnstest.Require(t, root != "" && os.Geteuid() == 0, "root and a mounted cgroup v2")
+	w := newWorld(t)
+	w.plugin()
+	w.host.Cgroups = filepath.Join(root, "particle-shim-"+strconv.Itoa(os.Getpid()))
+	if err := os.Mkdir(w.host.Cgroups, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, dir := range []string{"/particle/" + webID, "/particle", ""} {
+			if err := os.Remove(w.host.Cgroups + dir); err != nil && !os.IsNotExist(err) {
+				t.Error(err)
+			}
+		}
+	})
+	w.container(webID, "jobs", `"jobs":null`, "")
+	w.state(webID, 7, 1, w.owner()...)
+	for _, args := range [][]string{{"create", "--bundle", w.path("moby/" + webID), webID}, {"exec", webID, "true"}} {
+		r := w.run([]string{"RUNC_CGROUP=1"}, append([]string{"--root", w.path("root")}, args...)...)
+		if want := "/particle/" + webID + "\n"; r.code != 0 || !strings.Contains(r.stdout, want) {
+			t.Errorf("%s: %+v, want the runtime in %s", args[0], r, want)
+		}
+	}
+	if r := w.run(nil, "--root", w.path("root"), "delete", webID); r.code != 0 {
+		t.Errorf("%+v", r)
+	}
+	if _, err := os.Stat(w.host.Cgroups + "/particle/" + webID); !os.IsNotExist(err) {
+		t.Errorf("the cgroup is left: %v", err)
 	}
 }
 

@@ -18,6 +18,7 @@ type Host struct {
 	Config     string // the file Settings are read from
 	Namespaces string // directory: a file for each tenant namespace, named by the network's id
 	Holder     string // directory: of the guard by system calls
+	Cgroups    string // directory: the version 2 hierarchy, if the plugin has mounted it because the host has not
 	Resolv     string // directory: a resolv.conf for each container of ours, named by its id
 	Index      string // file: a line "id space name" for each network of ours, kept by the plugin
 	Docker     string // socket of the Docker API
@@ -43,6 +44,7 @@ func DefaultHost() *Host {
 		Config:     hostpath.RuntimeConfig,
 		Namespaces: hostpath.NamespaceDir,
 		Holder:     hostpath.HolderDir,
+		Cgroups:    hostpath.CgroupDir,
 		Resolv:     hostpath.ResolvDir,
 		Index:      hostpath.NetworkIndex,
 		Docker:     hostpath.DockerSocket,

@@ -50,6 +50,7 @@ type world struct {
 const fakeRunc = `#!/bin/sh
 [ -n "$RUNC_STDERR" ] && echo "$RUNC_STDERR" >&2
 if [ -n "$RUNC_PROBE" ]; then [ -e "$RUNC_PROBE" ] && echo probe present || echo probe absent; fi
+[ -n "$RUNC_CGROUP" ] && grep ^0:: /proc/self/cgroup
 [ -n "$RUNC_FILTERS" ] && grep Seccomp_filters: /proc/self/status
 printf '%s\n' "$0" "$@"
 exit ${RUNC_EXIT:-0}
