@@ -54,6 +54,9 @@ type world struct {
 	admitted   map[topology.CgroupID]topology.Identity
 	guarded    []topology.EndpointID // by ProtectBranch
 	guardErr   error
+	guardMode  fabric.GuardMode
+	noSeccomp  error
+	ask        fabric.GuardMode // of networks to be created
 	cluster    fabric.Cluster
 	changes    []peerChange
 }
@@ -124,6 +127,8 @@ func (w *world) open() *fabric.Fabric {
 		Underlay:     topology.Underlay{VTEP: netip.MustParseAddr("192.0.2.1"), MTU: 1500, Port: 4789},
 		Local:        []netip.Prefix{netip.MustParsePrefix("169.254.0.53/32")},
 		Guard:        guard{w},
+		GuardMode:    w.guardMode,
+		NoSeccomp:    w.noSeccomp,
 		NamespaceDir: "/run/particle/netns",
 		Log:          logrus.NewEntry(log),
 	})
@@ -393,7 +398,7 @@ func (w *world) create(f *fabric.Fabric, id topology.NetworkID, name, subnet str
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	err = f.CreateNetwork(ctx, fabric.NetworkSpec{ID: id, Subnets: []fabric.Subnet{{Subnet: p.Subnet, Managed: true, Gateway: gateway.Addr()}}})
+	err = f.CreateNetwork(ctx, fabric.NetworkSpec{ID: id, Guard: w.ask, Subnets: []fabric.Subnet{{Subnet: p.Subnet, Managed: true, Gateway: gateway.Addr()}}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -113,6 +113,8 @@ func (h *hands) obey(words []string) (string, error) {
 		return ok, err
 	case "signals":
 		return ok, signals(last)
+	case "time": // CALL ADDRESS
+		return measure(name, last)
 	case "race":
 		return race(last)
 	case "umask":
