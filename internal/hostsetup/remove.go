@@ -125,6 +125,7 @@ func Remove(ctx context.Context, req RemoveRequest) (RemoveResult, error) {
 	if err := overlay.Cleanup(ctx, overlay.Options{NamespaceDir: hostpath.NamespaceDir}); err != nil {
 		return RemoveResult{}, err
 	}
+	_ = os.Remove(filepath.Join(hostpath.CgroupDir, "particle")) // the kernel keeps a cgroup without a mount
 	if err := unmountBelow(hostpath.RunDir); err != nil {
 		return RemoveResult{}, err
 	}
