@@ -13,6 +13,7 @@ import (
 	"github.com/particle-net/particle/internal/holder"
 	"github.com/particle-net/particle/internal/hostapi"
 	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/hostview"
 	"github.com/particle-net/particle/internal/process"
 	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/topology"
@@ -118,7 +119,7 @@ func (p *plugin) openGuard(ctx context.Context, wanted string) error {
 	}
 	// Containers are refused where the other guard is impossible too.
 	p.log.WithError(err).Warn("eBPF cannot be attached; the address guard works by system calls")
-	p.guard = unguarded{mode: fabric.GuardSeccomp, why: err.Error()}
+	p.guard = unguarded{mode: fabric.GuardSeccomp, why: hostview.Text(err.Error())}
 	return nil
 }
 

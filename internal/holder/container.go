@@ -10,7 +10,7 @@ import (
 
 // maxCalls is how many calls of one container are answered at once. More get EAGAIN:
 // a container that fills the table must not fill the host.
-const maxCalls = 256
+const maxCalls = 64
 
 // container is what the holder knows of one. Its processes have a listener each that
 // was started by the runtime.

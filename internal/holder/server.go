@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -49,6 +50,10 @@ type Denials struct {
 	Connects uint64 `json:"connects,omitempty"` // to loopback addresses that are not its own
 }
 
+// maxThreads is what a thousand and more containers can make the holder wait with, of
+// which each has maxCalls. Go ends a process that needs more.
+const maxThreads = 1 << 17
+
 // server is the holder at work.
 type server struct {
 	dir   string
@@ -71,6 +76,7 @@ func Serve(dir string, ready *os.File) error {
 		return err
 	}
 	_ = ready.Close()
+	debug.SetMaxThreads(maxThreads)
 	go s.watch()
 	return s.admit()
 }

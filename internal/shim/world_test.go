@@ -63,6 +63,7 @@ func newWorld(t *testing.T) *world {
 		Config:     filepath.Join(dir, "runtime.json"),
 		Namespaces: filepath.Join(dir, "netns"),
 		Resolv:     filepath.Join(dir, "resolv"),
+		Holder:     filepath.Join(dir, "holder"),
 		Index:      filepath.Join(dir, "networks"),
 		Docker:     filepath.Join(dir, "docker.sock"),
 		ResolvConf: filepath.Join(dir, "host-resolv.conf"),
@@ -234,6 +235,7 @@ type plugin struct {
 	mu      sync.Mutex
 	asked   []runtimeapi.Request
 	place   runtimeapi.Placement
+	claimed *runtimeapi.Addresses
 	old     bool // it knows nothing of namespaces of containers' own
 	refusal string
 }
@@ -247,7 +249,7 @@ func (p *plugin) Handle(_ context.Context, req runtimeapi.Request) (runtimeapi.R
 	}
 	place := p.place
 	place.Own = place.Member && !p.old && req.Place != nil && req.Place.Own
-	return runtimeapi.Reply{Place: &place}, nil
+	return runtimeapi.Reply{Place: &place, Claim: &runtimeapi.Claimed{Addresses: p.claimed}}, nil
 }
 
 // answer changes what it will say.
