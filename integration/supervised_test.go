@@ -12,10 +12,10 @@ import (
 // those that no guard does.
 var concededBySeccomp = []concession{
 	{[]string{"spoof/udp*-none", "spoof/udp*-autobound*", "spoof/ping*-none", "spoof/tcp4-fastopen", "catch/udp*-auto", "scan/udp*", "unix/dgram-unconnected"},
-		"sendmsg(2) on a socket that was never bound"},
+		"It keeps apart programs, not attackers: sendmsg(2) on a socket that was never bound"},
 	{[]string{"spoof/*-pktinfo*"}, "A source named in ancillary data"},
-	{[]string{"bind/udp4-loopback-of-others"}, "under the names that the namespace has for them"},
-	{[]string{"scan/tcp6"}, "with a namespace of its own, reaches servers on ::1"},
+	{[]string{"bind/udp4-loopback-of-others"}, "Programs read their own addresses where they expect the wildcard or 127.0.0.1"},
+	{[]string{"scan/tcp6"}, "A container of the same network with a namespace of its own, reaches servers on ::1"},
 }
 
 // TestAttackSupervised is TestAttack where the guard answers system calls.
@@ -49,7 +49,9 @@ func TestAttackSupervised(t *testing.T) {
 	})
 }
 
-// noRing checks that nothing goes past the guard by io_uring.
+// noRing checks that nothing goes past the guard by a ring:
+// "io_uring is refused (EPERM), as are protocols other than TCP", which package filter's
+// tests try.
 func (s *stage) noRing(t *testing.T, m manner) {
 	t.Helper()
 	args := append([]string{"run", "--rm", "--network", "red", "--security-opt", "seccomp=unconfined", socketsImage, m.program, "attack", "-entry", m.entry}, s.scene...)

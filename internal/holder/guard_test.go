@@ -59,6 +59,11 @@ func TestConnect(t *testing.T) {
 	one.all("socket a tcp4", "connect a 127.0.0.1:80", "socket b tcp4", "connect b 127.0.0.1:81", "socket c tcp6", "connect c [::1]:80",
 		"socket d tcp6", "connect d [::1]:82", "socket e tcp4", "connect e 0.0.0.0:81",
 		"peer a => 10.77.0.1:80", "peer b => 127.0.1.1:81", "peer c => [fd00:77::1]:80", "peer d => [::ffff:10.77.0.1]:82", "peer e => 127.0.1.1:81")
+	// "A server on 127.0.0.1 and one on the wildcard with the same port: clients of
+	// 127.0.0.1 find the one that was bound last."
+	one.all("socket w tcp4", "bind w 0.0.0.0:84", "listen w", "socket x tcp4", "bind x 127.0.0.1:84", "listen x",
+		"socket y tcp4", "bind y 127.0.0.1:85", "listen y", "socket z tcp4", "bind z 0.0.0.0:85", "listen z",
+		"socket f tcp4", "connect f 127.0.0.1:84", "peer f => 127.0.1.1:84", "socket g tcp4", "connect g 127.0.0.1:85", "peer g => 10.77.0.1:85")
 	if name := one.do("name never"); !strings.HasPrefix(name, "10.77.0.1:") {
 		t.Errorf("a listener that was never bound is at %s", name)
 	}
@@ -127,8 +132,8 @@ func TestProcesses(t *testing.T) {
 	z.all("socket b tcp4", "bind b 0.0.0.0:82", "name b => 10.77.0.4:82")
 }
 
-// A socket of the file system is the caller's: below its directory and root, with its
-// mode.
+// "Sockets of files are made by the process of the host", and are the caller's all the
+// same: below its directory, with its mode and its rights.
 func TestUnixSockets(t *testing.T) {
 	b := newBed(t)
 	x := b.container(1)
@@ -151,8 +156,8 @@ func TestUnixSockets(t *testing.T) {
 	x.all("user 65534", "socket e unix", "bind e another-socket-of-nobody => EACCES")
 }
 
-// Without the holder nothing hangs and nothing passes; a new one serves those that
-// come later.
+// "If the process of the host dies, those calls fail with ENOSYS": nothing hangs and
+// nothing passes, and a new one serves those that come later.
 func TestHolderDies(t *testing.T) {
 	b := newBed(t)
 	x := b.container(1)

@@ -94,6 +94,7 @@ func TestInstall(t *testing.T) {
 			}
 		}
 	}
+	// "A program in the container cannot install a seccomp filter with a listener."
 	if got, want := child(t, "ss"), "device or resource busy"; !strings.Contains(got, want) {
 		t.Errorf("a second one with somebody to answer: %s, want %s", got, want)
 	}
