@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/holder"
 	"github.com/particle-net/particle/internal/hostapi"
 	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/internal/store"
@@ -78,6 +79,9 @@ func (engine) Endpoints(context.Context, topology.NetworkID) (map[topology.Endpo
 
 // guard admits everybody as cgroup 5, and denied 5 two binds.
 type guard struct{ fabric.Unguarded }
+
+// nobodyHeld is a host whose guard by system calls has never been needed.
+func nobodyHeld() (map[topology.ContainerID]holder.Denials, error) { return nil, nil }
 
 func (guard) Admit(context.Context, string, topology.Identity) (topology.CgroupID, error) {
 	return 5, nil
@@ -170,7 +174,9 @@ func socket(t *testing.T, f *fabric.Fabric) string {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- runtimeapi.Serve(ctx, l, hostapi.API{Fabric: f, Guard: guard{}}, time.Minute) }()
+	go func() {
+		served <- runtimeapi.Serve(ctx, l, hostapi.API{Fabric: f, Guard: guard{}, Held: nobodyHeld}, time.Minute)
+	}()
 	t.Cleanup(func() {
 		stop()
 		if err := <-served; err != nil {
