@@ -15,7 +15,6 @@ var concededBySeccomp = []concession{
 		"It keeps apart programs, not attackers: sendmsg(2) on a socket that was never bound"},
 	{[]string{"spoof/*-pktinfo*"}, "A source named in ancillary data"},
 	{[]string{"bind/udp4-loopback-of-others"}, "Programs read their own addresses where they expect the wildcard or 127.0.0.1"},
-	{[]string{"scan/tcp6"}, "A container of the same network with a namespace of its own, reaches servers on ::1"},
 }
 
 // TestAttackSupervised is TestAttack where the guard answers system calls.
