@@ -81,18 +81,8 @@ func (m *Member) makeAll(ctx context.Context, here map[topology.SharedID]fabric.
 func (m *Member) make(ctx context.Context, record control.Network, here map[topology.SharedID]fabric.SharedNetwork, specs []engine.Spec) error {
 	ctx, cancel := context.WithTimeout(ctx, engineLimit)
 	defer cancel()
-	for _, spec := range specs {
-		if spec.Name != record.Name {
-			continue
-		}
-		if why := m.standsInTheWay(ctx, record, spec, here); why != nil {
-			return why
-		}
-		if err := m.o.Engine.Remove(ctx, spec.ID); err != nil {
-			return err
-		}
-		m.o.Log.WithFields(map[string]any{"net": spec.Name, "id": spec.ID.Short()}).
-			Warn("network of this host replaced by the cluster's of the same name, which was first")
+	if err := m.makeWay(ctx, record, here, specs); err != nil {
+		return err
 	}
 	m.mu.Lock()
 	n := m.at(record.ID)
@@ -111,6 +101,46 @@ func (m *Member) make(ctx context.Context, record control.Network, here map[topo
 		m.Wake() // its routes are to be followed
 	}
 	return err
+}
+
+// makeWay removes this host's networks of the name of one of the cluster's, or
+// says why it cannot.
+func (m *Member) makeWay(ctx context.Context, record control.Network, here map[topology.SharedID]fabric.SharedNetwork, specs []engine.Spec) error {
+	own, made := here[record.ID]
+	for _, spec := range specs {
+		if spec.Name != record.Name || made && spec.ID == own.Network {
+			continue
+		}
+		if why := m.standsInTheWay(ctx, record, spec, here); why != nil {
+			return why
+		}
+		if err := m.o.Engine.Remove(ctx, spec.ID); err != nil {
+			return err
+		}
+		m.o.Log.WithFields(map[string]any{"net": spec.Name, "id": spec.ID.Short()}).
+			Warn("network of this host replaced by the cluster's of the same name, which was first")
+	}
+	return nil
+}
+
+// removeTwins removes what bears the name of a network of the cluster beside it:
+// Docker lets two be made of one name at the same moment. What cannot go is shown
+// as a conflict.
+func (m *Member) removeTwins(ctx context.Context, here map[topology.SharedID]fabric.SharedNetwork, specs []engine.Spec) {
+	m.mu.Lock()
+	records := m.cluster.All(control.Current)
+	m.mu.Unlock()
+	for _, record := range records {
+		if _, ok := here[record.ID]; !ok || record.Name == "" || record.Removed {
+			continue
+		}
+		bounded, cancel := context.WithTimeout(ctx, engineLimit)
+		err := m.makeWay(bounded, record, here, specs)
+		cancel()
+		if err != nil {
+			m.failed(record.ID, Conflict, err)
+		}
+	}
 }
 
 // wish is what Docker is asked for.

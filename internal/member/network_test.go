@@ -304,3 +304,35 @@ func TestConflictWithForeignNetwork(t *testing.T) {
 		w.agree("jobs", "when it is gone", a, b)
 	})
 }
+
+// Docker up to 20.10 lets a user and us make two networks of one name at the same
+// moment.
+func TestTwinOfTheClustersNetwork(t *testing.T) {
+	inWorld(t, 2, func(w *world, hosts []*host) {
+		a, b := hosts[0], hosts[1]
+		if err := a.create(jobs("10.128.0.0/20")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		first := b.find("jobs")
+		rename := func(to string) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			first.Spec.Name = to
+		}
+		rename("being made")
+		twin, err := b.Create(context.Background(), "", jobs("10.128.16.0/20"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rename("jobs")
+		b.member.Wake()
+		time.Sleep(time.Minute)
+		b.mu.Lock()
+		if b.networks[twin] != nil || len(b.networks) != 1 {
+			t.Errorf("b has %d networks named jobs", len(b.networks))
+		}
+		b.mu.Unlock()
+		w.agree("jobs", "without its twin", a, b)
+	})
+}

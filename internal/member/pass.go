@@ -93,6 +93,7 @@ func (m *Member) compare(ctx context.Context, s Store, here map[topology.SharedI
 		return err
 	}
 	m.removeAll(ctx, here)
+	m.removeTwins(ctx, here, specs)
 	m.makeAll(ctx, here, specs)
 	return nil
 }
