@@ -15,6 +15,7 @@ var (
 	ErrNoNetwork   = errors.New("the cluster has no such network")           // or no more
 	ErrSettling    = errors.New("hosts are claiming again what they had")    // after a loss of the store; new claims have to wait
 	ErrUnreachable = errors.New("the cluster's store does not answer")       // the outcome of a write is unknown
+	ErrAlive       = errors.New("it is alive")                               // a host that was to be suspect
 	ErrReserved    = errors.New("the address is kept by the network itself") // gateway, auxiliary address, first or last
 )
 

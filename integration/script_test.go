@@ -53,6 +53,8 @@ func TestScripts(t *testing.T) {
 				"dockerd":    cmdDockerd,
 				"plugin":     cmdPlugin,
 				"reboot":     cmdReboot,
+				"power":      cmdPower,
+				"etcd":       cmdEtcd,
 				"clean":      cmdClean,
 				"put":        cmdPut,
 				"same":       cmdSame,
@@ -69,6 +71,7 @@ type session struct {
 	engine string
 	bed    *bed
 	left   *findings
+	etcd   *externalEtcd // nil before `etcd start`
 }
 
 // findings are what labs left behind. A script is over by then, so it cannot
@@ -152,11 +155,11 @@ func cmdOn(ts *testscript.TestScript, neg bool, args []string) {
 	defer use(ts, before)
 	commands := map[string]func(*testscript.TestScript, bool, []string){
 		"docker": cmdDocker, "particle": cmdParticle, "eventually": cmdEventually, "plugin": cmdPlugin, "dockerd": cmdDockerd,
-		"underlay": cmdUnderlay, "clean": cmdClean, "reboot": cmdReboot, "host": onNode(func(s *session) *lab.Node { return s.bed.host.Node }),
+		"underlay": cmdUnderlay, "clean": cmdClean, "reboot": cmdReboot, "power": cmdPower, "etcd": cmdEtcd, "host": onNode(func(s *session) *lab.Node { return s.bed.host.Node }),
 	}
 	do := commands[args[1]]
 	if do == nil {
-		ts.Fatalf("usage: on HOST [docker|particle|eventually|plugin|dockerd|underlay|clean|reboot|host ...]")
+		ts.Fatalf("usage: on HOST [docker|particle|eventually|plugin|dockerd|underlay|clean|reboot|power|etcd|host ...]")
 	}
 	do(ts, neg, args[2:])
 }

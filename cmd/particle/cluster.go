@@ -45,7 +45,7 @@ The hosts need to reach each other at TCP ports 7790 to 7792 of the first one
 and at the UDP port of VXLAN. All that they say to each other about networks is
 encrypted and authenticated; what containers say to each other is not.`,
 	}
-	cmd.AddCommand(clusterInit(ask), clusterJoin(ask), clusterStatus(ask), clusterToken(ask), clusterLeave(ask), clusterRemove(ask))
+	cmd.AddCommand(clusterInit(ask), clusterJoin(ask), clusterStatus(ask), clusterToken(ask), clusterLeave(ask), clusterRemove(ask), clusterRecover(ask))
 	return cmd
 }
 
@@ -191,8 +191,29 @@ keeps its containers and loses the way to those of other hosts.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is removed from the cluster.\n", reply.Removed)
-			return err
+			return report.ClusterRemoved(cmd.OutOrStdout(), reply.Removed, reply.Pending)
+		},
+	}
+}
+
+func clusterRecover(ask asking) *cobra.Command {
+	return &cobra.Command{
+		Use:   "recover",
+		Short: "Make this server the store's only one, when the others are gone for good",
+		Long: `recover is for a store that has lost more than half of its servers, so that
+nothing can be written any more. Run on one that is left, it makes that one the
+only server, with all that it has in its own data; networks, claims and hosts
+stay. It refuses while the store works or another server still answers.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			reply, err := ask(cmd, runtimeapi.Cluster{Recover: &runtimeapi.Query{}})
+			if err != nil {
+				return err
+			}
+			if reply.Recovered == nil {
+				return errOther
+			}
+			return report.ClusterRecovered(cmd.OutOrStdout(), *reply.Recovered)
 		},
 	}
 }

@@ -39,6 +39,7 @@ func TestClusterRequests(t *testing.T) {
 		{"leave --force", "", runtimeapi.Cluster{Leave: &runtimeapi.ClusterLeave{Force: true}}},
 		{"remove h3", "", runtimeapi.Cluster{Remove: &runtimeapi.ClusterRemove{Host: "h3"}}},
 		{"token --rotate --token-life 1h", "", runtimeapi.Cluster{Token: &runtimeapi.ClusterToken{Rotate: true, Life: time.Hour}}},
+		{"recover", "", runtimeapi.Cluster{Recover: &runtimeapi.Query{}}},
 		{"status", "", runtimeapi.Cluster{Status: &runtimeapi.Query{}}},
 	} {
 		got, out, err := runCluster(c.args, c.in)
@@ -66,7 +67,7 @@ func TestClusterRequests(t *testing.T) {
 func runCluster(args, in string) (got runtimeapi.Cluster, out string, err error) {
 	cmd := clusterCommands(func(_ *cobra.Command, req runtimeapi.Cluster) (runtimeapi.ClusterReply, error) {
 		got = req
-		return runtimeapi.ClusterReply{Made: &runtimeapi.ClusterMade{}, Joined: &runtimeapi.ClusterJoined{}, Left: &runtimeapi.ClusterLeft{},
+		return runtimeapi.ClusterReply{Made: &runtimeapi.ClusterMade{}, Joined: &runtimeapi.ClusterJoined{}, Left: &runtimeapi.ClusterLeft{}, Recovered: &runtimeapi.ClusterRecovered{},
 			Status: &runtimeapi.ClusterStatus{Role: "none"}}, nil
 	})
 	var b strings.Builder

@@ -56,7 +56,7 @@ func (s *Store) removeNode(ctx context.Context, id topology.NodeID, guard []clie
 			return err
 		}
 		if len(got[0].Kvs) > 0 {
-			return fault.New("remove host", id.Short(), "it is alive", "run `particle cluster leave` on it, or stop it and wait until it is suspect")
+			return &fault.Error{Op: "remove host", On: id.Short(), Err: control.ErrAlive, Fix: "run `particle cluster leave` on it, or stop it and wait until it is suspect"}
 		}
 	}
 	claims, err := s.claimsOf(ctx, id, s.k.nets())

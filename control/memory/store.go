@@ -108,7 +108,7 @@ func (s *Store) SetNode(ctx context.Context, n control.Node) error {
 func (s *Store) RemoveNode(ctx context.Context, id topology.NodeID) error {
 	return s.write(ctx, "remove host", id.Short(), func(now *state) error {
 		if id != s.id && now.nodes[id].Alive {
-			return fault.New("remove host", id.Short(), "it is alive", "run `particle cluster leave` on it, or stop it and wait until it is suspect")
+			return &fault.Error{Op: "remove host", On: id.Short(), Err: control.ErrAlive, Fix: "run `particle cluster leave` on it, or stop it and wait until it is suspect"}
 		}
 		s.c.drop(func(c control.Claim) bool { return c.Node == id })
 		maps.DeleteFunc(now.announced, func(a announcement, _ control.Route) bool { return a.node == id })

@@ -35,6 +35,10 @@ type Config struct {
 	// the list of revoked certificates, read anew for each connection.
 	Certificate, Key, Authority, Revoked string
 	Quota                                int64 // bytes that the store's file may grow to; 0 for the default
+	// Alone makes this server the only one, with the data it has: what others may
+	// have had beyond that is lost. Start it so once, when the others are gone for
+	// good; those that do come back are told that they were removed, and end.
+	Alone bool
 }
 
 func (c Config) etcd(log *zap.Logger) *embed.Config {
@@ -50,6 +54,7 @@ func (c Config) etcd(log *zap.Logger) *embed.Config {
 	}
 	e.AutoCompactionMode, e.AutoCompactionRetention = embed.CompactorModeRevision, keepRevisions
 	e.SnapshotCount, e.QuotaBackendBytes = snapshotEvery, cmp.Or(c.Quota, quota)
+	e.ForceNewCluster = c.Alone
 	e.StrictReconfigCheck, e.EnableGRPCGateway = true, false
 	// Hosts lose the way to each other at times; a member that comes back must
 	// not force an election.

@@ -49,15 +49,15 @@ func Main(in io.Reader, out, log io.Writer) error {
 		case err := <-e.Err():
 			return err
 		case <-e.Server.StopNotify():
-			return errStopped
+			return ErrRemoved
 		case <-ended:
 			return nil
 		}
 	}
 }
 
-// errStopped is etcd's way to obey when another server has removed it.
-var errStopped = errors.New("the store was stopped; was this server removed from the cluster?")
+// ErrRemoved: etcd ends by itself when another server has removed it.
+var ErrRemoved = errors.New("this server was removed from the store")
 
 // lines is a logger that writes warnings and worse, a JSON object each.
 func lines(w io.Writer) *zap.Logger {

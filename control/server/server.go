@@ -46,6 +46,8 @@ type State struct {
 	Ready bool
 	// Problem is why it is not, empty while it is starting.
 	Problem string
+	// Removed: another server has ended this one's part in the store.
+	Removed bool
 	Starts  int // of children, so far
 	Pid     int // of the child that runs, or ran last
 }
@@ -99,6 +101,7 @@ func (s *Server) keep(ctx context.Context) {
 		s.state.Ready = false
 		if !asked {
 			s.state.Problem = err.Error()
+			s.state.Removed = errors.Is(err, ErrRemoved)
 		}
 		s.mu.Unlock()
 		if asked {
@@ -168,7 +171,7 @@ func (s *Server) await(output io.Reader) {
 			continue
 		}
 		s.mu.Lock()
-		s.state.Ready, s.state.Problem = true, ""
+		s.state.Ready, s.state.Removed, s.state.Problem = true, false, ""
 		select {
 		case <-s.ready:
 		default:
@@ -186,6 +189,8 @@ func (s *Server) explain(said string, err error) error {
 		f.Err = err
 	case said == "":
 		f.Err = errors.New("it ended")
+	case strings.Contains(said, ErrRemoved.Error()):
+		f.Err, f.Fix = ErrRemoved, "`particle cluster join --server` with a server's address makes it one again, without what it had"
 	case strings.Contains(said, unix.ENOSPC.Error()):
 		f.Err, f.Fix = errors.New("the disk is full"), "make room; it goes on by itself then"
 	case strings.Contains(said, "address already in use"):
@@ -202,11 +207,16 @@ type logWriter struct {
 	mu   sync.Mutex // guards what follows
 	rest []byte
 	last string
+	// removed: etcd has said so, and says other things after it.
+	removed bool
 }
 
 func (w *logWriter) text() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.removed {
+		return ErrRemoved.Error()
+	}
 	return w.last
 }
 
@@ -238,6 +248,7 @@ func (w *logWriter) line(text string) {
 	if cause, ok := fields["error"].(string); ok {
 		message += ": " + cause
 	}
+	w.removed = w.removed || strings.Contains(message, "permanently removed from the cluster")
 	if fields["level"] == "warn" {
 		w.log.Warn("store: " + message)
 		return

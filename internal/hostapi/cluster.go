@@ -34,7 +34,7 @@ func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.C
 		return &runtimeapi.ClusterReply{Made: clusterMade(made)}, err
 	case req.Join != nil:
 		joined, err := m.Join(ctx, membership.JoinOptions{Server: req.Join.Server, Token: req.Join.Token, Address: req.Join.Address, Serve: req.Join.Serve})
-		reply := &runtimeapi.ClusterJoined{Name: joined.Name, Already: joined.Already}
+		reply := &runtimeapi.ClusterJoined{Name: joined.Name, Already: joined.Already, Two: joined.Two}
 		for _, s := range joined.Servers {
 			reply.Servers = append(reply.Servers, s.Name)
 		}
@@ -44,7 +44,10 @@ func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.C
 		return &runtimeapi.ClusterReply{Left: &runtimeapi.ClusterLeft{Already: left.Already, Untold: text(left.Untold)}}, err
 	case req.Remove != nil:
 		h, err := m.Remove(ctx, req.Remove.Host)
-		return &runtimeapi.ClusterReply{Removed: h.Name}, err
+		return &runtimeapi.ClusterReply{Removed: h.Name, Pending: h.Pending}, err
+	case req.Recover != nil:
+		done, err := m.Recover(ctx)
+		return &runtimeapi.ClusterReply{Recovered: &runtimeapi.ClusterRecovered{Former: done.Former}}, err
 	case req.Status != nil:
 		return &runtimeapi.ClusterReply{Status: a.clusterStatus(ctx)}, nil
 	}

@@ -176,6 +176,7 @@ type Joined struct {
 	Name, ID string // of this host
 	Servers  []enrol.Host
 	Already  bool // it was a member before
+	Two      bool // it is one of two servers, which bear the loss of none
 }
 
 // Join makes this host a member of a cluster, or a member a server. On a host
@@ -198,6 +199,7 @@ func (m *Membership) Join(ctx context.Context, o JoinOptions) (Joined, error) {
 			return Joined{}, fault.New(op, "", "this host is leaving its former cluster", "wait until `particle cluster status` says that it is in none")
 		case r.Cluster != t.Cluster:
 			return Joined{}, fault.New(op, "", "this host is in another cluster", "run `particle cluster leave` first")
+		case c.server != nil && c.server.store.State().Removed && o.Serve: // it becomes one anew
 		case r.Server || !o.Serve:
 			return Joined{Name: r.Name, ID: string(m.node), Servers: r.Servers, Already: true}, nil
 		}
@@ -236,7 +238,7 @@ func (m *Membership) join(ctx context.Context, o JoinOptions, j joining) (Joined
 	if err := m.write(r, w); err != nil {
 		return Joined{}, err
 	}
-	done := Joined{Name: r.Name, ID: string(m.node), Servers: r.Servers}
+	done := Joined{Name: r.Name, ID: string(m.node), Servers: r.Servers, Two: o.Serve && len(r.Servers) == 1}
 	if err := m.begin(ctx, r); err != nil {
 		return done, err
 	}

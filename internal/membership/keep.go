@@ -89,9 +89,10 @@ func (m *Membership) look(ctx context.Context, c *current) error {
 	return m.renew(ctx, c)
 }
 
-// servers asks this host's own server, or the others' until one answers.
+// servers asks this host's own server, or the others' until one answers. A server
+// that the others have removed is no better than a member.
 func (m *Membership) servers(ctx context.Context, c *current) ([]enrol.Host, error) {
-	if c.server != nil {
+	if c.serves() {
 		ctx, cancel := context.WithTimeout(ctx, askLimit)
 		defer cancel()
 		return c.server.Servers(ctx)
@@ -110,6 +111,9 @@ func (m *Membership) servers(ctx context.Context, c *current) ([]enrol.Host, err
 	m.mu.Unlock()
 	return state.Servers, nil
 }
+
+// serves says whether this host is a server that the others have not removed.
+func (c *current) serves() bool { return c.server != nil && !c.server.store.State().Removed }
 
 // anyServer asks one server after the other, each no longer than limit, until one
 // answers. That the host was removed is an answer.
@@ -176,7 +180,7 @@ func (m *Membership) renew(ctx context.Context, c *current) error {
 		return err
 	}
 	var a *enrol.Admission
-	if c.server != nil {
+	if c.serves() {
 		a, err = m.renewOwn(ctx, c, request)
 	} else {
 		err = m.anyServer(ctx, c, askLimit, func(ctx context.Context, s enrol.Host) (err error) {

@@ -163,46 +163,6 @@ func (m *Membership) finishLeaving(c *current) {
 	}
 }
 
-// Remove takes another host out of the cluster: its certificate is worth nothing
-// from then on, and what it had can be had by others. It works on servers alone.
-func (m *Membership) Remove(ctx context.Context, ref string) (enrol.Host, error) {
-	m.change.Lock()
-	defer m.change.Unlock()
-	c, err := m.asServer("remove host")
-	if err != nil {
-		return enrol.Host{}, err
-	}
-	register, err := c.server.Register()
-	if err != nil {
-		return enrol.Host{}, err
-	}
-	hosts, err := register.Hosts(ctx)
-	if err != nil {
-		return enrol.Host{}, err
-	}
-	h, err := hostNamed(hosts, ref)
-	if err != nil {
-		return h, err
-	}
-	if h.ID == m.node {
-		return h, fault.New("remove host", h.Name, "it is this one", "run `particle cluster leave`")
-	}
-	// The certificate first: the host must not claim anew what is given up.
-	if h.Server {
-		err = c.server.Dismiss(ctx, h)
-	}
-	if err == nil {
-		err = register.Remove(ctx, h.ID, true)
-	}
-	if err == nil {
-		err = c.server.tend(ctx)
-	}
-	if err == nil && m.o.Removing != nil {
-		err = m.o.Removing(ctx, h.ID)
-	}
-	return h, err
-}
-
 // asServer gives the membership if this host serves the store.
 func (m *Membership) asServer(op string) (*current, error) {
 	if err := m.refuse(op); err != nil {

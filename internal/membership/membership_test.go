@@ -167,7 +167,10 @@ func TestRemoveAndWipe(t *testing.T) {
 		_, err := open.Members(ctx)
 		return err != nil && h1.Status(t.Context()).Store[0].Leader
 	})
-	_, err = h1.Remove(t.Context(), "h2")
+	if again, err := h1.Remove(t.Context(), "h2"); err != nil || again.Name != "h2" {
+		t.Errorf("removed again: %+v, %v", again, err)
+	}
+	_, err = h1.Remove(t.Context(), "h9")
 	refused(t, err, "no such host")
 	_, err = h1.Remove(t.Context(), "h1")
 	refused(t, err, "it is this one")

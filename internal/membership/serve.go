@@ -22,6 +22,7 @@ import (
 type serving struct {
 	m         *Membership
 	host      enrol.Host
+	initial   string // see server.Config
 	files     files
 	authority *enrol.Authority
 	store     *server.Server
@@ -60,12 +61,18 @@ func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
 		ReadTimeout: 20 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
 	}
 	s.http.ErrorLog = quiet()
-	s.store = server.Start(server.Config{
-		Host: s.host, Dir: f.data(), Initial: r.Initial,
-		Certificate: f.certificate(), Key: f.key(), Authority: f.authority(), Revoked: f.revoked(),
-	}, m.o.Command, s.log)
+	s.initial = r.Initial
+	s.store = server.Start(s.config(), m.o.Command, s.log)
 	go s.listen(ctx)
 	return s, nil
+}
+
+func (s *serving) config() server.Config {
+	f := s.files
+	return server.Config{
+		Host: s.host, Dir: f.data(), Initial: s.initial,
+		Certificate: f.certificate(), Key: f.key(), Authority: f.authority(), Revoked: f.revoked(),
+	}
 }
 
 // listen serves enrolment until ctx ends. The address may come later than the

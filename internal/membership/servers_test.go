@@ -1,11 +1,15 @@
 package membership_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/internal/membership"
@@ -68,6 +72,75 @@ func TestThreeServers(t *testing.T) {
 	}
 	h1.join(made, true)
 	h1.endpoints(2)
+}
+
+// A server that is left alone makes itself the only one, and loses nothing; those
+// that come back are told, and can serve again.
+func TestRecover(t *testing.T) {
+	port := freePorts(t)
+	h1, h2, h3 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
+	m := newHost(t, "m", "127.0.0.4", port)
+	made := h1.init()
+	if joined := h2.join(made, true); !joined.Two {
+		t.Errorf("joined as the second: %+v", joined)
+	}
+	h2.endpoints(2)
+	if joined := h3.join(made, true); joined.Two {
+		t.Errorf("joined as the third: %+v", joined)
+	}
+	h3.endpoints(3)
+	m.join(made, false)
+	h1.restart() // it would look once a minute
+	h1.endpoints(3)
+	_, err := h2.Recover(t.Context())
+	refused(t, err, "nothing is to be recovered")
+	_, err = m.Recover(t.Context())
+	refused(t, err, "does not serve", "h1")
+
+	if err := errors.Join(h1.Close(), h3.Close()); err != nil {
+		t.Fatal(err)
+	}
+	bounded, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err = h2.Token(bounded, membership.TokenOptions{Rotate: true})
+	refused(t, err, "read token")
+	done, err := h2.Recover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(done.Former)
+	if !slices.Equal(done.Former, []string{"h1", "h3"}) {
+		t.Errorf("former servers: %v", done.Former)
+	}
+	if s := h2.Status(t.Context()); len(s.Hosts) != 4 || len(s.Store) != 1 || !s.Store[0].Leader {
+		t.Errorf("recovered: %+v", s)
+	}
+	fresh, err := h2.Token(t.Context(), membership.TokenOptions{})
+	if err != nil || fresh.Token != made.Token {
+		t.Errorf("%v is now %v, %v", made, fresh, err)
+	}
+	m.restart()
+	if c := m.endpoints(1); works(t, c) != nil {
+		t.Error("a member cannot reach the store")
+	}
+
+	h1.start()
+	h3.start()
+	for _, h := range []*host{h1, h3} {
+		eventually(t, "word for a former server", func() bool {
+			p := h.Status(t.Context()).Problem
+			return p != nil && strings.Contains(p.Error(), "removed from the store")
+		})
+	}
+	h1.join(fresh, true)
+	h1.endpoints(2)
+	if _, err := h2.Remove(t.Context(), "h3"); err != nil {
+		t.Fatal(err)
+	}
+	h2.restart()
+	if c := h2.endpoints(2); works(t, c) != nil {
+		t.Error("the store does not answer after a restart")
+	}
 }
 
 // Whatever a kill leaves, the next start goes on from.

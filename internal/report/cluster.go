@@ -61,6 +61,33 @@ func ClusterJoined(w io.Writer, j runtimeapi.ClusterJoined) error {
 	}
 	_, err := fmt.Fprintf(w, "%s %s. Its store is served by %s.\n`particle cluster status` shows the hosts; networks of the cluster appear in `docker network ls`.\n",
 		cmp.Or(j.Name, "This host"), text, cmp.Or(strings.Join(j.Servers, ", "), "nobody"))
+	if err == nil && j.Two {
+		_, err = io.WriteString(w, "\nThe store has two servers now, and needs both: make a third host one too, and it bears the loss of any.\n")
+	}
+	return err
+}
+
+// ClusterRemoved tells that a host is out.
+func ClusterRemoved(w io.Writer, name string, pending bool) error {
+	text := fmt.Sprintf("%s is removed from the cluster.\n", name)
+	if pending {
+		text += "It was alive a moment ago: what it had can be had by others half a minute after it was heard of last.\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// ClusterRecovered tells what to do after the store was recovered.
+func ClusterRecovered(w io.Writer, r runtimeapi.ClusterRecovered) error {
+	text := "This host serves the store alone, with all that it knew.\n"
+	if len(r.Former) > 0 {
+		text += fmt.Sprintf(`No servers any more: %s. For each of them:
+
+  if it comes back    particle cluster join ADDRESS --server     there, with this host's address
+  if it does not      particle cluster remove HOST               here
+`, strings.Join(r.Former, ", "))
+	}
+	_, err := io.WriteString(w, text)
 	return err
 }
 

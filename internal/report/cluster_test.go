@@ -110,3 +110,25 @@ func TestClusterChecks(t *testing.T) {
 		}
 	}
 }
+
+// What is to be done next is said with what was done.
+func TestClusterNextSteps(t *testing.T) {
+	for want, write := range map[string]func(*strings.Builder) error{
+		"make a third host one too": func(b *strings.Builder) error {
+			return report.ClusterJoined(b, runtimeapi.ClusterJoined{Name: "h2", Servers: []string{"h1"}, Two: true})
+		},
+		"half a minute": func(b *strings.Builder) error { return report.ClusterRemoved(b, "h3", true) },
+		"No servers any more: h1, h3.": func(b *strings.Builder) error {
+			return report.ClusterRecovered(b, runtimeapi.ClusterRecovered{Former: []string{"h1", "h3"}})
+		},
+	} {
+		var b strings.Builder
+		if err := write(&b); err != nil || !strings.Contains(b.String(), want) {
+			t.Errorf("%v: no %q in\n%s", err, want, b.String())
+		}
+	}
+	var b strings.Builder
+	if err := report.ClusterRemoved(&b, "h3", false); err != nil || b.String() != "h3 is removed from the cluster.\n" {
+		t.Errorf("%v: %s", err, b.String())
+	}
+}

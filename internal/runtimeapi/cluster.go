@@ -16,6 +16,8 @@ type Cluster struct {
 	Remove *ClusterRemove `json:"remove,omitempty"`
 	Token  *ClusterToken  `json:"token,omitempty"`
 	Status *Query         `json:"status,omitempty"`
+	// Recover makes this server the store's only one.
+	Recover *Query `json:"recover,omitempty"`
 }
 
 // ClusterReply holds the field that belongs to the request's.
@@ -24,7 +26,10 @@ type ClusterReply struct {
 	Joined  *ClusterJoined `json:"joined,omitempty"`
 	Left    *ClusterLeft   `json:"left,omitempty"`
 	Removed string         `json:"removed,omitempty"` // the host's name
+	Pending bool           `json:"pending,omitempty"` // it was alive: what it had is given up soon
 	Status  *ClusterStatus `json:"status,omitempty"`
+
+	Recovered *ClusterRecovered `json:"recovered,omitempty"`
 }
 
 // ClusterInit makes a cluster of the host.
@@ -60,6 +65,12 @@ type ClusterJoined struct {
 	Name    string   `json:"name"`
 	Servers []string `json:"servers"` // names
 	Already bool     `json:"already,omitempty"`
+	Two     bool     `json:"two,omitempty"` // it is one of two servers, which bear the loss of none
+}
+
+// ClusterRecovered tells which hosts serve the store no more, by name.
+type ClusterRecovered struct {
+	Former []string `json:"former,omitempty"`
 }
 
 // ClusterLeave ends membership.
