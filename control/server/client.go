@@ -32,14 +32,19 @@ type Client struct {
 	tls  *tls.Config
 }
 
-// Dial prepares a connection; it does not wait for one.
+// signInLimit bounds the question for a token, which a user needs.
+const signInLimit = 3 * time.Second
+
+// Dial prepares a connection. It waits for one, for some seconds at most, if there
+// is a user.
 func Dial(t Target) (*Client, error) {
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: t.Endpoints, TLS: t.TLS, Username: t.User, Password: t.Password, Logger: zap.NewNop(),
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+		DialTimeout: signInLimit, // of no effect without a user
 	})
 	if err != nil {
-		return nil, &fault.Error{Op: "reach the cluster's store", On: strings.Join(t.Endpoints, " "), Err: err}
+		return nil, &fault.Error{Op: "reach the cluster's store", On: strings.Join(t.Endpoints, " "), Err: explain(err)}
 	}
 	return &Client{etcd: c, tls: t.TLS}, nil
 }

@@ -70,7 +70,7 @@ func (a API) clusterStatus(ctx context.Context) *runtimeapi.ClusterStatus {
 	m := a.Cluster.Membership.Status(ctx)
 	s := &runtimeapi.ClusterStatus{
 		Role: string(m.Role), Node: m.Node, Joined: m.Joined, Expires: m.Expires, Leaving: m.Leaving,
-		Hosts: []runtimeapi.ClusterHost{}, Store: []runtimeapi.ClusterStore{}, Skew: text(m.Skew), Problem: text(m.Problem),
+		Hosts: []runtimeapi.ClusterHost{}, Store: []runtimeapi.ClusterStore{}, Closed: m.Closed, Skew: text(m.Skew), Problem: text(m.Problem),
 	}
 	if m.Cluster != (enrol.Fingerprint{}) {
 		s.Cluster = m.Cluster.String()

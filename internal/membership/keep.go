@@ -89,14 +89,26 @@ func (m *Membership) look(ctx context.Context, c *current) error {
 	return m.renew(ctx, c)
 }
 
-// servers asks this host's own server, or the others' until one answers. A server
-// that the others have removed is no better than a member.
+// servers asks this host's own server and, if it does not answer, the others'
+// until one does: it may be this one alone that is none any more.
 func (m *Membership) servers(ctx context.Context, c *current) ([]enrol.Host, error) {
-	if c.serves() {
-		ctx, cancel := context.WithTimeout(ctx, askLimit)
-		defer cancel()
-		return c.server.Servers(ctx)
+	if !c.serves() {
+		return m.askServers(ctx, c)
 	}
+	bounded, cancel := context.WithTimeout(ctx, askLimit)
+	servers, err := c.server.Servers(bounded)
+	cancel()
+	if len(m.others(c)) == 0 {
+		return servers, err
+	}
+	others, told := m.askServers(ctx, c) // their clock, too
+	if err != nil && (told == nil || errors.Is(told, enrol.ErrRemoved)) {
+		return others, told
+	}
+	return servers, err
+}
+
+func (m *Membership) askServers(ctx context.Context, c *current) ([]enrol.Host, error) {
 	var state enrol.State
 	err := m.anyServer(ctx, c, askLimit, func(ctx context.Context, s enrol.Host) (err error) {
 		state, err = m.caller(c).State(ctx, s.Enrolment())

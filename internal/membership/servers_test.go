@@ -35,8 +35,20 @@ func TestThreeServers(t *testing.T) {
 	_, err := m.Join(t.Context(), membership.JoinOptions{Server: made.Address, Token: made.Token, Serve: true})
 	refused(t, err, "3 hosts serve the store already", "without --server")
 
+	if closed := h2.Status(t.Context()).Closed; len(closed) > 0 {
+		t.Errorf("closed ports: %v", closed)
+	}
 	if err := h1.Close(); err != nil {
 		t.Fatal(err)
+	}
+	h2.restart() // it would look once a minute
+	h2.endpoints(3)
+	if text := strings.Join(h2.Status(t.Context()).Closed, "; "); !strings.Contains(text, "enrolment of h1 at 127.0.0.1") ||
+		!strings.Contains(text, "peers of h1") || strings.Contains(text, "h3") {
+		t.Errorf("closed ports: %s", text)
+	}
+	if text := strings.Join(m.Status(t.Context()).Closed, "; "); strings.Contains(text, "peers") || !strings.Contains(text, "enrolment of h1") {
+		t.Errorf("closed ports: %s", text)
 	}
 	eventually(t, "an answer of the other two", func() bool { return works(t, c) == nil })
 	h1.start()

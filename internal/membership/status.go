@@ -3,6 +3,7 @@ package membership
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -35,7 +36,8 @@ type Status struct {
 	Leaving bool
 	Hosts   []enrol.Host // in the register, by name; none with External
 	Store   []server.Health
-	Skew    error // this host's clock is wrong
+	Closed  []string // ports of servers that this host does not reach, and why
+	Skew    error    // this host's clock is wrong
 	Problem error
 }
 
@@ -67,11 +69,14 @@ func (m *Membership) Status(ctx context.Context) Status {
 		if own := endpoint(c.server.host); !slices.Contains(conn.Endpoints, own) {
 			conn.Endpoints = append(conn.Endpoints, own)
 		}
-		if state := c.server.store.State(); state.Problem != "" {
+		if state := c.server.store.State(); state.Problem != "" && !errors.Is(s.Problem, enrol.ErrRemoved) {
 			s.Problem = fault.New("serve the store", r.Name, state.Problem, "")
 		}
 	}
+	var probing sync.WaitGroup
+	probing.Go(func() { s.Closed = c.probe(ctx, r.Servers) })
 	s.ask(ctx, conn)
+	probing.Wait()
 	return s
 }
 
@@ -85,16 +90,16 @@ func (m *Membership) damage() error {
 // ask fills in what the store knows, all servers asked at once.
 func (s *Status) ask(ctx context.Context, conn *Connection) {
 	client, err := server.Dial(server.Target{Endpoints: conn.Endpoints, TLS: conn.TLS, User: conn.User, Password: conn.Password})
-	if err != nil {
-		s.Problem = cmp.Or(s.Problem, err)
-		return
-	}
-	defer client.Close()
 	var all sync.WaitGroup
 	s.Store = make([]server.Health, len(conn.Endpoints))
 	for i, e := range conn.Endpoints {
-		all.Go(func() { s.Store[i] = client.Check(ctx, e) })
+		all.Go(func() { s.Store[i] = health(ctx, client, conn, e, err) })
 	}
+	if err != nil {
+		all.Wait()
+		return
+	}
+	defer client.Close()
 	if s.Role != RoleExternal {
 		hosts, err := client.Register().Hosts(ctx)
 		if s.Hosts = hosts; err != nil && s.Problem == nil {
@@ -103,6 +108,23 @@ func (s *Status) ask(ctx context.Context, conn *Connection) {
 		slices.SortFunc(s.Hosts, func(a, b enrol.Host) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	}
 	all.Wait()
+}
+
+// health is how an endpoint is. Why it does not answer a bare connection tells
+// best; failed is why there is no client, nil if there is one.
+func health(ctx context.Context, client *server.Client, conn *Connection, endpoint string, failed error) server.Health {
+	probing, cancel := context.WithTimeout(ctx, askLimit-time.Second)
+	defer cancel()
+	h := server.Health{Endpoint: endpoint}
+	if failed != nil {
+		h.Problem = failed.Error()
+	} else {
+		h = client.Check(probing, endpoint)
+	}
+	if h.Problem != "" && h.Version == "" {
+		h.Problem = cmp.Or(why(context.WithoutCancel(ctx), endpoint, conn.TLS), h.Problem)
+	}
+	return h
 }
 
 // endpoint is where a server's store is reached by clients.

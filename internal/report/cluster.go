@@ -224,8 +224,15 @@ func ClusterChecks(s runtimeapi.ClusterStatus, now time.Time) []Check {
 		certificate.Grade, certificate.Finding = Warn, "it ends in "+left(rest)+" and could not be renewed"
 		certificate.Remedy = "see `particle cluster status`: a server must be reached"
 	}
-	return append(checks, clock, certificate)
+	ports := Check{Name: "cluster ports", Grade: OK, Finding: "those of all servers are reached"}
+	if len(s.Closed) > 0 {
+		ports.Grade, ports.Finding = Warn, strings.Join(s.Closed, "; ")
+		ports.Remedy = openPorts
+	}
+	return append(checks, ports, clock, certificate)
 }
+
+const openPorts = "start the servers, and open the TCP ports from PARTICLE_CLUSTER_PORT on between the hosts (7790 to 7792)"
 
 // lateRenewal is when a certificate should long have been renewed: a third of
 // its year before its end is when that begins.
@@ -249,7 +256,10 @@ func storeCheck(s runtimeapi.ClusterStatus) Check {
 		c.Grade, c.Finding = Warn, strings.Join(bad, "; ")
 	}
 	if c.Grade != OK {
-		c.Remedy = "start the servers, and open the TCP ports from PARTICLE_CLUSTER_PORT on between the hosts (7790 to 7792)"
+		c.Remedy = openPorts
+		if s.Role == "external" {
+			c.Remedy = "check PARTICLE_ETCD and PARTICLE_ETCD_USER, the files in /var/lib/particle/etcd-client, and etcd itself; restart the plugin after a change of the password"
+		}
 	}
 	return c
 }

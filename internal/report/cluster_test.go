@@ -98,6 +98,7 @@ func TestClusterChecks(t *testing.T) {
 	}{
 		{"", func(*runtimeapi.ClusterStatus) {}},
 		{"cluster warn", func(s *runtimeapi.ClusterStatus) { s.Problem = "x" }},
+		{"cluster ports warn", func(s *runtimeapi.ClusterStatus) { s.Closed = []string{"x"} }},
 		{"clock warn", func(s *runtimeapi.ClusterStatus) { s.Skew = "x" }},
 		{"cluster store warn", func(s *runtimeapi.ClusterStatus) { s.Store[0].Problem = "x" }},
 		{"cluster store missing", func(s *runtimeapi.ClusterStatus) { s.Store[0].Problem, s.Store[1].Problem = "x", "y" }},

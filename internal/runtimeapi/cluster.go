@@ -100,8 +100,10 @@ type ClusterStatus struct {
 	Hosts    []ClusterHost    `json:"hosts"`
 	Store    []ClusterStore   `json:"store"`
 	Networks []ClusterNetwork `json:"networks"`
-	Skew     string           `json:"skew,omitempty"` // how this host's clock is wrong
-	Problem  string           `json:"problem,omitempty"`
+	// Closed are ports of servers that this host does not reach, and why.
+	Closed  []string `json:"closed,omitempty"`
+	Skew    string   `json:"skew,omitempty"` // how this host's clock is wrong
+	Problem string   `json:"problem,omitempty"`
 }
 
 // ClusterHost is a host of the cluster.
