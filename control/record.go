@@ -1,8 +1,10 @@
 package control
 
 import (
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/particle-net/particle/topology"
@@ -33,6 +35,25 @@ type Network struct {
 	// Removed: a user has removed the network on some host. Its name is free, and
 	// hosts let go of it as their last containers on it end.
 	Removed bool
+}
+
+// Named is the network with what by says of it that Docker alone knows: name,
+// options, labels, and what the auxiliary addresses are called.
+func (n Network) Named(by Network) Network {
+	n.Name, n.Options, n.Labels = by.Name, by.Options, by.Labels
+	n.Subnets = slices.Clone(n.Subnets)
+	for i, s := range n.Subnets {
+		for _, b := range by.Subnets {
+			if b.Prefix == s.Prefix && sameAddresses(b.Aux, s.Aux) {
+				n.Subnets[i].Aux = b.Aux
+			}
+		}
+	}
+	return n
+}
+
+func sameAddresses(x, y map[string]netip.Addr) bool {
+	return slices.Equal(slices.SortedFunc(maps.Values(x), netip.Addr.Compare), slices.SortedFunc(maps.Values(y), netip.Addr.Compare))
 }
 
 // Subnet is one address range of a network.

@@ -27,8 +27,8 @@ type Allocator interface {
 	// ClaimNetwork registers a network under its id, without a name, with the VNI
 	// n.VNI or, if that is 0, a free one. Causes: ErrTaken.
 	ClaimNetwork(ctx context.Context, n Network) (topology.VNI, error)
-	// NameNetwork gives a registered network its name, options and labels, and
-	// so lets the other hosts make it. Causes: ErrTaken, ErrNoNetwork.
+	// NameNetwork gives a registered network its name, options and labels and its
+	// auxiliary addresses theirs, and so lets the other hosts make it. Causes: ErrTaken, ErrNoNetwork.
 	NameNetwork(ctx context.Context, n Network) error
 	// RemoveNetwork marks it as removed and frees its name; not there is success.
 	RemoveNetwork(ctx context.Context, id topology.SharedID) error

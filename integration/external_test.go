@@ -201,20 +201,34 @@ func dialIn(ctx context.Context, netns, addr string) (net.Conn, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread is in another namespace, and ends
-		fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
-		}
-		if err != nil {
-			done <- result{nil, err}
-			return
-		}
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		runtime.LockOSThread() // unlocked only on its way back: else the thread ends
+		conn, err := dialAway(ctx, netns, addr)
 		done <- result{conn, err}
 	}()
 	r := <-done
 	return r.conn, r.err
+}
+
+func dialAway(ctx context.Context, netns, addr string) (net.Conn, error) {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close()
+	away, err := os.Open(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer away.Close()
+	if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, err
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		return conn, errors.Join(err, back)
+	}
+	runtime.UnlockOSThread()
+	return conn, err
 }
 
 // trust puts on a host what it needs for etcd: with "other" another authority,

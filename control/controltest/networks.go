@@ -2,6 +2,7 @@ package controltest
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -63,6 +64,8 @@ func (a *allocation) name() {
 	w := a.networks(a.b)
 	n := a.n
 	n.Options, n.Labels = map[string]string{"particle.vni": "7"}, map[string]string{"job": "x"}
+	n.Subnets = slices.Clone(n.Subnets)
+	n.Subnets[0].Aux = map[string]netip.Addr{"scanner": n.Subnets[0].Aux["printer"]} // the same address, by its name
 	a.must(a.a.NameNetwork(ctx, n))
 	w.Until("the options", func() bool { return len(w.Have[n.ID].Options) > 0 })
 	if diff := cmp.Diff(n, w.Have[n.ID], cmp.Comparer(func(x, y netip.Addr) bool { return x == y }), cmp.Comparer(func(x, y netip.Prefix) bool { return x == y })); diff != "" {

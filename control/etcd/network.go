@@ -135,7 +135,7 @@ func (s *Store) NameNetwork(ctx context.Context, n control.Network) error {
 			}
 			free = unchanged(name, kv.ModRevision)
 		}
-		now.Name, now.Options, now.Labels = n.Name, n.Options, n.Labels
+		now = now.Named(n)
 		return s.swap(ctx, []clientv3.Cmp{unchanged(spec, mod), free}, clientv3.OpPut(spec, encode(now)), clientv3.OpPut(name, string(n.ID)))
 	})
 }

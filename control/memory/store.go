@@ -170,8 +170,7 @@ func (s *Store) NameNetwork(ctx context.Context, n control.Network) error {
 		case named && by != n.ID:
 			return fmt.Errorf("the name is %w by network %s", control.ErrTaken, by.Short())
 		}
-		old.Name, old.Options, old.Labels = n.Name, n.Options, n.Labels
-		now.networks[n.ID], now.names[n.Name] = old, n.ID
+		now.networks[n.ID], now.names[n.Name] = old.Named(n), n.ID
 		return nil
 	})
 }

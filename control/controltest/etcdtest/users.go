@@ -7,7 +7,9 @@ import (
 	"net"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 )
 
@@ -22,25 +24,36 @@ type Users struct {
 	Prefix         string // all that the user may read and write
 }
 
-// Make adds the users and turns authentication on.
+// Make adds the users and turns authentication on. What fails can be repeated,
+// unless it is the last step whose answer was lost.
 func (u Users) Make(ctx context.Context) error {
 	c, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{u.Endpoint}, TLS: u.TLS, DialOptions: []grpc.DialOption{grpc.WithContextDialer(u.Dial)},
+		Endpoints: []string{u.Endpoint}, TLS: u.TLS, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithContextDialer(u.Dial)},
 	})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if _, err := c.UserAdd(ctx, "root", u.Root); err != nil {
-		return err
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) error { _, err := c.UserAdd(ctx, "root", u.Root); return err },
+		func(ctx context.Context) error { _, err := c.RoleAdd(ctx, "root"); return err },
+		func(ctx context.Context) error { _, err := c.UserGrantRole(ctx, "root", "root"); return err },
+		func(ctx context.Context) error { _, err := c.RoleAdd(ctx, u.User); return err },
+		func(ctx context.Context) error {
+			_, err := c.RoleGrantPermission(ctx, u.User, u.Prefix, clientv3.GetPrefixRangeEnd(u.Prefix), clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		},
+		func(ctx context.Context) error { _, err := c.UserAdd(ctx, u.User, u.Password); return err },
+		func(ctx context.Context) error { _, err := c.UserGrantRole(ctx, u.User, u.User); return err },
+		func(ctx context.Context) error { _, err := c.AuthEnable(ctx); return err },
+	} {
+		bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := step(bounded)
+		cancel()
+		// An earlier attempt may have come so far.
+		if err != nil && !errors.Is(err, rpctypes.ErrUserAlreadyExist) && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
+			return err
+		}
 	}
-	_, errRoot := c.UserGrantRole(ctx, "root", "root")
-	_, errRole := c.RoleAdd(ctx, u.User)
-	_, errGrant := c.RoleGrantPermission(ctx, u.User, u.Prefix, clientv3.GetPrefixRangeEnd(u.Prefix), clientv3.PermissionType(clientv3.PermReadWrite))
-	_, errUser := c.UserAdd(ctx, u.User, u.Password)
-	_, errGive := c.UserGrantRole(ctx, u.User, u.User)
-	_, errAuth := c.AuthEnable(ctx)
-	return errors.Join(errRoot, errRole, errGrant, errUser, errGive, errAuth)
+	return nil
 }
