@@ -42,11 +42,14 @@ func echo(ctx context.Context, out io.Writer, args []string) error {
 	}
 }
 
-// talkEvery is how often talk says something.
-const talkEvery = 50 * time.Millisecond
+const (
+	talkEvery = 50 * time.Millisecond // how often talk says something
+	tellEvery = time.Second           // how often it tells of the answers
+)
 
-// talk keeps one connection busy until a signal, and tells how long the longest
-// answer took. It fails when the connection does.
+// talk keeps one connection busy until a signal. After an answer it tells, now and
+// then, how many there were and how long the longest took since it told last. It
+// fails when the connection does.
 func talk(ctx context.Context, out io.Writer, args []string) error {
 	o, rest, err := parse(args)
 	if err != nil {
@@ -68,6 +71,7 @@ func talk(ctx context.Context, out io.Writer, args []string) error {
 	fmt.Fprintf(out, "talking to %s\n", conn.RemoteAddr())
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	var longest time.Duration
+	told := time.Now()
 	answers := bufio.NewReader(conn)
 	tick := time.NewTicker(talkEvery)
 	defer tick.Stop()
@@ -75,13 +79,16 @@ func talk(ctx context.Context, out io.Writer, args []string) error {
 		began := time.Now()
 		err := exchange(conn, answers, n, o.timeout)
 		if ctx.Err() != nil {
-			_, err := fmt.Fprintf(out, "%d answers, the longest after %s\n", n, longest.Round(time.Millisecond))
-			return err
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("after %d answers: %w", n, err)
 		}
 		longest = max(longest, time.Since(began))
+		if time.Since(told) >= tellEvery {
+			fmt.Fprintf(out, "%d answers, the longest after %s\n", n+1, longest.Round(time.Millisecond))
+			told, longest = time.Now(), 0
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -1,0 +1,197 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/particle-net/particle/internal/hostpath"
+	"github.com/particle-net/particle/internal/lab"
+)
+
+// clusterStore is where a cluster of lab hosts keeps its records.
+type clusterStore interface {
+	// join makes the hosts a cluster.
+	join(context.Context, []*bed) error
+	// kill ends the store as a crash does, and has it start again.
+	kill(context.Context) error
+	// wipe does the same, and the store has lost all it had.
+	wipe(context.Context) error
+	// at is where hosts reach it: an address and TCP ports, as iptables writes them.
+	at() (addr netip.Addr, ports string)
+}
+
+// ownStore is served by the plugin of a host.
+type ownStore struct{ *bed }
+
+func (s ownStore) join(ctx context.Context, _ []*bed) error { return s.cluster(ctx) }
+
+func (s ownStore) at() (netip.Addr, string) { return s.host.Addr4(), "7790:7792" }
+
+func (s ownStore) kill(ctx context.Context) error {
+	before, err := s.pid("cluster-store")
+	if err != nil {
+		return err
+	}
+	if _, err := s.host.Exec(ctx, "kill", "-9", strconv.Itoa(before)); err != nil {
+		return err
+	}
+	return until(ctx, func() error {
+		now, err := s.pid("cluster-store")
+		if err == nil && now == before {
+			err = errors.New("the store is still being killed")
+		}
+		return err
+	})
+}
+
+func (s ownStore) wipe(ctx context.Context) error {
+	if _, err := s.host.Exec(ctx, "sh", "-c", "rm -rf "+hostpath.StateDir+"/cluster/etcd"); err != nil {
+		return err
+	}
+	return s.kill(ctx)
+}
+
+// pid finds the process on the host whose command line has the word.
+func (b *bed) pid(word string) (int, error) {
+	entries, err := os.ReadDir(b.host.Root() + "/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, entry := range entries {
+		inside, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		line, err := os.ReadFile(fmt.Sprintf("%s/proc/%d/cmdline", b.host.Root(), inside))
+		if err == nil && strings.Contains(string(line), word) {
+			return inside, nil
+		}
+	}
+	return 0, fmt.Errorf("no process %s on %s", word, b.host.Name())
+}
+
+// otherStore is an etcd of the distribution, outside of the hosts, with
+// certificates of its administrator.
+type otherStore struct {
+	lab       *lab.Lab
+	authority authority
+	dir       string
+	binary    string
+}
+
+const (
+	etcdService  = "etcd"
+	etcdPort     = "2379"
+	etcdOperator = "http://127.0.0.1:2378" // plain text, at home alone
+)
+
+// newOtherStore makes the certificates, and starts it.
+func newOtherStore(t *testing.T, l *lab.Lab) *otherStore {
+	t.Helper()
+	binary, err := lab.FindEtcd(t.Context(), lab.EtcdDebian, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &otherStore{lab: l, dir: t.TempDir(), binary: binary}
+	if s.authority, err = newAuthority("administrator"); err != nil {
+		t.Fatal(err)
+	}
+	addr, _ := s.at()
+	own, err := s.authority.issue("etcd", addr)
+	if err == nil {
+		err = s.certify(s.dir, own)
+	}
+	if err == nil {
+		err = s.start(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *otherStore) start(ctx context.Context) error {
+	at := "https://" + net.JoinHostPort(lab.Gateway4, etcdPort)
+	err := s.lab.Internet().StartService(ctx, etcdService, s.binary, "--data-dir", filepath.Join(s.dir, "data"),
+		"--listen-client-urls", at+","+etcdOperator, "--advertise-client-urls", at, "--listen-peer-urls", "http://127.0.0.1:2377",
+		"--cert-file", s.file("cert.pem"), "--key-file", s.file("key.pem"), "--trusted-ca-file", s.file("ca.pem"), "--client-cert-auth",
+		"--heartbeat-interval", "20", "--election-timeout", "200", "--log-level", "warn")
+	if err != nil {
+		return err
+	}
+	return until(ctx, func() error {
+		_, err := s.ask(ctx, "range", map[string]any{"key": []byte{0}})
+		return err
+	})
+}
+
+func (s *otherStore) certify(dir string, own pair) error {
+	return writeFiles(dir, map[string][]byte{"ca.pem": s.authority.pem(), "cert.pem": own.certificate, "key.pem": own.key})
+}
+
+func (s *otherStore) file(name string) string { return filepath.Join(s.dir, name) }
+
+// ask asks etcd by its gateway, and gives the store's revision.
+func (s *otherStore) ask(ctx context.Context, method string, request map[string]any) (revision int64, err error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return 0, err
+	}
+	out, err := s.lab.Internet().Exec(ctx, "busybox", "wget", "-q", "-O", "-", "--post-data", string(body), etcdOperator+"/v3/kv/"+method)
+	if err != nil {
+		return 0, err
+	}
+	var reply struct{ Header struct{ Revision string } }
+	if err := json.Unmarshal([]byte(out), &reply); err != nil {
+		return 0, fmt.Errorf("%s: %w", out, err)
+	}
+	return strconv.ParseInt(reply.Header.Revision, 10, 64)
+}
+
+// compact forgets all changes up to now.
+func (s *otherStore) compact(ctx context.Context) error {
+	revision, err := s.ask(ctx, "range", map[string]any{"key": []byte{0}})
+	if err == nil {
+		_, err = s.ask(ctx, "compaction", map[string]any{"revision": revision, "physical": true})
+	}
+	return err
+}
+
+func (s *otherStore) kill(ctx context.Context) error {
+	_, err := s.lab.Internet().StopService(ctx, etcdService, syscall.SIGKILL)
+	return errors.Join(err, s.start(ctx))
+}
+
+func (s *otherStore) wipe(ctx context.Context) error {
+	_, err := s.lab.Internet().StopService(ctx, etcdService, syscall.SIGKILL)
+	return errors.Join(err, os.RemoveAll(s.file("data")), s.start(ctx))
+}
+
+func (s *otherStore) at() (netip.Addr, string) { return netip.MustParseAddr(lab.Gateway4), etcdPort }
+
+func (s *otherStore) join(ctx context.Context, beds []*bed) error {
+	setting := "PARTICLE_ETCD=https://" + net.JoinHostPort(lab.Gateway4, etcdPort)
+	return beds[0].each(func(b *bed) error {
+		own, err := s.authority.issue(b.host.Name(), netip.Addr{})
+		if err == nil {
+			err = s.certify(b.host.Root()+hostpath.EtcdClientDir, own)
+		}
+		if err == nil {
+			_, err = b.particle(ctx, "install", "--set", setting)
+		}
+		if err == nil {
+			err = b.alive(ctx, len(beds))
+		}
+		return err
+	})
+}

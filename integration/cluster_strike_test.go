@@ -1,0 +1,237 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/particle-net/particle/internal/lab"
+)
+
+// ownFaults are those of a cluster whose first host serves the store.
+func (c *brokenCluster) ownFaults() []clusterFault {
+	first, second, third := c.beds[0], c.beds[1], c.beds[2]
+	return []clusterFault{
+		{"the store is killed", nil, c.store.kill},
+		{"a plugin is killed", []*bed{second}, second.restartPlugin},
+		{"the plugin that serves the store is killed", []*bed{first}, first.restartPlugin},
+		{"a dockerd is killed", []*bed{third}, third.restartDockerd},
+		{"a host is cut off", nil, third.cut},
+		{"the store's host is cut off, and a plugin killed meanwhile", []*bed{second}, func(ctx context.Context) error {
+			return errors.Join(deserted(ctx, first.host.Cut, second, third), second.restartPlugin(ctx), c.startAll(ctx), first.host.Heal())
+		}},
+		{"one host cannot reach the store, and the plugin that serves it freezes", []*bed{first}, func(ctx context.Context) error {
+			healed, err := c.keepAway(ctx, func() error { return nil })
+			if err != nil {
+				return err
+			}
+			err = first.signalPlugin(ctx, syscall.SIGSTOP)
+			if err == nil {
+				err = errors.Join(c.forgotten(ctx, healed), second.suspects(ctx, first.host.Name()))
+			}
+			return errors.Join(err, first.signalPlugin(ctx, syscall.SIGCONT))
+		}},
+		// From here on the store claims nothing new: some host may not have been there.
+		{"the store is wiped", nil, c.store.wipe},
+		{"a host reboots", []*bed{third}, c.reboot},
+	}
+}
+
+// otherFaults are those of a cluster whose store is an administrator's etcd.
+func (c *brokenCluster) otherFaults() []clusterFault {
+	second, third := c.beds[1], c.beds[2]
+	etcd := c.store.(*otherStore)
+	return []clusterFault{
+		{"the store is killed", nil, etcd.kill},
+		{"a plugin is killed", []*bed{second}, second.restartPlugin},
+		{"a host is cut off", nil, third.cut},
+		{"one host cannot reach the store, which is compacted", nil, func(ctx context.Context) error {
+			healed, err := c.keepAway(ctx, func() error { return etcd.compact(ctx) })
+			if err != nil {
+				return err
+			}
+			return c.forgotten(ctx, healed)
+		}},
+		{"the store is wiped", nil, etcd.wipe},
+	}
+}
+
+func (b *bed) restartDockerd(ctx context.Context) error {
+	return errors.Join(b.host.KillDockerd(ctx), b.host.StartDockerd(ctx))
+}
+
+// cut takes the host off the underlay for as long as a container takes to start.
+func (b *bed) cut(ctx context.Context) error {
+	return errors.Join(b.host.Cut(), b.startsOne(ctx), b.host.Heal())
+}
+
+// startsOne says whether a container starts on the shared network.
+func (b *bed) startsOne(ctx context.Context) error {
+	_, err := b.docker(ctx, "run", "--rm", "--network", "jobs", lab.TestImage, "true")
+	return err
+}
+
+func (c *brokenCluster) startAll(ctx context.Context) error {
+	return c.beds[0].each(func(b *bed) error { return b.startsOne(ctx) })
+}
+
+// deserted waits until the plugins of hosts have noticed that the store does not
+// answer, which do does to them.
+func deserted(ctx context.Context, do func() error, on ...*bed) error {
+	warnings := func(b *bed) (int, error) {
+		log, err := os.ReadFile(b.host.ServiceLog("dockerd"))
+		return strings.Count(string(log), "everything stays as it is"), err
+	}
+	before := map[*bed]int{}
+	for _, b := range on {
+		n, err := warnings(b)
+		if err != nil {
+			return err
+		}
+		before[b] = n
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	for _, b := range on {
+		err := until(ctx, func() error {
+			n, err := warnings(b)
+			if err == nil && n == before[b] {
+				err = fmt.Errorf("%s has not noticed that the store does not answer", b.host.Name())
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// suspects waits until the host takes another for lost.
+func (b *bed) suspects(ctx context.Context, host string) error {
+	return until(ctx, func() error {
+		return prints(&session{bed: b}, []string{host + " .*suspect", "particle", "cluster", "status"})
+	})
+}
+
+// reboot pulls the plug of the third host. Its containers are gone, and with
+// them their connections; new ones take their place.
+func (c *brokenCluster) reboot(ctx context.Context) error {
+	const i = 2
+	b, name := c.beds[i], "echo-"+c.beds[i].host.Name()
+	from, was := time.Now(), c.servers[b]
+	if err := b.host.Reboot(ctx); err != nil {
+		return err
+	}
+	var gone []*talker
+	c.talkers = slices.DeleteFunc(c.talkers, func(k *talker) bool {
+		if k.bed != b && k.to != b {
+			return false
+		}
+		gone = append(gone, k)
+		return true
+	})
+	for _, k := range gone {
+		if err := until(ctx, func() error { return k.bed.gone(ctx, k.name) }); err != nil {
+			return err
+		}
+	}
+	if err := until(ctx, func() error { return b.gone(ctx, name) }); err != nil {
+		return err
+	}
+	c.history.record(was, i, hold{false, name}, from, time.Now())
+	if err := errors.Join(c.serve(i, false), b.logRoutes(ctx, "jobs")); err != nil {
+		return err
+	}
+	for _, k := range gone {
+		c.talk(k.bed, k.to)
+	}
+	return nil
+}
+
+// What comes and goes while a host cannot hear of it.
+var (
+	addressBefore = netip.MustParsePrefix("10.77.200.100/32")
+	addressAfter  = netip.MustParsePrefix("10.77.200.101/32")
+)
+
+// keepAway keeps the third host from the store, but from no other host, until it
+// has noticed. The first host gives back an address meanwhile and takes another.
+// It tells when all was well again.
+func (c *brokenCluster) keepAway(ctx context.Context, meanwhile func() error) (healed time.Time, err error) {
+	first, third := c.beds[0], c.beds[2]
+	if _, err := first.holds(ctx, "before", "--network", "jobs", "--ip", addressBefore.Addr().String(), lab.TestImage, "probe", "sleep"); err != nil {
+		return healed, err
+	}
+	if err := until(ctx, func() error { return third.reaches(ctx, addressBefore) }); err != nil {
+		return healed, err
+	}
+	if err := deserted(ctx, func() error { return c.wall(ctx, third, "-I") }, third); err != nil {
+		return healed, err
+	}
+	c.expected = append(c.expected, addressBefore)
+	if err := first.gone(ctx, "before"); err != nil {
+		return healed, err
+	}
+	if _, err := first.holds(ctx, "after", "--network", "jobs", "--ip", addressAfter.Addr().String(), lab.TestImage, "probe", "sleep"); err != nil {
+		return healed, err
+	}
+	// It is in the store, then, and the host does not know.
+	if err := until(ctx, func() error { return c.beds[1].reaches(ctx, addressAfter) }); err != nil {
+		return healed, err
+	}
+	if err := errors.Join(meanwhile(), c.startAll(ctx)); err != nil {
+		return healed, err
+	}
+	if third.reaches(ctx, addressAfter) == nil {
+		return healed, errors.New("the host was not kept from the store")
+	}
+	err = c.wall(ctx, third, "-D")
+	return time.Now(), err
+}
+
+// wall makes what keeps a host from the store and nothing else (-I), or takes it
+// away (-D).
+func (c *brokenCluster) wall(ctx context.Context, b *bed, action string) error {
+	addr, ports := c.store.at()
+	_, errOut := b.host.Exec(ctx, "iptables", action, "OUTPUT", "-p", "tcp", "-d", addr.String(), "--dport", ports, "-j", "DROP")
+	_, errIn := b.host.Exec(ctx, "iptables", action, "INPUT", "-p", "tcp", "-s", addr.String(), "--sport", ports, "-j", "DROP")
+	return errors.Join(errOut, errIn)
+}
+
+// reaches says whether the host has a route to a prefix.
+func (b *bed) reaches(ctx context.Context, p netip.Prefix) error {
+	routes, err := b.routes(ctx, "jobs")
+	if _, ok := routes[p]; err == nil && !ok {
+		err = fmt.Errorf("%s has no route to %s", b.host.Name(), p)
+	}
+	return err
+}
+
+// staleFor is how long a route to what nobody has any more may stay.
+const staleFor = time.Minute
+
+// forgotten waits until the third host has heard of what keepAway has done. That
+// a route stays for no longer than a minute is the point of it.
+func (c *brokenCluster) forgotten(ctx context.Context, healed time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, healed.Add(staleFor))
+	defer cancel()
+	third := c.beds[2]
+	err := until(ctx, func() error {
+		if third.reaches(ctx, addressBefore) == nil {
+			return fmt.Errorf("%s still has a route to %s", third.host.Name(), addressBefore)
+		}
+		return third.reaches(ctx, addressAfter)
+	})
+	if err == nil {
+		c.Logf("the routes are right %s after it was healed", time.Since(healed).Round(time.Millisecond))
+	}
+	return err
+}
