@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/netip"
@@ -32,13 +33,13 @@ import (
 // ours may use the keys of particle alone.
 type externalEtcd struct {
 	node      *lab.Node
+	dir       string // in the lab's own: that node has the machine's files
 	addr      netip.Addr
 	authority authority
 	ready     bool // users are there
 }
 
 const (
-	externalDir  = "/var/lib/etcd-external" // on the node
 	etcdUser     = "particle"
 	etcdPassword = "of-particle"
 )
@@ -126,7 +127,7 @@ func cmdEtcd(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func newExternal(node *lab.Node) (*externalEtcd, error) {
-	e := &externalEtcd{node: node, addr: netip.MustParseAddr("198.51.100.254")}
+	e := &externalEtcd{node: node, dir: filepath.Join(filepath.Dir(node.ServiceLog("etcd")), "etcd"), addr: netip.MustParseAddr("198.51.100.254")}
 	a, err := newAuthority("authority of etcd")
 	if err != nil {
 		return nil, err
@@ -136,7 +137,7 @@ func newExternal(node *lab.Node) (*externalEtcd, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e, writeFiles(node.Root()+externalDir, map[string][]byte{"ca.pem": a.pem(), "cert.pem": server.certificate, "key.pem": server.key})
+	return e, writeFiles(e.dir, map[string][]byte{"ca.pem": a.pem(), "cert.pem": server.certificate, "key.pem": server.key})
 }
 
 func writeFiles(dir string, files map[string][]byte) error {
@@ -160,9 +161,9 @@ func (e *externalEtcd) start(ctx context.Context) error {
 		return err
 	}
 	url := "https://" + e.endpoint()
-	if err := e.node.StartService(ctx, "etcd", program, "--data-dir", externalDir+"/data",
+	if err := e.node.StartService(ctx, "etcd", program, "--data-dir", e.dir+"/data",
 		"--listen-client-urls", url, "--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:2380",
-		"--client-cert-auth", "--trusted-ca-file", externalDir+"/ca.pem", "--cert-file", externalDir+"/cert.pem", "--key-file", externalDir+"/key.pem"); err != nil {
+		"--client-cert-auth", "--trusted-ca-file", e.dir+"/ca.pem", "--cert-file", e.dir+"/cert.pem", "--key-file", e.dir+"/key.pem"); err != nil {
 		return err
 	}
 	if e.ready {
@@ -170,6 +171,10 @@ func (e *externalEtcd) start(ctx context.Context) error {
 	}
 	err = until(ctx, func() error { return e.users(ctx) })
 	e.ready = err == nil
+	if err != nil {
+		said, _ := os.ReadFile(e.node.ServiceLog("etcd"))
+		err = fmt.Errorf("%w; etcd says:\n%s", err, said)
+	}
 	return err
 }
 
