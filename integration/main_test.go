@@ -14,7 +14,7 @@ import (
 
 // programs are built once for all tests.
 var programs struct {
-	bin string // particle, particle-docker-plugin, particle-runtime, particle-lab
+	bin string // particle, particle-docker-plugin, particle-runtime, particle-lab, probe
 	cli lab.DockerCLI
 }
 
@@ -46,7 +46,7 @@ func run(m *testing.M) int {
 func build(dir string) error {
 	programs.bin = dir
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir+"/",
-		"../cmd/particle", "../cmd/particle-docker-plugin", "../cmd/particle-runtime", "../cmd/particle-lab")
+		"../cmd/particle", "../cmd/particle-docker-plugin", "../cmd/particle-runtime", "../cmd/particle-lab", "./probe")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)

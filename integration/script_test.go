@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -196,31 +195,12 @@ func onNode(node func(*session) *lab.Node) func(*testscript.TestScript, bool, []
 // cmdServe starts a program that stays: serve host|internet NAME CMD...
 func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	s := sessionOf(ts)
-	node := s.bed.lab.Internet()
+	node, probe := s.bed.lab.Internet(), program("probe") // it has the machine's files
 	if args[0] == "host" {
-		node = s.bed.host.Node
+		node, probe = s.bed.host.Node, "/usr/local/bin/probe"
+		ts.Check(s.bed.host.CopyIn(program("probe"), probe))
 	}
-	probe := filepath.Join("/usr/local/bin", "probe")
-	ts.Check(copyProbe(s, node, probe))
 	ts.Check(node.StartService(context.Background(), args[1], append([]string{probe}, args[2:]...)...))
-}
-
-// copyProbe takes the test program out of the test image.
-func copyProbe(s *session, node *lab.Node, to string) error {
-	ctx := context.Background()
-	target := node.Root() + to
-	if _, err := os.Stat(target); err == nil {
-		return nil
-	}
-	id, err := s.bed.docker(ctx, "create", "--network", "none", lab.TestImage)
-	if err != nil {
-		return err
-	}
-	if _, err := s.bed.docker(ctx, "cp", id+":/bin/probe", target); err != nil {
-		return err
-	}
-	_, err = s.bed.docker(ctx, "rm", id)
-	return err
 }
 
 // cmdEventually repeats a command of ours until it succeeds:
