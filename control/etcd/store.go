@@ -157,6 +157,19 @@ func (s *Store) connect(ctx context.Context) error {
 	return nil
 }
 
+// signOut gives up a client whose token etcd does not know any more, since it was
+// restarted. The client cannot get itself another: etcd 3.4 refuses to authenticate
+// one who shows a token that it does not know.
+func (s *Store) signOut() {
+	s.mu.Lock()
+	c := s.client
+	s.client = nil
+	s.mu.Unlock()
+	if c != nil {
+		_ = c.Close() // it was of no use any more
+	}
+}
+
 func (s *Store) conn() (*clientv3.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

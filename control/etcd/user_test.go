@@ -1,0 +1,74 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/particle-net/particle/control/controltest"
+	"github.com/particle-net/particle/control/controltest/etcdtest"
+	"github.com/particle-net/particle/control/etcd"
+)
+
+// etcd forgets the tokens that it has given out when it ends, and its release 3.4
+// gives none to a client that still shows an old one.
+func TestSignsInAgain(t *testing.T) {
+	for _, release := range []string{etcdtest.Debian, etcdtest.Current} {
+		t.Run(release, func(t *testing.T) {
+			srv := etcdtest.Start(t, release)
+			users := etcdtest.Users{
+				Endpoint: "http://" + srv.Endpoint(), Root: "r", User: "particle", Password: "p", Prefix: "/particle/",
+				Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+					return new(net.Dialer).DialContext(ctx, "tcp", addr)
+				},
+			}
+			if err := users.Make(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s, err := etcd.Open(t.Context(), etcd.Options{
+				Endpoints: []string{srv.Endpoint()}, User: users.User, Password: users.Password, Node: controltest.Node(1), LeaseTTL: 3 * time.Second,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			n := controltest.Network(1)
+			routes := controltest.Follow(t, s.WatchRoutes(t.Context(), n), controltest.Key)
+			claim := func() {
+				t.Helper()
+				until(t, func() error {
+					_, err := s.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
+					return err
+				})
+			}
+			until(t, func() error { _, err := s.ClaimNetwork(t.Context(), n); return err })
+			claim()
+			routes.UntilHave(1)
+			srv.Kill()
+			srv.Restart()
+			claim()
+			routes.UntilHave(2)
+			if err := s.Healthy(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// until repeats try for a while.
+func until(t *testing.T, try func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatal(errors.Join(err, ctx.Err()))
+		}
+	}
+}
