@@ -3,6 +3,7 @@ package member_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -124,6 +125,10 @@ func TestWipedStoreIsRestored(t *testing.T) {
 					if s := h.member.Status(); len(s.Networks) != 1 || s.Networks[0].Name != "jobs" || s.Networks[0].Doubted != 0 || s.Networks[0].Phase != member.Ready {
 						t.Errorf("host %s: %+v", h.node.Name, s.Networks)
 					}
+				}
+				err := hosts[0].member.ClaimAddress(context.Background(), hosts[0].find("jobs").SharedNetwork.ID, netip.MustParseAddr("10.9.200.7"), "web")
+				if text := fmt.Sprint(err); !errors.Is(err, control.ErrSettling) || strings.Count(text, "10.9.200.7") != 1 || strings.Count(text, "; ") != 1 {
+					t.Errorf("an address that may be another's: %s", text)
 				}
 				// A host that comes has to wait until all others may have been there.
 				d := w.host(3)

@@ -106,11 +106,14 @@ func explain(op, on string, err error) error {
 	case errors.Is(err, control.ErrNoNetwork):
 		fix = "create it anew"
 	case errors.Is(err, control.ErrTaken):
-		var told *fault.Error
-		if errors.As(err, &told) && told.Fix != "" {
-			return err // by whom, and what to do about it
-		}
 		fix = "choose another"
+	}
+	var told *fault.Error
+	switch known := errors.As(err, &told); {
+	case known && told.Fix != "" && errors.Is(err, control.ErrTaken):
+		return err // by whom, and what to do about it
+	case known && fix != "":
+		err = told.Err // the rest would be said twice
 	}
 	return &fault.Error{Op: op, On: on, Err: err, Fix: fix}
 }
