@@ -27,10 +27,12 @@ func newSets() sets {
 	// nft has no type of three bytes. It prints them as if they were four, in the
 	// host's order.
 	key, _ := nftables.ConcatSetType(nftables.TypeInetService, nftables.TypeMark) // only five types do not fit
+	// An ID tells the sets of one transaction apart. The library would count them in
+	// a variable that it shares, unguarded, between all its connections.
 	return sets{
-		networks: &nftables.Set{Table: in, Name: networks, KeyType: key, Concatenation: true},
-		members4: &nftables.Set{Table: in, Name: members4, KeyType: nftables.TypeIPAddr},
-		members6: &nftables.Set{Table: in, Name: members6, KeyType: nftables.TypeIP6Addr},
+		networks: &nftables.Set{Table: in, ID: 1, Name: networks, KeyType: key, Concatenation: true},
+		members4: &nftables.Set{Table: in, ID: 2, Name: members4, KeyType: nftables.TypeIPAddr},
+		members6: &nftables.Set{Table: in, ID: 3, Name: members6, KeyType: nftables.TypeIP6Addr},
 	}
 }
 
