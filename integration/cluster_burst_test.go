@@ -26,29 +26,37 @@ const (
 func BenchmarkClusterBurst(b *testing.B) {
 	for _, engine := range engines() {
 		b.Run(engine, func(b *testing.B) {
-			ctx := b.Context()
-			first, err := newBed(ctx, lab.Options{Engine: engine, Hosts: 3}, false)
-			if first != nil {
-				b.Cleanup(func() {
-					if err := first.close(); err != nil {
-						b.Error(err)
-					}
-				})
-			}
-			if err == nil {
-				err = first.cluster(ctx)
-			}
-			if err == nil {
-				err = first.burstNetworks(ctx)
-			}
-			if err != nil {
-				b.Fatal(err)
-			}
+			first := benchCluster(b, engine)
 			for range b.N {
 				measureBursts(b, first)
 			}
 		})
 	}
+}
+
+// benchCluster is three hosts with a network that they share, named shared, and one
+// that each has for itself, named alone.
+func benchCluster(b *testing.B, engine string) *bed {
+	b.Helper()
+	ctx := b.Context()
+	first, err := newBed(ctx, lab.Options{Engine: engine, Hosts: 3}, false)
+	if first != nil {
+		b.Cleanup(func() {
+			if err := first.close(); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	if err == nil {
+		err = first.cluster(ctx)
+	}
+	if err == nil {
+		err = first.burstNetworks(ctx)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return first
 }
 
 func (b *bed) burstNetworks(ctx context.Context) error {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/particle-net/particle/internal/hostpath"
-	"github.com/particle-net/particle/internal/lab"
 	"github.com/particle-net/particle/internal/runtimeapi"
 )
 
@@ -23,26 +22,9 @@ func BenchmarkClaimToRoute(b *testing.B) {
 	const claims = 200
 	for _, engine := range engines() {
 		b.Run(engine, func(b *testing.B) {
-			ctx := b.Context()
-			first, err := newBed(ctx, lab.Options{Engine: engine, Hosts: 3}, false)
-			if first != nil {
-				b.Cleanup(func() {
-					if err := first.close(); err != nil {
-						b.Error(err)
-					}
-				})
-			}
-			if err == nil {
-				err = first.cluster(ctx)
-			}
-			if err == nil {
-				err = first.burstNetworks(ctx)
-			}
-			if err != nil {
-				b.Fatal(err)
-			}
+			first := benchCluster(b, engine)
 			for range b.N {
-				took, err := first.claimsToRoutes(ctx, claims)
+				took, err := first.claimsToRoutes(b.Context(), claims)
 				if err != nil {
 					b.Fatal(err)
 				}
