@@ -9,7 +9,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/particle-net/particle/control"
@@ -142,10 +141,10 @@ func (s *Store) check() error {
 	}
 	me := s.self()
 	got, _, err := s.read(ctx, clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me.ID)), clientv3.OpGet(s.k.alive(me.ID)), clientv3.OpGet(s.k.lost(me.ID)))
-	if code(err) == codes.Unauthenticated {
-		s.signOut()
-	}
 	if err != nil {
+		if s.o.User != "" {
+			s.signOut()
+		}
 		return err
 	}
 	if err := s.identify(ctx, got[0]); err != nil {

@@ -157,9 +157,9 @@ func (s *Store) connect(ctx context.Context) error {
 	return nil
 }
 
-// signOut gives up a client whose token etcd does not know any more, since it was
-// restarted. The client cannot get itself another: etcd 3.4 refuses to authenticate
-// one who shows a token that it does not know.
+// signOut gives up a client whose token etcd may not know any more: it forgets
+// them when it ends. The client cannot get itself another from etcd 3.4, and does
+// not say so either: it tries until its time is up.
 func (s *Store) signOut() {
 	s.mu.Lock()
 	c := s.client
