@@ -99,11 +99,11 @@ test-go: ## pure and wire tests, with the race detector
 
 .PHONY: test-kernel
 test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 1 -timeout 30m $(KERNEL:%=./%)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 2 -timeout 30m $(KERNEL:%=./%)
 
 .PHONY: test-integration
 test-integration: ## the product on both engines (root)
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -timeout 60m -parallel 2 $(PRODUCT:%=./%)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -timeout 60m -parallel 3 $(PRODUCT:%=./%)
 
 .PHONY: test-attack
 test-attack: ## one container against its neighbour, and what sockets do, on both engines (root)
