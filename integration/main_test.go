@@ -62,10 +62,14 @@ func engines() []string {
 	return []string{lab.EngineDebian, lab.EngineCurrent}
 }
 
-// eachEngine runs fn as a subtest on every engine.
+// eachEngine runs fn as a subtest on every engine, side by side: when one waits,
+// the other goes on. They end after the function that calls it.
 func eachEngine(t *testing.T, fn func(t *testing.T, engine string)) {
 	for _, engine := range engines() {
-		t.Run(engine, func(t *testing.T) { fn(t, engine) })
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			fn(t, engine)
+		})
 	}
 }
 
