@@ -195,6 +195,15 @@ func (h *Hold[T]) Count(s Standing) int {
 	return n
 }
 
+// Find gives the record of a key and how far it can be believed.
+func (h *Hold[T]) Find(key string) (value T, s Standing, ok bool) {
+	k := h.kept[key]
+	if k == nil {
+		return value, s, false
+	}
+	return k.value, k.standing, true
+}
+
 // All lists the records of the given standings, in order of their keys.
 func (h *Hold[T]) All(standings ...Standing) []T {
 	var all []T

@@ -103,9 +103,15 @@ func (b *bed) particle(ctx context.Context, args ...string) (string, error) {
 	return b.command(ctx, program("particle"), args...)
 }
 
-func (b *bed) command(ctx context.Context, name string, args ...string) (string, error) {
+// prepare is a command that uses the host from outside.
+func (b *bed) prepare(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), b.environ()...)
+	return cmd
+}
+
+func (b *bed) command(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := b.prepare(ctx, name, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -123,8 +129,18 @@ func (b *bed) status(ctx context.Context) (runtimeapi.Status, error) {
 	return *reply.Status, nil
 }
 
-// pluginPid finds the plugin's process on the machine, through its host's root.
+// pluginPid finds the plugin's process on the host.
 func (b *bed) pluginPid() (int, error) {
+	return b.pid(func(line string) bool { return strings.HasPrefix(line, "/bin/particle-docker-plugin") })
+}
+
+// hasWord finds processes by a word of their command lines.
+func hasWord(word string) func(string) bool {
+	return func(line string) bool { return strings.Contains(line, word) }
+}
+
+// pid finds a process on the machine by its command line, through its host's root.
+func (b *bed) pid(is func(line string) bool) (int, error) {
 	entries, err := os.ReadDir(b.host.Root() + "/proc")
 	if err != nil {
 		return 0, err
@@ -134,12 +150,12 @@ func (b *bed) pluginPid() (int, error) {
 		if err != nil {
 			continue
 		}
-		exe, err := os.ReadFile(fmt.Sprintf("%s/proc/%d/cmdline", b.host.Root(), inside))
-		if err == nil && strings.HasPrefix(string(exe), "/bin/particle-docker-plugin") {
+		line, err := os.ReadFile(fmt.Sprintf("%s/proc/%d/cmdline", b.host.Root(), inside))
+		if err == nil && is(string(line)) {
 			return inside, nil
 		}
 	}
-	return 0, errors.New("no plugin process on the host")
+	return 0, errors.New("no such process on " + b.host.Name())
 }
 
 // signalPlugin sends the plugin a signal, from inside its host.

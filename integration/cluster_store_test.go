@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -38,7 +37,7 @@ func (s ownStore) join(ctx context.Context, _ []*bed) error { return s.cluster(c
 func (s ownStore) at() (netip.Addr, string) { return s.host.Addr4(), "7790:7792" }
 
 func (s ownStore) kill(ctx context.Context) error {
-	before, err := s.pid("cluster-store")
+	before, err := s.pid(hasWord("cluster-store"))
 	if err != nil {
 		return err
 	}
@@ -46,7 +45,7 @@ func (s ownStore) kill(ctx context.Context) error {
 		return err
 	}
 	return until(ctx, func() error {
-		now, err := s.pid("cluster-store")
+		now, err := s.pid(hasWord("cluster-store"))
 		if err == nil && now == before {
 			err = errors.New("the store is still being killed")
 		}
@@ -59,25 +58,6 @@ func (s ownStore) wipe(ctx context.Context) error {
 		return err
 	}
 	return s.kill(ctx)
-}
-
-// pid finds the process on the host whose command line has the word.
-func (b *bed) pid(word string) (int, error) {
-	entries, err := os.ReadDir(b.host.Root() + "/proc")
-	if err != nil {
-		return 0, err
-	}
-	for _, entry := range entries {
-		inside, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		line, err := os.ReadFile(fmt.Sprintf("%s/proc/%d/cmdline", b.host.Root(), inside))
-		if err == nil && strings.Contains(string(line), word) {
-			return inside, nil
-		}
-	}
-	return 0, fmt.Errorf("no process %s on %s", word, b.host.Name())
 }
 
 // otherStore is an etcd of the distribution, outside of the hosts, with

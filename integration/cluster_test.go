@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -126,9 +124,7 @@ func prints(s *session, args []string) error {
 	if args[1] == "particle" {
 		name = program("particle")
 	}
-	cmd := exec.Command(name, args[2:]...)
-	cmd.Env = append(os.Environ(), s.bed.environ()...)
-	out, err := cmd.CombinedOutput()
+	out, err := s.bed.prepare(context.Background(), name, args[2:]...).CombinedOutput()
 	if err == nil && !pattern.Match(out) {
 		err = fmt.Errorf("%s does not match:\n%s", args[0], out)
 	}

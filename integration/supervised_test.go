@@ -35,16 +35,7 @@ func TestAttackSupervised(t *testing.T) {
 					s.noRing(t, m)
 					return
 				}
-				for _, r := range sorted(s.attack(t, m)) {
-					c, ok := find(allowed, r.Case)
-					used[c.phrase] = used[c.phrase] || ok && r.Success
-					switch must := m.mustSucceed(r.Case); {
-					case must && !r.Success:
-						t.Errorf("%s fails: %s %s", r.Case, r.Errno, r.Detail)
-					case !must && r.Success && !ok:
-						t.Errorf("%s succeeds: %s %s", r.Case, r.Errno, r.Detail)
-					}
-				}
+				judge(t, m, s.attack(t, m), allowed, used)
 			})
 		}
 		documented(t, allowed, used)

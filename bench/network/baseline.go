@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/bench/rig"
 )
 
 // host is a pretended Docker host: its namespace, and the one that holds the
@@ -236,7 +238,7 @@ func (h *host) connectPublished(n int) error {
 // does so in the order they were closed, so the end of one more is the end of
 // them all. That one's link has its peer in a namespace that is watched.
 func settled() error {
-	return onThread(func() error {
+	return rig.OnThread(func() error {
 		watch, err := newSpace()
 		if err != nil {
 			return err

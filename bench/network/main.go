@@ -32,30 +32,15 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"github.com/particle-net/particle/bench/rig"
 )
 
-// contained marks the process that runs in its own namespaces.
-const contained = "BENCH_NETWORK_CONTAINED"
-
-func main() {
-	err := run(os.Args[1:])
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "network:", err)
-		os.Exit(1)
-	}
-}
+func main() { rig.Main("network", run) }
 
 // plan is what to measure.
 type plan struct {
@@ -91,32 +76,5 @@ func run(args []string) error {
 		p.sizes = append(p.sizes, n)
 	}
 	p.limits.moved, p.limits.inPlace = min(p.limits.moved, bridgePorts), min(p.limits.inPlace, bridgePorts)
-	if os.Getenv(contained) == "" {
-		return contain(args)
-	}
-	if err := syscall.Mount("tmpfs", runDir, "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", runDir, err)
-	}
-	return measure(p)
-}
-
-// runDir is where networks and sandbox keys are bound: in memory, as on a
-// Docker host.
-const runDir = "/run"
-
-// contain runs the program again in mount and network namespaces that end with
-// it.
-func contain(args []string) error {
-	self := exec.Command("/proc/self/exe", args...)
-	self.Env = append(os.Environ(), contained+"=1")
-	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
-	self.SysProcAttr = &syscall.SysProcAttr{
-		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, // os/exec makes mounts private then
-		Pdeathsig:    syscall.SIGKILL,
-	}
-	err := self.Run()
-	if errors.Is(err, syscall.EPERM) {
-		return fmt.Errorf("make namespaces: %w; run as root", err)
-	}
-	return err
+	return rig.Contain(args, func() error { return measure(p) })
 }

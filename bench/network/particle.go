@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/particle-net/particle/bench/rig"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
@@ -25,7 +26,7 @@ type particle struct {
 
 func (p particle) measure(n int) (took time.Duration, err error) {
 	ctx := context.Background()
-	dir, err := os.MkdirTemp(runDir, "bench-")
+	dir, err := os.MkdirTemp(rig.RunDir, "bench-")
 	if err != nil {
 		return 0, err
 	}

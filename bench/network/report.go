@@ -1,31 +1,22 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/particle-net/particle/bench/rig"
 )
 
 // report is what one run measured, and where.
 type report struct {
-	Date      string            `json:"date"`
-	CPU       string            `json:"cpu"`
-	CPUs      int               `json:"cpus"`
-	Kernel    string            `json:"kernel"`
-	Go        string            `json:"go"`
+	rig.Machine
 	Libraries map[string]string `json:"libraries"`
-	Load      string            `json:"load"` // of the machine when the run began, as in /proc/loadavg
 	Rounds    int               `json:"rounds"`
 	Cells     []cell            `json:"cells"`
 }
@@ -38,16 +29,7 @@ type cell struct {
 }
 
 func newReport(p plan) *report {
-	r := &report{Date: time.Now().UTC().Format(time.RFC3339), CPUs: runtime.NumCPU(), Go: runtime.Version(),
-		Rounds: p.rounds, Libraries: map[string]string{}}
-	var name unix.Utsname
-	if unix.Uname(&name) == nil {
-		r.Kernel = unix.ByteSliceToString(name.Release[:])
-	}
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		r.Load = strings.TrimSpace(string(load))
-	}
-	r.CPU = cpuModel()
+	r := &report{Machine: rig.Describe(), Rounds: p.rounds, Libraries: map[string]string{}}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, dep := range info.Deps {
 			if strings.HasPrefix(dep.Path, "github.com/vishvananda/") {
@@ -56,20 +38,6 @@ func newReport(p plan) *report {
 		}
 	}
 	return r
-}
-
-func cpuModel() string {
-	file, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if name, model, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(model)
-		}
-	}
-	return ""
 }
 
 func (r *report) add(row string, n int, took time.Duration) {
@@ -83,24 +51,16 @@ func (r *report) add(row string, n int, took time.Duration) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func (r *report) save(path string) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
-}
-
 // print writes the times, and then each row's time as a multiple of ours.
 func (r *report) print(w io.Writer) {
-	fmt.Fprintf(w, "%d x %s, Linux %s, %s\n", r.CPUs, r.CPU, r.Kernel, r.Go)
+	r.Machine.Print(w)
 	for _, path := range slices.Sorted(maps.Keys(r.Libraries)) {
 		fmt.Fprintln(w, path, r.Libraries[path])
 	}
 	fmt.Fprintf(w, "load when started: %s; %d rounds\n\n", r.Load, r.Rounds)
 	fmt.Fprintln(w, "Time to connect N endpoints, ms: median [shortest..longest]")
 	r.table(w, func(c cell) string {
-		return fmt.Sprintf("%.2f [%.2f..%.2f]", median(c.Times), slices.Min(c.Times), slices.Max(c.Times))
+		return fmt.Sprintf("%.2f [%.2f..%.2f]", rig.Median(c.Times), slices.Min(c.Times), slices.Max(c.Times))
 	})
 	fmt.Fprintf(w, "\nThe same, in multiples of %q\n", ownRow)
 	r.table(w, func(c cell) string {
@@ -108,7 +68,7 @@ func (r *report) print(w io.Writer) {
 		if !ok {
 			return ""
 		}
-		return fmt.Sprintf("%.3g", median(c.Times)/median(own.Times))
+		return fmt.Sprintf("%.3g", rig.Median(c.Times)/rig.Median(own.Times))
 	})
 }
 
@@ -149,13 +109,4 @@ func (r *report) cell(row string, n int) (cell, bool) {
 		return cell{}, false
 	}
 	return r.Cells[i], true
-}
-
-func median(times []float64) float64 {
-	sorted := slices.Sorted(slices.Values(times))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
-	}
-	return (sorted[middle-1] + sorted[middle]) / 2
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"runtime"
 	"time"
+
+	"github.com/particle-net/particle/bench/rig"
 )
 
 // row is one way to connect endpoints.
@@ -72,7 +74,7 @@ func measure(p plan) error {
 	err := report.fill(p)
 	report.print(os.Stdout)
 	if p.json != "" {
-		err = errors.Join(err, report.save(p.json))
+		err = errors.Join(err, rig.Save(p.json, report))
 	}
 	return err
 }
@@ -86,7 +88,7 @@ func (r *report) fill(p plan) error {
 				}
 				runtime.GC() // not while measuring
 				var took time.Duration
-				err := onThread(func() (err error) {
+				err := rig.OnThread(func() (err error) {
 					took, err = way.measure(n)
 					return err
 				})

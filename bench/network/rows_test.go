@@ -33,11 +33,3 @@ func TestEveryRowConnects(t *testing.T) {
 		t.Error(text.String())
 	}
 }
-
-func TestMedian(t *testing.T) {
-	for want, times := range map[float64][]float64{3: {9, 1, 3}, 2: {3, 1}, 7: {7}} {
-		if got := median(times); got != want {
-			t.Errorf("median(%v) = %v, want %v", times, got, want)
-		}
-	}
-}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -50,16 +49,6 @@ func newSpace() (*space, error) {
 // withoutIPv6 switches IPv6 off for links made later in the thread's namespace.
 func withoutIPv6() error {
 	return os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
-}
-
-// onThread runs fn on a thread that ends with it.
-func onThread(fn func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		result <- fn()
-	}()
-	return <-result
 }
 
 // addr is the address of the i-th endpoint.

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/particle-net/particle/bench/rig"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
@@ -205,7 +206,7 @@ func (b *bed) own() (w way, err error) {
 	w.name = ownWay
 	ctx := context.Background()
 	for i, outer := range b.hosts {
-		dir := filepath.Join(runDir, fmt.Sprint("host-", i))
+		dir := filepath.Join(rig.RunDir, fmt.Sprint("host-", i))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return w, err
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/bench/rig"
 )
 
 // quantity is something measured, and whether more of it is better.
@@ -48,7 +50,7 @@ const patience = 5 * time.Second
 
 // onCPU runs fn on a thread that has a CPU of its own, if there are two.
 func onCPU(cpu int, fn func() error) error {
-	return onThread(func() error {
+	return rig.OnThread(func() error {
 		var set unix.CPUSet
 		set.Set(cpu % runtime.NumCPU())
 		if err := unix.SchedSetaffinity(0, &set); err != nil {

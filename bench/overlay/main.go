@@ -33,25 +33,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"syscall"
 	"time"
+
+	"github.com/particle-net/particle/bench/rig"
 )
 
-// contained marks the process that runs in its own namespaces.
-const contained = "BENCH_OVERLAY_CONTAINED"
-
-func main() {
-	err := run(os.Args[1:])
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "overlay:", err)
-		os.Exit(1)
-	}
-}
+func main() { rig.Main("overlay", run) }
 
 // plan is what to measure.
 type plan struct {
@@ -73,33 +60,7 @@ func run(args []string) error {
 	if p.rounds < 1 || p.length <= 0 {
 		return errors.New("there is nothing to measure: -rounds and -seconds must be more than 0")
 	}
-	if os.Getenv(contained) == "" {
-		return contain(args)
-	}
-	if err := syscall.Mount("tmpfs", runDir, "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", runDir, err)
-	}
-	return measure(p)
-}
-
-// runDir is where networks are bound: in memory, as on a Docker host.
-const runDir = "/run"
-
-// contain runs the program again in mount and network namespaces that end with
-// it.
-func contain(args []string) error {
-	self := exec.Command("/proc/self/exe", args...)
-	self.Env = append(os.Environ(), contained+"=1")
-	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
-	self.SysProcAttr = &syscall.SysProcAttr{
-		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, // os/exec makes mounts private then
-		Pdeathsig:    syscall.SIGKILL,
-	}
-	err := self.Run()
-	if errors.Is(err, syscall.EPERM) {
-		return fmt.Errorf("make namespaces: %w; run as root", err)
-	}
-	return err
+	return rig.Contain(args, func() error { return measure(p) })
 }
 
 // measure runs the plan and reports. What was measured before an error is
@@ -116,7 +77,7 @@ func measure(p plan) (err error) {
 	err = r.fill(b, p)
 	r.print(os.Stdout)
 	if p.json != "" {
-		err = errors.Join(err, r.save(p.json))
+		err = errors.Join(err, rig.Save(p.json, r))
 	}
 	return err
 }

@@ -1,28 +1,17 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"runtime"
 	"slices"
-	"strings"
 	"text/tabwriter"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/particle-net/particle/bench/rig"
 )
 
 // report is what one run measured, and where.
 type report struct {
-	Date    string  `json:"date"`
-	CPU     string  `json:"cpu"`
-	CPUs    int     `json:"cpus"`
-	Kernel  string  `json:"kernel"`
-	Go      string  `json:"go"`
-	Load    string  `json:"load"` // of the machine when the run began, as in /proc/loadavg
+	rig.Machine
 	Rounds  int     `json:"rounds"`
 	Seconds float64 `json:"seconds"` // that each measurement took
 	Cells   []cell  `json:"cells"`
@@ -36,30 +25,8 @@ type cell struct {
 }
 
 func newReport(p plan) *report {
-	r := &report{Date: time.Now().UTC().Format(time.RFC3339), CPUs: runtime.NumCPU(), Go: runtime.Version(), CPU: cpuModel(),
-		Rounds: p.rounds, Seconds: p.length.Seconds()}
-	var name unix.Utsname
-	if unix.Uname(&name) == nil {
-		r.Kernel = unix.ByteSliceToString(name.Release[:])
-	}
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		r.Load = strings.TrimSpace(string(load))
-	}
+	r := &report{Machine: rig.Describe(), Rounds: p.rounds, Seconds: p.length.Seconds()}
 	return r
-}
-
-func cpuModel() string {
-	file, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if name, model, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(model)
-		}
-	}
-	return ""
 }
 
 func (r *report) cell(q quantity, way string) *cell {
@@ -79,17 +46,9 @@ func (r *report) add(q quantity, way string, v float64) {
 	c.Values = append(c.Values, v)
 }
 
-func (r *report) save(path string) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
-}
-
 // print writes a table for each quantity.
 func (r *report) print(w io.Writer) {
-	fmt.Fprintf(w, "%d x %s, Linux %s, %s\n", r.CPUs, r.CPU, r.Kernel, r.Go)
+	r.Machine.Print(w)
 	fmt.Fprintf(w, "load when started: %s; %d rounds of %g s each\n", r.Load, r.Rounds, r.Seconds)
 	fmt.Fprintf(w, "better: how many times as good, by the medians of the rounds' ratios\n")
 	var seen []quantity
@@ -110,7 +69,7 @@ func (r *report) table(w io.Writer, q quantity) {
 		if c == nil {
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%.2f [%.2f..%.2f]", way, median(c.Values), slices.Min(c.Values), slices.Max(c.Values))
+		fmt.Fprintf(t, "%s\t%.2f [%.2f..%.2f]", way, rig.Median(c.Values), slices.Min(c.Values), slices.Max(c.Values))
 		for _, other := range []string{plainWay, swarmWay} {
 			fmt.Fprintf(t, "\t%.2f", better(q, c, r.cell(q, other)))
 		}
@@ -131,14 +90,5 @@ func better(q quantity, c, other *cell) float64 {
 		}
 		ratios = append(ratios, ratio)
 	}
-	return median(ratios)
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
-	}
-	return (sorted[middle-1] + sorted[middle]) / 2
+	return rig.Median(ratios)
 }

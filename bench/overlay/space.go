@@ -3,12 +3,13 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/bench/rig"
 )
 
 // space is a network namespace and a socket to change it by.
@@ -26,7 +27,7 @@ func (s *space) close() {
 
 // newSpace makes a namespace with lo up.
 func newSpace() (s *space, err error) {
-	err = onThread(func() error {
+	err = rig.OnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("create namespace: %w", err)
 		}
@@ -65,22 +66,12 @@ func openSpace(path string) (*space, error) {
 func (s *space) do(fn func() error) error { return inside(s.file, fn) }
 
 func inside(ns *os.File, fn func() error) error {
-	return onThread(func() error {
+	return rig.OnThread(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter namespace: %w", err)
 		}
 		return fn()
 	})
-}
-
-// onThread runs fn on a thread that ends with it.
-func onThread(fn func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		result <- fn()
-	}()
-	return <-result
 }
 
 // raise gives a link an address, if any, and brings it up.

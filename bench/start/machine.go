@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/particle-net/particle/bench/rig"
 )
 
 // machineInfo tells what a run ran on.
@@ -29,36 +27,16 @@ func (m machineInfo) String() string {
 // describeMachine leaves out what it cannot find.
 func describeMachine() machineInfo {
 	m := machineInfo{CPU: "unnamed CPU", Cores: runtime.NumCPU(), Arch: runtime.GOARCH}
-	if name := field("/proc/cpuinfo", "model name"); name != "" {
+	if name := rig.Field("/proc/cpuinfo", "model name"); name != "" {
 		m.CPU = name
 	}
 	kib := 0
-	if _, err := fmt.Sscan(field("/proc/meminfo", "MemTotal"), &kib); err == nil {
+	if _, err := fmt.Sscan(rig.Field("/proc/meminfo", "MemTotal"), &kib); err == nil {
 		m.MemoryMiB = kib / 1024
 	}
 	if raw, err := os.ReadFile("/proc/loadavg"); err == nil {
 		_, _ = fmt.Sscan(string(raw), &m.Load)
 	}
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		m.Kernel = unix.ByteSliceToString(u.Release[:])
-	}
+	m.Kernel = rig.Kernel()
 	return m
-}
-
-// field is the first value of a key in a file of "key : value" lines.
-func field(path, key string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		name, value, ok := strings.Cut(lines.Text(), ":")
-		if ok && strings.TrimSpace(name) == key {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
 }

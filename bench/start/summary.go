@@ -3,6 +3,8 @@ package main
 import (
 	"math"
 	"slices"
+
+	"github.com/particle-net/particle/bench/rig"
 )
 
 // summary is one variant over all rounds. Times are in seconds.
@@ -34,16 +36,7 @@ func spreadOf(values []float64) spread {
 	if len(values) == 0 {
 		return spread{}
 	}
-	return spread{Median: median(values), Min: slices.Min(values), Max: slices.Max(values)}
-}
-
-func median(values []float64) float64 {
-	s := slices.Sorted(slices.Values(values))
-	k := len(s) / 2
-	if len(s)%2 == 1 {
-		return s[k]
-	}
-	return (s[k-1] + s[k]) / 2
+	return spread{Median: rig.Median(values), Min: slices.Min(values), Max: slices.Max(values)}
 }
 
 // percentile is the smallest value that p percent of the values do not exceed

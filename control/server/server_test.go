@@ -18,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/control/server"
 	"github.com/particle-net/particle/topology"
@@ -45,7 +46,7 @@ func newWorld(t *testing.T) world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := enrol.Host{ID: node, Name: "h1", Address: netip.MustParseAddr("127.0.0.1"), Port: freePorts(t), Server: true}
+	host := enrol.Host{ID: node, Name: "h1", Address: netip.MustParseAddr("127.0.0.1"), Port: etcdtest.FreePorts(t), Server: true}
 	dir := t.TempDir()
 	c := server.Config{Host: host, Dir: filepath.Join(dir, "etcd"), Certificate: filepath.Join(dir, "node.pem"), Key: filepath.Join(dir, "node.key"),
 		Authority: filepath.Join(dir, "ca.pem"), Revoked: filepath.Join(dir, "crl.der")}
@@ -284,24 +285,4 @@ func TestQuota(t *testing.T) {
 	if !strings.Contains(h.Problem, "NOSPACE") || h.Version == "" || !h.Leader {
 		t.Errorf("health: %+v", h)
 	}
-}
-
-func freePorts(t *testing.T) uint16 {
-	t.Helper()
-	for base := uint16(20000 + os.Getpid()%20000); base < 60000; base += 3 {
-		free := true
-		for i := range uint16(3) {
-			l, err := net.Listen("tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), base+i).String())
-			if err != nil {
-				free = false
-				break
-			}
-			defer l.Close()
-		}
-		if free {
-			return base
-		}
-	}
-	t.Fatal("no free ports")
-	return 0
 }

@@ -16,17 +16,11 @@ func echo(ctx context.Context, out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	at, err := expand(o.listen)
-	if err != nil {
-		return err
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", at)
+	l, err := listen(ctx, out, o.listen)
 	if err != nil {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	fmt.Fprintf(out, "listening on %s\n", l.Addr())
 	for {
 		conn, err := l.Accept()
 		if ctx.Err() != nil {

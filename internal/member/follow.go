@@ -207,8 +207,8 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 // again what is in a network that was removed would bring it back. The caller
 // holds mu.
 func (m *Member) standing(n *network) bool {
-	is := func(r control.Network) bool { return r.ID == n.Network.ID }
-	return !n.Seen || m.cluster.Healthy() && slices.ContainsFunc(m.cluster.All(control.Current, control.Doubted), is)
+	_, standing, kept := m.cluster.Find(string(n.Network.ID))
+	return !n.Seen || m.cluster.Healthy() && kept && standing != control.Withdrawn
 }
 
 // restore claims again what the store does not have. taken is what others have

@@ -24,8 +24,8 @@ func (m *Member) removeAll(ctx context.Context, here map[topology.SharedID]fabri
 	for id, local := range here {
 		m.mu.Lock()
 		n := m.at(id)
-		i := slices.IndexFunc(m.cluster.All(control.Current, control.Withdrawn, control.Doubted), func(r control.Network) bool { return r.ID == id && !r.Removed })
-		gone := i < 0 && (n.Seen || n.Network.Removed) && !n.Unshared && !local.Doomed
+		record, _, ok := m.cluster.Find(string(id))
+		gone := (!ok || record.Removed) && (n.Seen || n.Network.Removed) && !n.Unshared && !local.Doomed
 		if gone {
 			n.Network.Removed, n.dirty = true, true
 		}

@@ -269,13 +269,12 @@ func (m *Member) giveBackAll(ctx context.Context, s Store, here map[topology.Sha
 // lost says whether a network of ours is one that the store has lost, and not one
 // that was removed.
 func (m *Member) lost(id topology.SharedID, local fabric.SharedNetwork) (record control.Network, due bool) {
-	is := func(r control.Network) bool { return r.ID == id }
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n, now := m.at(id), m.o.Clock()
-	doubted := slices.ContainsFunc(m.cluster.All(control.Doubted), is)
+	_, standing, kept := m.cluster.Find(string(id))
 	switch {
-	case n.Seen, n.Unshared, local.Doomed, slices.ContainsFunc(m.cluster.All(control.Current), is):
+	case n.Seen, n.Unshared, local.Doomed, kept && standing == control.Current:
 		n.absent = 0
 		return record, false
 	case n.absent == 0:
@@ -284,7 +283,7 @@ func (m *Member) lost(id topology.SharedID, local fabric.SharedNetwork) (record 
 	if len(n.Network.Subnets) == 0 {
 		n.Network = m.recordOf(local)
 	}
-	if !doubted { // the watch may only lag behind Share
+	if !kept || standing != control.Doubted { // the watch may only lag behind Share
 		n.giveAt = max(n.giveAt, n.absent+registerAfter)
 	}
 	return n.Network, now >= n.giveAt

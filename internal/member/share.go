@@ -140,12 +140,11 @@ func (m *Member) register(ctx context.Context, s Store, spec fabric.SharedSpec) 
 func (m *Member) record(id topology.SharedID) (control.Network, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, record := range m.cluster.All(control.Current, control.Doubted) {
-		if record.ID == id {
-			return record, true
-		}
+	record, standing, kept := m.cluster.Find(string(id))
+	if !kept || standing == control.Withdrawn {
+		return control.Network{}, false
 	}
-	return control.Network{}, false
+	return record, true
 }
 
 // subnets translates the fabric's. It does not know the names of auxiliary

@@ -9,13 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/control/server"
 	"github.com/particle-net/particle/internal/membership"
 )
 
 func TestInitJoinLeave(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
 	for _, h := range []*host{h1, h2} {
 		if c := h.connection(); c != nil {
@@ -73,7 +74,7 @@ func TestInitJoinLeave(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2, other := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "other", "127.0.0.3", port)
 	made, foreign := h1.init(), other.init()
 	join := func(h *host, server netip.AddrPort, token string) error {
@@ -120,7 +121,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestBusyHostsStay(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h := newHost(t, "h1", "127.0.0.1", port)
 	busy, stuck, gone := []string{"web"}, errors.New("the store is away"), 0
 	h.opts.Busy = func(context.Context) ([]string, error) { return busy, nil }
@@ -144,7 +145,7 @@ func TestBusyHostsStay(t *testing.T) {
 // A host that was removed is told so, and stays away after the store has lost
 // its contents; one that was not is taken in again.
 func TestRemoveAndWipe(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2, h3 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
 	made := h1.init()
 	h2.join(made, false)
@@ -202,7 +203,7 @@ func TestRemoveAndWipe(t *testing.T) {
 
 // A certificate that ends soon is renewed, by members and by servers.
 func TestRenewal(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
 	h2.join(h1.init(), false)
 	dir := filepath.Join(h1.opts.StateDir, "cluster")

@@ -11,13 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/internal/membership"
 )
 
 // Three servers bear the loss of one; each can be the one that leaves.
 func TestThreeServers(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2, h3 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
 	m := newHost(t, "m", "127.0.0.4", port)
 	made := h1.init()
@@ -89,7 +90,7 @@ func TestThreeServers(t *testing.T) {
 // A server that is left alone makes itself the only one, and loses nothing; those
 // that come back are told, and can serve again.
 func TestRecover(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2, h3 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
 	m := newHost(t, "m", "127.0.0.4", port)
 	made := h1.init()
@@ -157,7 +158,7 @@ func TestRecover(t *testing.T) {
 
 // Whatever a kill leaves, the next start goes on from.
 func TestKilled(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
 	for _, name := range []string{"cluster.new", "cluster.left"} {
 		if err := os.MkdirAll(filepath.Join(h1.opts.StateDir, name, "etcd"), 0o700); err != nil {
@@ -196,7 +197,7 @@ func TestKilled(t *testing.T) {
 
 // Killed while it was leaving.
 func TestLeavingIsCarriedThrough(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
 	h2.join(h1.init(), false)
 	if err := h2.Close(); err != nil {
@@ -228,7 +229,7 @@ func TestLeavingIsCarriedThrough(t *testing.T) {
 // A damaged membership neither keeps the plugin from starting nor makes the host
 // believe that it is in no cluster.
 func TestDamage(t *testing.T) {
-	h := newHost(t, "h1", "127.0.0.1", freePorts(t))
+	h := newHost(t, "h1", "127.0.0.1", etcdtest.FreePorts(t))
 	h.init()
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
@@ -255,7 +256,7 @@ func TestDamage(t *testing.T) {
 
 // A port that is taken leaves nothing of the cluster that could not be.
 func TestPortTaken(t *testing.T) {
-	port := freePorts(t)
+	port := etcdtest.FreePorts(t)
 	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.1", port)
 	h1.init()
 	_, err := h2.Init(t.Context(), membership.InitOptions{})
@@ -266,7 +267,7 @@ func TestPortTaken(t *testing.T) {
 }
 
 func TestExternal(t *testing.T) {
-	h := newHost(t, "h1", "127.0.0.1", freePorts(t))
+	h := newHost(t, "h1", "127.0.0.1", etcdtest.FreePorts(t))
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
