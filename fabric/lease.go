@@ -3,6 +3,7 @@ package fabric
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -30,31 +31,54 @@ type AddressSpec struct {
 // then it is a lease, until bind has the network's word for it.
 //
 // It waits for nothing but an address by wish that is in no block of this host,
-// on a network that a cluster shares.
+// and for another block when all addresses of this host's are in use; both on a
+// network that a cluster shares.
 func (f *Fabric) RequestAddress(ctx context.Context, spec AddressSpec) (netip.Prefix, error) {
+	for {
+		got, refill, err := f.requestAddress(ctx, spec)
+		if refill == nil {
+			return got, err
+		}
+		// Others may use that block up before this request's turn comes; then it
+		// waits for the next one, until there are none.
+		if why := refill.wait(ctx); why != nil {
+			return netip.Prefix{}, &fault.Error{Op: "request address from pool", On: string(spec.Pool), Err: fmt.Errorf("%w, and no other came: %w", pool.ErrNoBlock, why)}
+		}
+	}
+}
+
+// requestAddress is one attempt. If there is a refill, it is to be repeated after
+// that.
+func (f *Fabric) requestAddress(ctx context.Context, spec AddressSpec) (netip.Prefix, *refill, error) {
 	f.mu.Lock()
 	p := f.pools[spec.Pool]
 	if p == nil {
 		f.mu.Unlock()
-		return netip.Prefix{}, noPool(spec.Pool)
+		return netip.Prefix{}, nil, noPool(spec.Pool)
 	}
 	n := f.sharedBy(p)
 	if err := f.mayHandOut(p, n, spec); err != nil {
 		f.mu.Unlock()
-		return netip.Prefix{}, err
+		return netip.Prefix{}, nil, err
 	}
 	if n != nil && p.mustClaim(spec) {
 		f.mu.Unlock()
-		return f.claimAddress(ctx, p, n, spec)
+		got, err := f.claimAddress(ctx, p, n, spec)
+		return got, nil, err
 	}
 	got, err := f.handOut(p, spec)
+	if n != nil && errors.Is(err, pool.ErrNoBlock) {
+		r := f.refill(ctx, n, p)
+		f.mu.Unlock()
+		return netip.Prefix{}, r, err
+	}
 	low := n != nil && !p.toldLow && p.alloc.Low()
 	p.toldLow = p.toldLow || low
 	f.mu.Unlock()
 	if low {
 		f.o.Cluster.Low(n.Shared, p.Subnet)
 	}
-	return got, err
+	return got, nil, err
 }
 
 func noPool(id topology.PoolID) error {

@@ -25,6 +25,7 @@ type addressPool struct {
 	leases  map[netip.Addr]*Lease // not released ones
 	spent   bool                  // its network has gone, and Docker is about to release it
 	toldLow bool                  // the cluster was told that its blocks are nearly used up
+	refill  *refill               // under way; nil if none is
 }
 
 // PoolSpec is an address pool as Docker asks for it.

@@ -22,10 +22,10 @@ type Segments interface {
 	Networks(context.Context) ([]topology.NetworkID, error)
 }
 
-// Cluster shares networks with other hosts. Only Share and ClaimAddress wait for
-// the cluster's store, and for no longer than their context; nothing that a
-// container's start needs calls them, unless it asks for an address of another
-// host's part by name.
+// Cluster shares networks with other hosts. Only Share, ClaimAddress and Refill
+// wait for the cluster's store, and for no longer than their context; a
+// container's start calls them only if it asks for an address of another host's
+// part by name, or finds every address of this host's in use.
 //
 // Methods may call each other's host back (SetClaims and the like), but not from
 // within a call of Share, ClaimAddress or Unshare: the network is locked then.
@@ -49,6 +49,9 @@ type Cluster interface {
 	// Low says that this host's blocks of a subnet are nearly used up. It returns
 	// at once; another block comes with SetClaims.
 	Low(id topology.SharedID, subnet netip.Prefix)
+	// Refill waits until SetClaims has brought another block of a subnet, or tells
+	// why none comes.
+	Refill(ctx context.Context, id topology.SharedID, subnet netip.Prefix) error
 }
 
 // SharedSpec is a network as this host's Docker is about to have it.

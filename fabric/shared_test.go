@@ -33,6 +33,8 @@ type cluster struct {
 	released []netip.Addr
 	owned    map[netip.Addr]bool // claimed and not released
 	low      []netip.Prefix
+	refill   func() error // Refill, if the store answers
+	refilled int
 	dead     bool   // the store does not answer
 	claiming func() // called by ClaimAddress
 }
@@ -98,6 +100,19 @@ func (c *cluster) Low(_ topology.SharedID, subnet netip.Prefix) {
 	c.low = append(c.low, subnet)
 }
 
+func (c *cluster) Refill(ctx context.Context, _ topology.SharedID, _ netip.Prefix) error {
+	if err := c.wait(ctx); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.refilled++
+	c.mu.Unlock()
+	if c.refill == nil {
+		return errors.New("no block is left")
+	}
+	return c.refill()
+}
+
 func prefixes(texts ...string) []netip.Prefix {
 	var all []netip.Prefix
 	for _, s := range texts {
@@ -157,19 +172,15 @@ func TestSharedNetworkServesItsBlocks(t *testing.T) {
 	}
 }
 
-func TestBlocksAreUsedUp(t *testing.T) {
+func TestLowIsToldOnceForEachBlock(t *testing.T) {
 	_, c, f, p := shared(t, "10.77.0.16/28")
-	var last error
-	for i := range 16 {
-		if _, last = f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); (last != nil) != (i == 15) {
-			t.Fatalf("address %d: %v", i, last)
+	for i := range 12 {
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil {
+			t.Fatal(err)
 		}
-		if low := i >= 11; (len(c.low) == 1) != low { // 3 of 15 are left after the twelfth
+		if low := i >= 7; (len(c.low) == 1) != low { // 7 of 15, the smaller half, are left after the eighth
 			t.Errorf("after %d addresses Low was called %d times", i+1, len(c.low))
 		}
-	}
-	if !errors.Is(last, pool.ErrNoBlock) || !strings.Contains(last.Error(), "cluster status") {
-		t.Errorf("got %v", last)
 	}
 	if err := f.SetClaims(ctx, sharedID, prefixes("10.77.0.16/28", "10.77.0.128/28")); err != nil {
 		t.Fatal(err)
@@ -179,9 +190,76 @@ func TestBlocksAreUsedUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(c.low) != 2 {
-		t.Errorf("Low was called %d times, want once for each block", len(c.low))
+	if len(c.low) != 2 || c.refilled != 0 {
+		t.Errorf("Low was called %d times, want once for each block; Refill %d times", len(c.low), c.refilled)
 	}
+}
+
+// A burst that is wider than what is left waits for the next block, and for the
+// one after that.
+func TestBurstWaitsForBlocks(t *testing.T) {
+	_, c, f, p := shared(t, "10.77.0.16/28")
+	claims := []string{"10.77.0.16/28"}
+	c.refill = func() error {
+		claims = append(claims, fmt.Sprintf("10.77.0.%d/28", 16*(len(claims)+1)))
+		return f.SetClaims(ctx, sharedID, prefixes(claims...))
+	}
+	const burst = 8 * 15
+	got := make(chan netip.Prefix, burst)
+	var all sync.WaitGroup
+	for range burst {
+		all.Go(func() {
+			a, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- a
+		})
+	}
+	all.Wait()
+	close(got)
+	seen := map[netip.Prefix]bool{}
+	for a := range got {
+		seen[a] = true
+	}
+	if len(seen) != burst || c.refilled != 7 {
+		t.Errorf("%d addresses of %d blocks, want %d of 7 more", len(seen), c.refilled, burst)
+	}
+}
+
+func TestNoFurtherBlock(t *testing.T) {
+	_, c, f, p := shared(t, "10.77.0.16/30")
+	used := func() {
+		t.Helper()
+		for range 3 {
+			if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	used()
+	full := errors.New("no free block")
+	c.refill = func() error { return full }
+	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); !errors.Is(err, pool.ErrNoBlock) || !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+	// Docker gives one up; the attempt goes on for the next one.
+	waits, goOn := make(chan bool), make(chan bool)
+	c.refill = func() error {
+		close(waits)
+		<-goOn
+		return f.SetClaims(ctx, sharedID, prefixes("10.77.0.16/30", "10.77.0.128/30"))
+	}
+	given, giveUp := context.WithCancel(ctx)
+	result := make(chan error)
+	go func() { _, err := f.RequestAddress(given, fabric.AddressSpec{Pool: p.ID}); result <- err }()
+	<-waits
+	giveUp()
+	if err := <-result; !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	close(goOn)
+	used()
 }
 
 func TestClaimsComeAndGo(t *testing.T) {

@@ -92,6 +92,9 @@ func (alone) Share(context.Context, SharedSpec) (Shared, bool, error) { return S
 func (alone) Unshare(topology.SharedID) error                         { return nil }
 func (alone) ReleaseAddress(topology.SharedID, netip.Addr)            {}
 func (alone) Low(topology.SharedID, netip.Prefix)                     {}
+func (alone) Refill(context.Context, topology.SharedID, netip.Prefix) error {
+	return ErrAlone
+}
 func (alone) ClaimAddress(context.Context, topology.SharedID, netip.Addr, string) error {
 	return ErrAlone
 }

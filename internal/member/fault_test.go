@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -189,6 +190,60 @@ func TestNextBlock(t *testing.T) {
 			t.Errorf("%d blocks after a claim whose answer was lost, want 4", n)
 		}
 		w.agree("jobs", "at last", a, b, c)
+	})
+}
+
+func TestRefill(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		id, subnet, ctx := a.find("jobs").SharedNetwork.ID, netip.MustParsePrefix("10.9.0.0/16"), context.Background()
+		blocks := func() int { n := a.find("jobs"); a.mu.Lock(); defer a.mu.Unlock(); return len(n.Claims) }
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() {
+				if err := a.member.Refill(ctx, id, subnet); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if n := blocks(); n < 2 {
+			t.Errorf("%d blocks after Refill, want one more", n)
+		}
+
+		// Without a store, as long as the caller waits; and a later one has what it asks.
+		a.store.Cut(true)
+		brief, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if err := a.member.Refill(brief, id, subnet); !errors.Is(err, control.ErrUnreachable) {
+			t.Errorf("without a store: %v", err)
+		}
+		a.store.Cut(false)
+		before := blocks()
+		if err := a.member.Refill(ctx, id, subnet); err != nil || blocks() <= before {
+			t.Errorf("with the store again: %v, %d blocks", err, blocks()-before)
+		}
+
+		// All that are left. Then it says so at once, however often it is asked.
+		var err error
+		for err == nil {
+			err = a.member.Refill(ctx, id, subnet)
+		}
+		at := time.Now()
+		for range 3 {
+			if err := a.member.Refill(ctx, id, subnet); !errors.Is(err, control.ErrExhausted) {
+				t.Errorf("no block is left: %v", err)
+			}
+		}
+		if waited := time.Since(at); waited > 0 {
+			t.Errorf("that took %v", waited)
+		}
+		b.remove("jobs")
+		time.Sleep(time.Minute)
+		brief, cancel = context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if err := a.member.Refill(brief, id, subnet); err == nil {
+			t.Error("a block of a network that is not here")
+		}
 	})
 }
 

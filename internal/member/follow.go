@@ -91,7 +91,7 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 			tended = m.o.Clock()
 			m.tend(ctx, s, record.ID)
 		}
-		m.refill(ctx, s, record.ID)
+		m.claimMore(ctx, s, record.ID)
 	}
 }
 

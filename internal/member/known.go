@@ -71,9 +71,10 @@ type network struct {
 	sharedAt  time.Duration // the fabric may not have on record yet what Share has claimed
 	peersSet  bool          // the fabric has peers
 	announced map[netip.Prefix]netip.Addr
-	singles   map[netip.Addr]bool          // claimed by ClaimAddress, perhaps not on the fabric's record yet
-	releasing map[netip.Addr]chan struct{} // closed when it is released
-	low       map[netip.Prefix]bool        // a block of the subnet is being claimed
+	singles   map[netip.Addr]bool           // claimed by ClaimAddress, perhaps not on the fabric's record yet
+	releasing map[netip.Addr]chan struct{}  // closed when it is released
+	low       map[netip.Prefix]bool         // a block of the subnet is being claimed
+	refills   map[netip.Prefix][]chan error // who waits for one; each is told once
 	lowRetry  time.Duration
 	lowFails  int
 	kick      chan struct{} // has the follower look at low at once
@@ -103,7 +104,7 @@ func (m *Member) newNetwork(k Known) *network {
 	n := &network{
 		Known: k, routes: control.NewRoutes(m.o.Node.ID), announced: map[netip.Prefix]netip.Addr{},
 		singles: map[netip.Addr]bool{}, releasing: map[netip.Addr]chan struct{}{},
-		low:  map[netip.Prefix]bool{},
+		low: map[netip.Prefix]bool{}, refills: map[netip.Prefix][]chan error{},
 		kick: make(chan struct{}, 1), saved: k.Verified,
 	}
 	n.routes.Remember(k.Routes, k.Instance, k.Revision)

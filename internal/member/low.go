@@ -3,12 +3,14 @@ package member
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/fabric"
+	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -25,6 +27,35 @@ func (m *Member) Low(id topology.SharedID, subnet netip.Prefix) {
 	}
 }
 
+// Refill implements fabric.Cluster.
+func (m *Member) Refill(ctx context.Context, id topology.SharedID, subnet netip.Prefix) error {
+	s, err := m.reach(ctx)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return fault.New("claim block of", subnet.String(), "this host is in no cluster any more", "remove the network and create it anew")
+	}
+	answer := make(chan error, 1)
+	m.mu.Lock()
+	n := m.at(id)
+	n.refills[subnet] = append(n.refills[subnet], answer)
+	m.mu.Unlock()
+	m.kick(id)
+	select {
+	case err = <-answer:
+	case <-ctx.Done():
+		err = ctx.Err()
+		m.mu.Lock()
+		n.refills[subnet] = slices.DeleteFunc(n.refills[subnet], func(c chan error) bool { return c == answer })
+		m.mu.Unlock()
+	}
+	if err != nil {
+		return explain("claim block of", subnet.String(), err)
+	}
+	return nil
+}
+
 // kick has the network's follower look what there is to do.
 func (m *Member) kick(id topology.SharedID) {
 	m.mu.Lock()
@@ -35,24 +66,14 @@ func (m *Member) kick(id topology.SharedID) {
 	}
 }
 
-// refill claims the next block of a subnet that is nearly used up. The follower
-// of the network calls it, so there is one attempt at a time.
-func (m *Member) refill(ctx context.Context, s Store, id topology.SharedID) {
-	m.mu.Lock()
-	n := m.at(id)
-	var wanted []netip.Prefix
-	// A store that has just lost what it had must hear of it before it can tell
-	// what is free.
-	ready := m.o.Clock() >= max(m.settled, n.lowRetry) && n.routes.Healthy() && n.routes.Count(control.Doubted) == 0
-	for subnet := range n.low {
-		if ready {
-			wanted = append(wanted, subnet)
-		}
-	}
-	m.mu.Unlock()
-	for _, subnet := range wanted {
-		err := m.refillSubnet(ctx, s, id, subnet)
+// claimMore claims the next block of the subnets that are nearly used up, and of
+// those that are. The follower of the network calls it, so there is one attempt
+// at a time.
+func (m *Member) claimMore(ctx context.Context, s Store, id topology.SharedID) {
+	for _, subnet := range m.wanted(id) {
+		err := m.claimNext(ctx, s, id, subnet)
 		m.mu.Lock()
+		n := m.at(id)
 		if err == nil || errors.Is(err, control.ErrNoNetwork) {
 			delete(n.low, subnet)
 			n.lowFails, n.lowRetry = 0, 0
@@ -60,6 +81,10 @@ func (m *Member) refill(ctx context.Context, s Store, id topology.SharedID) {
 			n.lowRetry = m.o.Clock() + backoff(n.lowFails)
 			n.lowFails++
 		}
+		for _, answer := range n.refills[subnet] {
+			answer <- err
+		}
+		delete(n.refills, subnet)
 		m.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
 			m.logFor(id).WithError(err).Warn("no further block of " + subnet.String())
@@ -67,7 +92,30 @@ func (m *Member) refill(ctx context.Context, s Store, id topology.SharedID) {
 	}
 }
 
-func (m *Member) refillSubnet(ctx context.Context, s Store, id topology.SharedID, subnet netip.Prefix) error {
+// wanted are the subnets of which to claim a block now. Only those of which
+// somebody waits for one do not mind that the last attempt has just failed.
+func (m *Member) wanted(id topology.SharedID) []netip.Prefix {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, now := m.at(id), m.o.Clock()
+	// A store that has just lost what it had must hear of it before it can tell
+	// what is free.
+	if now < m.settled || !n.routes.Healthy() || n.routes.Count(control.Doubted) > 0 {
+		return nil
+	}
+	all := slices.Collect(maps.Keys(n.refills))
+	for subnet := range n.low {
+		if now >= n.lowRetry && !slices.Contains(all, subnet) {
+			all = append(all, subnet)
+		}
+	}
+	return all
+}
+
+func (m *Member) claimNext(ctx context.Context, s Store, id topology.SharedID, subnet netip.Prefix) error {
+	if _, ok := m.shared(id); !ok {
+		return control.ErrNoNetwork // nobody here would use it
+	}
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
 	c, err := s.ClaimBlock(ctx, id, subnet)

@@ -288,7 +288,7 @@ func TestConflictWithForeignNetwork(t *testing.T) {
 	inWorld(t, 2, func(w *world, hosts []*host) {
 		a, b := hosts[0], hosts[1]
 		b.mu.Lock()
-		b.networks["bridge"] = &docker{Spec: engine.Spec{ID: "bridge", Name: "jobs", Driver: "bridge", Created: time.Now()}}
+		b.networks["bridge"] = &docker{listed: true, Spec: engine.Spec{ID: "bridge", Name: "jobs", Driver: "bridge", Created: time.Now()}}
 		b.mu.Unlock()
 		if err := a.create(jobs("10.9.0.0/16")); err != nil {
 			t.Fatal(err)

@@ -86,6 +86,7 @@ type docker struct {
 	fabric.SharedNetwork
 	containers int
 	peers      []topology.Peer
+	listed     bool // Docker has made it
 	forgotten  bool // Docker has removed it
 }
 
@@ -144,7 +145,7 @@ func (h *host) Specs(context.Context) ([]engine.Spec, error) {
 	}
 	var all []engine.Spec
 	for _, n := range h.networks {
-		if !n.forgotten {
+		if n.listed && !n.forgotten {
 			all = append(all, n.Spec)
 		}
 	}
@@ -186,6 +187,7 @@ func (h *host) Create(ctx context.Context, _ string, s engine.Spec) (topology.Ne
 	if ok {
 		n.VNI, n.Claims = got.VNI, got.Claims
 	}
+	n.listed = true
 	return s.ID, nil
 }
 

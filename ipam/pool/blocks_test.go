@@ -78,7 +78,8 @@ func (m *blockModel) withdraw(b netip.Prefix) bool {
 	return true
 }
 
-// low is told in words: no more than a quarter of the last block is left in all.
+// low is told in words: no more than a quarter of the last block is left in all,
+// or than half of it where that is not more than 16.
 func (m *blockModel) low() bool {
 	if len(m.blocks) == 0 {
 		return true
@@ -89,7 +90,10 @@ func (m *blockModel) low() bool {
 			last++
 		}
 	}
-	return 4*m.free() <= int64(last)
+	if last/2 <= 16 {
+		return m.free() <= int64(last/2)
+	}
+	return m.free() <= max(int64(last/4), 16)
 }
 
 func (m *blockModel) compare(t *testing.T, op int, p *pool.Pool) {

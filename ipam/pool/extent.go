@@ -136,8 +136,13 @@ func (p *Pool) Blocks() []Block {
 // HandsOut reports whether the address is one of those that Any gives.
 func (p *Pool) HandsOut(addr netip.Addr) bool { return p.extentOf(addr) != nil }
 
-// Low reports whether Any can give no more than a quarter of what the block
-// added last holds, or nothing at all.
+// lowest is how many free addresses a burst is to find until another block is
+// there, if they are not more than half of a block.
+const lowest = 16
+
+// Low reports whether it is time to add another block: Any can give no more than
+// a quarter of what the block added last holds, and of a small one no more than
+// 16 addresses or half of it.
 func (p *Pool) Low() bool {
 	if len(p.order) == 0 {
 		return true
@@ -146,7 +151,8 @@ func (p *Pool) Low() bool {
 	if !p.size.IsInt64() || !last.IsInt64() {
 		return false // held addresses are counted in an int, and are far fewer
 	}
-	return 4*(p.size.Int64()-int64(p.inRange)) <= last.Int64()
+	mark := max(last.Int64()/4, min(lowest, last.Int64()/2))
+	return p.size.Int64()-int64(p.inRange) <= mark
 }
 
 // extentOf is the extent from which Any may give the address, nil if none.

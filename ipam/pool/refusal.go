@@ -29,7 +29,7 @@ func remedy(cause error) string {
 	case errors.Is(cause, ErrExhausted):
 		return "remove containers of this network, or create one with a larger --subnet or --ip-range"
 	case errors.Is(cause, ErrNoBlock):
-		return "start it again in a moment: another block is asked for already; if that does not help, `particle cluster status` tells whether the store answers and blocks are left"
+		return "see with `particle cluster status` whether the store answers and blocks are left"
 	case errors.Is(cause, ErrTaken):
 		return "choose another --ip, or omit it, or stop the container that holds it"
 	case errors.Is(cause, ErrOutside):
