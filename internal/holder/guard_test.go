@@ -1,11 +1,15 @@
 package holder_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/holder"
 )
@@ -169,16 +173,65 @@ func TestHolderDies(t *testing.T) {
 		"socket b tcp4", "connect b 10.77.0.1:80")
 }
 
-// kill ends the holder as the kernel would for want of memory.
-func (b *bed) kill() {
+// "While the process of the host is stopped, those calls wait": they are answered
+// as ever when it goes on, and a program that waits can be killed.
+func TestHolderIsStopped(t *testing.T) {
+	b := newBed(t)
+	x, y := b.container(1), b.container(2)
+	x.all("socket a tcp4", "socket b tcp4")
+	y.all("socket a tcp4")
+	b.signal(syscall.SIGSTOP)
+	defer b.signal(syscall.SIGCONT)
+	x.waits("bind a 10.77.0.2:80")
+	y.waits("bind a 0.0.0.0:80")
+	if err := y.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := y.cmd.Wait(); err == nil || y.cmd.ProcessState.Success() {
+		t.Errorf("a program that waits was killed, and ended with %v", err)
+	}
+	b.signal(syscall.SIGCONT)
+	if got := x.hear(); got != "EADDRNOTAVAIL" {
+		t.Errorf("a bind of a neighbour's address that waited: %s", got)
+	}
+	x.all("bind b 0.0.0.0:80", "name b => 10.77.0.1:80")
+}
+
+// waits gives an order, and returns when its call waits for an answer.
+func (x *box) waits(order string) {
+	x.t.Helper()
+	if _, err := fmt.Fprintln(x.write, order); err != nil {
+		x.t.Fatal(err)
+	}
+	call := fmt.Sprintf("%d ", unix.SYS_BIND)
+	for deadline := time.Now().Add(time.Minute); ; {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", x.cmd.Process.Pid))
+		for _, path := range tasks {
+			if text, err := os.ReadFile(path); err == nil && strings.HasPrefix(string(text), call) {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			x.t.Fatalf("%s does not wait", order)
+		}
+	}
+}
+
+func (b *bed) signal(s syscall.Signal) {
 	b.t.Helper()
 	pid, err := holder.Pid(b.dir)
+	if err == nil {
+		err = syscall.Kill(pid, s)
+	}
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		b.t.Fatal(err)
-	}
+}
+
+// kill ends the holder as the kernel would for want of memory.
+func (b *bed) kill() {
+	b.t.Helper()
+	b.signal(syscall.SIGKILL)
 	for {
 		if _, err := holder.Pid(b.dir); err != nil {
 			return
