@@ -42,7 +42,7 @@ lab-down: build ## take them down and leave nothing (NAME=lab)
 
 .PHONY: build
 build: ## the programs, in bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/ $(PROGRAMS:%=./cmd/%) ./cmd/particle-lab
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/ $(PROGRAMS:%=./cmd/%) ./cmd/particle-lab ./cmd/particle-vm
 
 .PHONY: generate
 generate: packages ## the eBPF objects from their C, after it was changed

@@ -21,6 +21,8 @@ needed() {
 	/usr/sbin/nginx nginx
 	/usr/bin/redis-server redis-server
 	/usr/bin/etcd etcd-server
+	/usr/bin/qemu-system-x86_64 qemu-system-x86
+	/usr/sbin/modprobe kmod
 	EOF
 }
 

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,8 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/particle-net/particle/internal/buildcache"
 	"github.com/particle-net/particle/internal/fault"
 )
 
@@ -59,8 +57,7 @@ func cliBundle() bundle {
 }
 
 // ensure returns the bundle's directory with the programs in bin, building them
-// if this is the first time with these pins. One process builds, others wait; an
-// interrupted build leaves nothing that counts.
+// if this is the first time with these pins.
 func (b bundle) ensure(ctx context.Context, progress io.Writer) (string, error) {
 	source, err := sourceDir()
 	if err != nil {
@@ -70,44 +67,15 @@ func (b bundle) ensure(ctx context.Context, progress io.Writer) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", &fault.Error{Op: "find cache", Err: err, Fix: "set HOME or XDG_CACHE_HOME"}
-	}
-	parent := filepath.Join(cache, "particle", b.name)
-	dir := filepath.Join(parent, key)
-	if isDir(dir) {
-		return dir, nil
-	}
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return "", &fault.Error{Op: "make cache", On: parent, Err: err}
-	}
-	unlock, err := lockFile(ctx, filepath.Join(parent, "lock"))
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	if isDir(dir) {
-		return dir, nil
-	}
-	tmp, err := os.MkdirTemp(parent, "building-")
-	if err != nil {
-		return "", &fault.Error{Op: "make cache", On: parent, Err: err}
-	}
-	defer os.RemoveAll(tmp) // after the rename there is nothing left to remove
-	if err := installPackages(ctx, progress, b.packages); err != nil {
-		return "", err
-	}
-	if err := b.build(ctx, progress, source, tmp); err != nil {
-		return "", err
-	}
-	if err := b.finish(tmp); err != nil {
-		return "", err
-	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return "", err
-	}
-	return dir, os.Rename(tmp, dir)
+	return buildcache.Dir(ctx, b.name, key, func(dir string) error {
+		if err := installPackages(ctx, progress, b.packages); err != nil {
+			return err
+		}
+		if err := b.build(ctx, progress, source, dir); err != nil {
+			return err
+		}
+		return b.finish(dir)
+	})
 }
 
 // key names a build by its pins and flags.
@@ -150,35 +118,4 @@ func (b bundle) build(ctx context.Context, progress io.Writer, source, dir strin
 		fmt.Fprintf(progress, "  %s built (%.0f s)\n", p.name, time.Since(begun).Seconds())
 	}
 	return nil
-}
-
-func isDir(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
-}
-
-// lockFile takes a lock that ends with the process.
-func lockFile(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, &fault.Error{Op: "lock", On: path, Err: err}
-	}
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, &fault.Error{Op: "lock", On: path, Err: err}
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			f.Close()
-			return nil, &fault.Error{Op: "wait for another build", On: path, Err: ctx.Err()}
-		}
-	}
 }
