@@ -211,7 +211,9 @@ func TestAdmitAgain(t *testing.T) {
 		}
 		s := a.listening("[::]:80", again)
 		for _, addr := range []string{fmt.Sprintf("10.77.0.%d:80", n), fmt.Sprintf("[fd00:77::%d]:80", n)} {
-			dial(t, b, s, addr)
+			if !unmet(t, b, addr) {
+				dial(t, b, s, addr)
+			}
 		}
 		s.close()
 	}
@@ -223,14 +225,19 @@ func TestAdmitAgain(t *testing.T) {
 		}
 		expect(t, "the address from before", b.socket(family, tcp).connect(old), unix.ECONNREFUSED)
 	}
-	dial(t, b, s, "[fd00:77::3]:80")
+	if !unmet(t, b, "[fd00:77::3]:80") {
+		dial(t, b, s, "[fd00:77::3]:80")
+	}
 
 	// Nor does the old IPv6 address lead to who has the old IPv4 address now.
 	heir := identityOf(network, 1, v4|v6)
 	heir.IPv6 = netip.MustParseAddr("fd00:77::9")
 	h.cgroup(h.top + "/heir")
 	c := h.admitted(h.top+"/heir", heir)
-	dial(t, b, c.listening("[::]:81"), "[fd00:77::9]:81")
+	theirs := c.listening("[::]:81")
+	if !unmet(t, b, "[fd00:77::9]:81") {
+		dial(t, b, theirs, "[fd00:77::9]:81")
+	}
 	client := b.socket(unix.AF_INET6, tcp)
 	client.must(Call{Name: "patience", FD: client.fd, Value: 1000})
 	expect(t, "the address from before", client.connect("[fd00:77::1]:81"), unix.ECONNREFUSED)
@@ -247,7 +254,7 @@ func TestNamespaceMadeAnew(t *testing.T) {
 	expect(t, "the new one", h.start(h.top, h.spaces[network]).refused(), unix.EPERM)
 	expect(t, "admitted to it", h.box(network, 2, v4).confined("10.77.0.2"), true)
 	expect(t, "the old one", h.start(h.top, old).canBind("10.77.0.1"), true)
-	expect(t, "programs on devices", len(h.pinned("device-")), 2)
+	expect(t, "programs on devices", len(h.pinned("device-")), map[bool]int{true: 2}[devicesSince(t)])
 }
 
 func (h *host) pinned(prefix string) (names []string) {

@@ -90,9 +90,7 @@ func (h *host) open() {
 	if h.Guard, err = addrguard.Open(h.t.Context(), h.opts); err != nil {
 		h.t.Fatal(err)
 	}
-	for _, err := range h.Lacks() {
-		h.t.Error(err)
-	}
+	checkLacks(h.t, h.Lacks())
 }
 
 // cgroup makes one that ends with the test.

@@ -39,6 +39,9 @@ func (m *machine) own(ns *netnstest.Namespace, n int) *box {
 // pinned counts the programs on branches.
 func (m *machine) pinned(want int) {
 	m.t.Helper()
+	if !devicesSince(m.t) {
+		want = 0
+	}
 	pins, err := filepath.Glob(m.opts.Pins + "/*/device-*-pb*")
 	if err != nil || len(pins) != want {
 		m.t.Errorf("programs of branches: %v, %v; want %d", pins, err, want)
@@ -59,11 +62,12 @@ func TestContainersWithTheirOwnNamespace(t *testing.T) {
 	expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "[::]:80"}).Err, 0)
 	s.must(Call{Name: "listen", FD: s.fd})
 	expect(t, "by IPv4", dial(t, own, s, "10.77.1.5:80").from, "::ffff:10.77.1.9")
-	expect(t, "by IPv6", dial(t, own, s, "[fd00:77:1::5]:80").from, "fd00:77:1::9")
+	if !unmet(t, own, "[fd00:77:1::5]:80") {
+		expect(t, "by IPv6", dial(t, own, s, "[fd00:77:1::5]:80").from, "fd00:77:1::9")
+	}
 	expect(t, "the other way", dial(t, shared, own.listening("10.77.1.9:80"), "10.77.1.9:80").from, "10.77.1.5")
 	for family, to := range map[int]string{unix.AF_INET: "10.77.1.9", unix.AF_INET6: "fd00:77:1::9"} {
-		from, err := pinger(shared, family).echo(join(to, 0))
-		expect(t, "ping "+to, fmt.Sprint(from, err), fmt.Sprint(to, unix.Errno(0)))
+		echoed(t, shared, family, to)
 	}
 
 	// Its loopback is private towards them, too, under whatever name.
@@ -101,8 +105,7 @@ func TestBranchesComeAndGo(t *testing.T) {
 	m.open() // another process, which takes them over
 	m.protect()
 	m.pinned(2)
-	from, err := pinger(shared, unix.AF_INET).echo("10.77.1.9:0")
-	expect(t, "ping", fmt.Sprint(from, err), fmt.Sprint("10.77.1.9", unix.Errno(0)))
+	echoed(t, shared, unix.AF_INET, "10.77.1.9")
 	if err := m.Unprotect(t.Context(), networkID(1)); err != nil {
 		t.Fatal(err)
 	}

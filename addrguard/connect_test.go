@@ -62,7 +62,11 @@ func TestConnectFromOwnAddress(t *testing.T) {
 		{listen: "[::]:%d", addr: "[fd00:77::1]:%d", from: "fd00:77::2", as: "fd00:77::1", options: [][3]int{v6only}, proto: unix.IPPROTO_MPTCP},
 	} {
 		addr := fmt.Sprintf(c.addr, 1000+n)
-		d := dial(t, b, a.listening(fmt.Sprintf(c.listen, 1000+n), c.options...), addr, c.proto)
+		server := a.listening(fmt.Sprintf(c.listen, 1000+n), c.options...)
+		if c.listen == "[::]:%d" && c.options == nil && unmet(t, b, addr) {
+			continue
+		}
+		d := dial(t, b, server, addr, c.proto)
 		expect(t, addr+": the client", d.from, c.from)
 		expect(t, addr+": the server", ipOf(t, d.server.name()), c.as)
 		expect(t, addr+": what was asked for", d.client.peer(), addr)
@@ -122,7 +126,11 @@ func loopbackIsPrivate(t *testing.T, h *host, families int) {
 		if err := a.socket(family, tcp).connect(addr); err != unix.ECONNREFUSED {
 			t.Errorf("%s for %s, at nobody's: %v", addr, c.listen, err)
 		}
-		d := dial(t, a, a.listening(fmt.Sprintf(c.listen, 1000+n), c.options...), addr)
+		server := a.listening(fmt.Sprintf(c.listen, 1000+n), c.options...)
+		if c.listen == "[::]:%d" && c.options == nil && unmet(t, a, addr) {
+			continue
+		}
+		d := dial(t, a, server, addr)
 		expect(t, addr+" for "+c.listen+": the peer", d.from, c.peer)
 		asked := addr
 		switch c.addr {
@@ -177,11 +185,17 @@ func TestMultipathListener(t *testing.T) {
 				{addr: join(box.addr6, 80), from: "fd00:77::2"},
 				{addr: join(box.addr6, 80), from: "fd00:77::2", proto: unix.IPPROTO_MPTCP},
 			} {
+				if unmet(t, b, c.addr) {
+					continue
+				}
 				d := dial(t, b, s, c.addr, c.proto)
 				expect(t, c.addr+": the client", d.from, c.from)
 				expect(t, c.addr+": the server", ipOf(t, d.server.name()), mappedIn6(ipOf(t, c.addr)))
 			}
 			for _, addr := range []string{"127.0.0.1:80", "[::1]:80"} {
+				if unmet(t, box, addr) {
+					continue
+				}
 				d := dial(t, box, s, addr)
 				expect(t, addr+": the client", d.from, mappedIn6(ipOf(t, addr)))
 				expect(t, addr+": the server", ipOf(t, d.server.name()), mappedIn6(ipOf(t, addr)))

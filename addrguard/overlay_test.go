@@ -101,16 +101,22 @@ func TestOnTheOverlay(t *testing.T) {
 	expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: "[::]:80"}).Err, 0)
 	s.must(Call{Name: "listen", FD: s.fd})
 	expect(t, "by IPv4", dial(t, a, s, "10.77.2.5:80").from, "::ffff:10.77.1.5")
-	expect(t, "by IPv6", dial(t, a, s, "[fd00:77:2::5]:80").from, "fd00:77:1::5")
 	u := b.bound(udp, "[::]:53")
-	seen, back := exchange(t, "datagram", a.socket(unix.AF_INET6, udp), u, "[fd00:77:2::5]:53")
-	expect(t, "the client", ipOf(t, seen), "fd00:77:1::5")
-	expect(t, "the server", back, "[fd00:77:2::5]:53")
+	if unmet(t, a, "[fd00:77:2::5]:80") {
+		unanswered(t, a.socket(unix.AF_INET6, udp), "[fd00:77:2::5]:53")
+	} else {
+		expect(t, "by IPv6", dial(t, a, s, "[fd00:77:2::5]:80").from, "fd00:77:1::5")
+		seen, back := exchange(t, "datagram", a.socket(unix.AF_INET6, udp), u, "[fd00:77:2::5]:53")
+		expect(t, "the client", ipOf(t, seen), "fd00:77:1::5")
+		expect(t, "the server", back, "[fd00:77:2::5]:53")
+	}
 	for family, to := range map[int]string{unix.AF_INET: "10.77.2.5", unix.AF_INET6: "fd00:77:2::5"} {
-		from, err := pinger(a, family).echo(join(to, 0))
-		expect(t, "ping "+to, fmt.Sprint(from, err), fmt.Sprint(to, unix.Errno(0)))
+		echoed(t, a, family, to)
 		large := pinger(a, family) // more than a packet holds: each piece has the source
-		expect(t, "large ping", large.send(join(to, 0), echoRequest(family)+strings.Repeat("x", 4000)), 0)
+		if !devicesSince(t) {
+			expect(t, "connect to "+to, large.connect(join(to, 0)), 0)
+		}
+		expect(t, "large ping", large.send(map[bool]string{true: join(to, 0)}[devicesSince(t)], echoRequest(family)+strings.Repeat("x", 4000)), 0)
 		_, who := large.received("large ping")
 		expect(t, "who answers a large ping", ipOf(t, who), to)
 	}

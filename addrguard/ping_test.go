@@ -46,8 +46,12 @@ func TestPing(t *testing.T) {
 		{unix.AF_INET6, []string{"fd00:77::1", "fd00:77::2", "::1"}},
 	} {
 		for _, to := range c.to {
-			from, err := pinger(b, c.family).echo(join(to, 0))
-			expect(t, "ping "+to, fmt.Sprint(from, err), fmt.Sprint(to, unix.Errno(0)))
+			if others := to == c.to[0] || to == "fd00:77::2"; others && !devicesSince(t) {
+				echoed(t, b, c.family, to)
+			} else {
+				from, err := pinger(b, c.family).echo(join(to, 0))
+				expect(t, "ping "+to, fmt.Sprint(from, err), fmt.Sprint(to, unix.Errno(0)))
+			}
 			s := pinger(b, c.family)
 			expect(t, "connect to "+to, s.connect(join(to, 0)), 0)
 			expect(t, "connected ping to "+to, s.send("", echoRequest(c.family)), 0)
@@ -56,12 +60,12 @@ func TestPing(t *testing.T) {
 			s = pinger(b, c.family)
 			own := map[bool]string{true: b.addr(c.family), false: to}[to != "127.0.0.1" && to != "::1"]
 			expect(t, "bind to "+own, s.do(Call{Name: "bind", FD: s.fd, Addr: join(own, 0)}).Err, 0)
-			from, err = s.echo(join(to, 0))
+			from, err := s.echo(join(to, 0))
 			expect(t, "bound ping to "+to, fmt.Sprint(from, err), fmt.Sprint(to, unix.Errno(0)))
 		}
 	}
 	n, err := h.Counters(b.id)
-	if err != nil || n.PingsRewritten == 0 {
+	if err != nil || n.PingsRewritten == 0 && devicesSince(t) {
 		t.Errorf("counters %+v, %v; want some rewritten", n, err)
 	}
 }
@@ -87,6 +91,17 @@ func TestPingIsNotForged(t *testing.T) {
 		arrived.must(Call{Name: "bind", FD: arrived.fd, Addr: join(c.to, 0)})
 		s := pinger(b, family)
 		expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: join(c.forged, 0)}).Err, 0)
+		if !devicesSince(t) { // what nobody sets right goes nowhere; what follows arrives first
+			_ = s.send(join(c.to, 0), echoRequest(family))
+			named := pinger(b, family)
+			_ = named.do(Call{Name: "send", FD: named.fd, Addr: join(c.to, 0), Source: c.forged, Text: echoRequest(family)})
+			honest := pinger(b, family)
+			expect(t, "connect", honest.connect(join(c.to, 0)), 0)
+			expect(t, "ping", honest.send("", echoRequest(family)), 0)
+			_, from := arrived.received("the honest one")
+			expect(t, "the source of the first to arrive", ipOf(t, from), c.own)
+			continue
+		}
 		expect(t, "ping", s.send(join(c.to, 0), echoRequest(family)), 0)
 		_, from := arrived.received("bound to " + c.forged)
 		expect(t, "the source of one bound to "+c.forged, ipOf(t, from), c.own)
@@ -100,8 +115,8 @@ func TestPingIsNotForged(t *testing.T) {
 		expect(t, "the source of one that names "+c.forged, ipOf(t, from), c.own)
 	}
 	n, err := h.Counters(b.id)
-	if err != nil || n.PingsRewritten != 4 {
-		t.Errorf("counters %+v, %v; want 4 rewritten", n, err)
+	if want := map[bool]uint64{true: 4}[devicesSince(t)]; err != nil || n.PingsRewritten != want {
+		t.Errorf("counters %+v, %v; want %d rewritten", n, err, want)
 	}
 }
 

@@ -87,7 +87,7 @@ func TestUplinkIsRepaired(t *testing.T) {
 	}{
 		{m.Namespace, []string{"ip", "link", "delete", pu}},
 		{m.Namespace, []string{"ip", "link", "set", pu, "down"}},
-		{m.Namespace, []string{"sh", "-c", "ip link set " + pu + " down name other; ip link add " + pu + " type veth peer name another"}},
+		{m.Namespace, []string{"sh", "-c", "ip link set " + pu + " down; ip link set " + pu + " name other; ip link add " + pu + " type veth peer name another"}},
 		{m.Namespace, []string{"ip", "link", "set", pu, "mtu", "1400"}},
 		{m.Namespace, []string{"ip", "address", "flush", "dev", pu}},
 		{m.Namespace, []string{"ip", "address", "add", "169.254.192.40/31", "dev", pu}},
