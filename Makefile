@@ -91,7 +91,10 @@ check: ## formatting, vet, lint, tidy
 # beyond a user's, and a new one is among them without being named.
 KERNEL = overlay addrguard seccomp/filter internal/holder bench/network bench/overlay bench/start internal/lab internal/shim internal/install
 PRODUCT = integration integration/probe
-OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/),$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
+# Packages that are tested under other kernels than the machine's, too.
+STOCK = seccomp/filter internal/holder overlay addrguard
+KERNELS ?= 6.1 6.12
+OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/) internal/vm/,$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
 
 .PHONY: test-go
 test-go: ## pure and wire tests, with the race detector
@@ -100,6 +103,12 @@ test-go: ## pure and wire tests, with the race detector
 .PHONY: test-kernel
 test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
 	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 2 -timeout 30m $(KERNEL:%=./%)
+
+.PHONY: test-kernels
+test-kernels: packages build ## what touches the kernel under Debian's stock kernels, in virtual machines (KERNELS="6.1 6.12")
+	$(GO) test $(GOTESTFLAGS) -count=1 ./internal/vm
+	@for k in $(KERNELS); do echo "Linux $$k"; PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -p 1 -timeout 60m \
+		-exec '$(CURDIR)/bin/particle-vm -kernel '$$k' -timeout 60m' $(STOCK:%=./%) || exit 1; done
 
 .PHONY: test-integration
 test-integration: ## the product on both engines (root)

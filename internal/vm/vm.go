@@ -171,7 +171,7 @@ func (m machine) args() []string {
 		"-machine", "q35", "-accel", m.accel(), "-cpu", "max",
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.Memory),
 		"-kernel", m.kernel.image(), "-initrd", "/proc/self/fd/3",
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off rcupdate.rcu_expedited=1",
 		"-fsdev", "local,id=machine,path=/,security_model=none,readonly=on,multidevs=remap",
 		"-device", "virtio-9p-pci,fsdev=machine,mount_tag=machine",
 		"-device", "virtio-serial-pci",
