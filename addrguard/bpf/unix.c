@@ -16,6 +16,10 @@
 /* A walk longer than this ends as if the name were nobody's. */
 #define LONGEST 65536
 
+/* Keeps the compiler from testing another register than the one that is used, or
+ * from reading memory again: the verifier of Linux 6.12 knows a bound no more then. */
+#define as_tested(x) asm volatile("" : "+r"(x))
+
 struct search {
 	struct hlist_node *node;  /* next to look at */
 	struct sock *found;
@@ -30,17 +34,22 @@ static long look(__u32 index, struct search *s)
 	struct hlist_node *node = s->node;
 	struct sock *sk = (void *)node - bpf_core_field_offset(struct sock_common, skc_node);
 	struct unix_address *addr;
+	__u32 len = s->len;
 	int i;
 
 	if (!node)
 		return 1;
 	s->node = BPF_CORE_READ(node, next);
 	addr = BPF_CORE_READ((struct unix_sock *)sk, addr);
-	if (!addr || BPF_CORE_READ(addr, len) != s->len || BPF_CORE_READ(sk, sk_type) != s->type)
+	if (!addr || BPF_CORE_READ(addr, len) != len || BPF_CORE_READ(sk, sk_type) != s->type)
 		return 0;
 	for (i = 0; i < WORDS; i++)
 		s->have[i] = 0;
-	if (s->len > ADDRESS || bpf_probe_read_kernel(s->have, s->len, (void *)addr + bpf_core_field_offset(struct unix_address, name)))
+	as_tested(len);
+	if (len > ADDRESS)
+		return 0;
+	as_tested(len);
+	if (bpf_probe_read_kernel(s->have, len, (void *)addr + bpf_core_field_offset(struct unix_address, name)))
 		return 0;
 	for (i = 0; i < WORDS; i++)
 		if (s->have[i] != s->want[i])
@@ -74,18 +83,22 @@ static __always_inline int reach(struct bpf_sock_addr *ctx)
 	struct bpf_sock_addr_kern *kernel;
 	struct search s = {};
 	void *buckets;
-	__u32 bucket;
+	__u32 bucket, len;
 	struct container *c;
 	struct sock *sk;
 
 	if (!bpf_map_lookup_elem(&networks, &netns))
 		return 1;
 	kernel = bpf_cast_to_kern_ctx(ctx);
-	s.len = kernel->uaddrlen;
+	len = s.len = kernel->uaddrlen;
 	s.type = ctx->type;
-	if (s.len <= sizeof(__u16) || s.len > ADDRESS)
-		return 1; /* no name, or the kernel refuses it */
-	if (bpf_probe_read_kernel(s.want, s.len, kernel->uaddr))
+	if (len <= sizeof(__u16))
+		return 1; /* no name */
+	as_tested(len);
+	if (len > ADDRESS)
+		return 1; /* the kernel refuses it */
+	as_tested(len);
+	if (bpf_probe_read_kernel(s.want, len, kernel->uaddr))
 		return 0;
 	if (((char *)s.want)[sizeof(__u16)])
 		return 1; /* a file */
