@@ -147,10 +147,14 @@ func (s *Store) check() error {
 		}
 		return err
 	}
-	if err := s.identify(ctx, got[0]); err != nil {
+	known, named := s.Instance(), got[0]
+	if err := s.identify(ctx, named); err != nil {
 		return err
 	}
-	if err := s.settle(ctx); err != nil {
+	if s.Instance() != known {
+		named = nil
+	}
+	if err := s.settle(ctx, named); err != nil {
 		return err
 	}
 	if err := s.enlist(ctx, got[1], got[2], got[3]); err != nil {

@@ -15,8 +15,11 @@ import (
 // leases that nobody renews. A lease is the store's own clock, which stands still
 // while it is away, and no host has to be there when it ends.
 
-// settle tells a store that was set back that it was.
-func (s *Store) settle(ctx context.Context) error {
+// settle tells a store that was set back that it was, and names it anew: a host
+// whose next list comes after others have written cannot tell by its revision that
+// it is of an older store. named is the store's name, if that is the one it had; nil
+// if somebody has given it another.
+func (s *Store) settle(ctx context.Context, named *clientv3.GetResponse) error {
 	s.mu.Lock()
 	rewound := s.rewound
 	s.mu.Unlock()
@@ -30,9 +33,17 @@ func (s *Store) settle(ctx context.Context) error {
 	if _, err := s.txn(ctx, []clientv3.Cmp{absent(s.k.settling())}, []clientv3.Op{put}, nil); err != nil {
 		return err
 	}
+	if named != nil {
+		key := s.k.instance()
+		anew := clientv3.OpPut(key, encode(identity{UUID: random(16)}))
+		if _, err := s.txn(ctx, []clientv3.Cmp{unchanged(key, named.Kvs[0].ModRevision)}, []clientv3.Op{anew}, nil); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.rewound = false
+	s.poke() // it has another name now, of this host or of one that was faster
 	return nil
 }
 

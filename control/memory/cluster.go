@@ -18,7 +18,6 @@ type Cluster struct {
 	mu      sync.Mutex
 	now     state
 	changed chan struct{} // closed at each change of anything
-	older   int           // how often the state was set back
 }
 
 // place names a claim or an announcement within a cluster.
@@ -83,13 +82,13 @@ func (c *Cluster) Save() Snapshot {
 	return Snapshot{c.now.clone()}
 }
 
-// Load sets the cluster back, as a store that was restored from a copy is: of
-// the same instance, at an older revision.
+// Load sets the cluster back, as a store that was restored from a copy is: hosts
+// find that out, and make it another instance, at an older revision.
 func (c *Cluster) Load(s Snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now = s.s.clone()
-	c.older++
+	c.now.instance = rand.Text()
 	for id := range c.now.networks {
 		c.now.settling[id] = true
 	}

@@ -38,7 +38,6 @@ type seen[K comparable, T any] struct {
 	down     bool
 	values   map[K]T
 	instance string
-	older    int
 }
 
 // watch compares what there is with what it has delivered, whenever something
@@ -50,9 +49,9 @@ func watch[K comparable, T any](ctx context.Context, s *Store, list func(state) 
 		var last seen[K, T]
 		for {
 			s.c.mu.Lock()
-			now, older, changed, cut := s.c.now.clone(), s.c.older, s.c.changed, s.cut
+			now, changed, cut := s.c.now.clone(), s.c.changed, s.cut
 			s.c.mu.Unlock()
-			u, news := last.step(now, older, cut, list, key)
+			u, news := last.step(now, cut, list, key)
 			if news {
 				select {
 				case out <- u:
@@ -76,7 +75,7 @@ func watch[K comparable, T any](ctx context.Context, s *Store, list func(state) 
 }
 
 // step is what to tell next, if anything.
-func (w *seen[K, T]) step(now state, older int, cut bool, list func(state) []T, key func(T) K) (u control.Update[T], news bool) {
+func (w *seen[K, T]) step(now state, cut bool, list func(state) []T, key func(T) K) (u control.Update[T], news bool) {
 	if cut {
 		news, w.down, w.whole = !w.down, true, false
 		return control.Update[T]{Down: control.ErrUnreachable}, news
@@ -86,8 +85,8 @@ func (w *seen[K, T]) step(now state, older int, cut bool, list func(state) []T, 
 		values[key(v)] = v
 	}
 	before := w.values
-	again := !w.whole || w.instance != now.instance || w.older != older
-	*w = seen[K, T]{whole: true, values: values, instance: now.instance, older: older}
+	again := !w.whole || w.instance != now.instance
+	*w = seen[K, T]{whole: true, values: values, instance: now.instance}
 	u = control.Update[T]{Instance: now.instance, Revision: now.revision}
 	if again {
 		u.Whole, u.Put = true, slices.Collect(maps.Values(values))
