@@ -196,7 +196,7 @@ func (s *Server) explain(said string, err error) error {
 	case strings.Contains(said, "address already in use"):
 		f.Fix = "end what uses the port, or set PARTICLE_CLUSTER_PORT to another before `particle cluster init`"
 	case strings.Contains(said, "cannot assign requested address"):
-		f.Fix = "give the host its address back, or leave and join with another (--address)"
+		f.Fix = "give the host its address back; or, if others serve the store too, run `particle cluster leave` and then `particle cluster join ADDRESS --server`"
 	}
 	return f
 }

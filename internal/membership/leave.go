@@ -103,22 +103,26 @@ func (m *Membership) checkBusy(ctx context.Context) error {
 		"stop them first, or use --force: they go on, but lose the other hosts")
 }
 
-// checkAlone refuses to take the store away from others.
+// checkAlone refuses to take the store away from others. That this host's own server
+// does not answer is nothing to others that do.
 func (m *Membership) checkAlone(ctx context.Context, c *current) error {
 	if c.server == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
-	defer cancel()
-	hosts, err := c.server.client.Register().Hosts(ctx)
+	servers, err := m.servers(ctx, c)
+	if err == nil && (len(servers) != 1 || servers[0].ID != m.node) {
+		return nil
+	}
+	var hosts []enrol.Host
+	if err == nil {
+		bounded, cancel := context.WithTimeout(ctx, askLimit)
+		defer cancel()
+		hosts, err = c.server.client.Register().Hosts(bounded)
+	}
 	if err != nil {
 		return &fault.Error{Op: "leave the cluster", Err: err, Fix: "use --force to leave it although its store does not answer"}
 	}
-	servers, err := c.server.Servers(ctx)
-	if err != nil {
-		return err
-	}
-	if len(hosts) > 1 && len(servers) == 1 && servers[0].ID == m.node {
+	if len(hosts) > 1 {
 		return fault.New("leave the cluster", "", fmt.Sprintf("this host alone serves the store, and %d others are in the cluster", len(hosts)-1),
 			"let them leave first, make another one a server (`particle cluster join --server` there), or use --force: they keep what they have, and can share nothing new")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -195,6 +196,56 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// A server whose address is its host's no more is told to leave, can do so by way of
+// the others, and joins again with another.
+func TestMoved(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	h1, h2, h3 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
+	made := h1.init()
+	h2.join(made, true)
+	h2.endpoints(2)
+	h3.join(made, true)
+	h3.endpoints(3)
+	if err := h3.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h3.rewrite(func(record map[string]any) { record["address"] = "192.0.2.7" })
+	h3.start()
+	var problem error
+	eventually(t, "word of the address", func() bool {
+		problem = h3.Status(t.Context()).Problem
+		return problem != nil && strings.Contains(problem.Error(), "cannot assign requested address")
+	})
+	refused(t, problem, "give the host its address back", "particle cluster leave", "join")
+	if _, err := h3.Leave(t.Context(), membership.LeaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h3.opts.Address = func(context.Context) (netip.Addr, error) { return netip.ParseAddr("127.0.0.4") }
+	h3.restart()
+	h3.join(made, true)
+	if c := h3.endpoints(3); works(t, c) != nil || !strings.Contains(strings.Join(c.Endpoints, " "), "127.0.0.4:") {
+		t.Errorf("%v does not answer", c.Endpoints)
+	}
+}
+
+// rewrite changes the membership on a host's disk.
+func (h *host) rewrite(change func(record map[string]any)) {
+	h.t.Helper()
+	path := filepath.Join(h.opts.StateDir, "cluster", "cluster.json")
+	var record map[string]any
+	if err := json.Unmarshal(read(h.t, filepath.Dir(path), "cluster.json"), &record); err != nil {
+		h.t.Fatal(err)
+	}
+	change(record)
+	raw, err := json.Marshal(record)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // Killed while it was leaving.
 func TestLeavingIsCarriedThrough(t *testing.T) {
 	port := etcdtest.FreePorts(t)
@@ -203,19 +254,7 @@ func TestLeavingIsCarriedThrough(t *testing.T) {
 	if err := h2.Close(); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(h2.opts.StateDir, "cluster", "cluster.json")
-	var record map[string]any
-	if err := json.Unmarshal(read(t, filepath.Dir(path), "cluster.json"), &record); err != nil {
-		t.Fatal(err)
-	}
-	record["leaving"] = true
-	raw, err := json.Marshal(record)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	h2.rewrite(func(record map[string]any) { record["leaving"] = true })
 	h2.start()
 	if h2.connection() != nil {
 		t.Error("a connection while it leaves")
