@@ -130,6 +130,17 @@ func (h *Host) StopDockerd(ctx context.Context) error {
 // as are /run, /tmp, cgroups, links and rules; what was on disk is there. flags are
 // dockerd's. A cut underlay is healed. Nothing else may use the host meanwhile.
 func (h *Host) Reboot(ctx context.Context, flags ...string) error {
+	return h.bootAgain(ctx, false, flags)
+}
+
+// Replace puts another machine in the host's place: with its name and addresses, and
+// with nothing else on its disk than at the host's first boot. Nothing else may use
+// the host meanwhile.
+func (h *Host) Replace(ctx context.Context) error {
+	return h.bootAgain(ctx, true, nil)
+}
+
+func (h *Host) bootAgain(ctx context.Context, emptyDisk bool, flags []string) error {
 	unlock, err := lockLab(ctx, h.lab.name, false)
 	if err != nil {
 		return err
@@ -142,7 +153,13 @@ func (h *Host) Reboot(ctx context.Context, flags ...string) error {
 	if err != nil {
 		return err
 	}
-	spec.FirstBoot = false
+	if spec.FirstBoot = emptyDisk; emptyDisk {
+		for _, name := range []string{dirUpper, dirWork, dirData, dirContainerd} {
+			if err := removeDir(ctx, filepath.Join(h.dir(), name)); err != nil {
+				return err
+			}
+		}
+	}
 	return h.powerOn(ctx, spec, flags)
 }
 

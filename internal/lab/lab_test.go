@@ -24,6 +24,7 @@ func TestHostLife(t *testing.T) {
 			containerReachesInternet(t, l, h)
 			containerSurvivesDockerd(t, h)
 			diskSurvivesReboot(t, h)
+			replacementHasAnEmptyDisk(t, h)
 		})
 	}
 }
@@ -81,6 +82,21 @@ func diskSurvivesReboot(t *testing.T, h *lab.Host) {
 	}
 	on(t, h.Node, "docker", "start", "steady")
 	on(t, h.Node, "docker", "rm", "-f", "steady")
+}
+
+func replacementHasAnEmptyDisk(t *testing.T, h *lab.Host) {
+	t.Helper()
+	on(t, h.Node, "sh", "-c", "touch /etc/mark /etc/docker/mark; mkdir /var/lib/docker/mark")
+	if err := h.Replace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if out := on(t, h.Node, "sh", "-c", "ls -d /etc/mark /etc/docker/mark /var/lib/docker/mark 2>/dev/null; cat /etc/hostname"); out != h.Name() {
+		t.Fatalf("another machine in the host's place has %q", out)
+	}
+	on(t, h.Node, "docker", "version")
+	if out := on(t, h.Node, "docker", "images", "-q"); out != "" {
+		t.Fatalf("it has images: %q", out)
+	}
 }
 
 // What a host has of its own is neither the machine's nor another host's.
