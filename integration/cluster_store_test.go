@@ -2,9 +2,7 @@ package integration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -25,6 +23,8 @@ type clusterStore interface {
 	kill(context.Context) error
 	// wipe does the same, and the store has lost all it had.
 	wipe(context.Context) error
+	// compact has the store forget all changes up to now.
+	compact(context.Context) error
 	// at is where hosts reach it: an address and TCP ports, as iptables writes them.
 	at() (addr netip.Addr, ports string)
 }
@@ -35,6 +35,17 @@ type ownStore struct{ *bed }
 func (s ownStore) join(ctx context.Context, _ []*bed) error { return s.cluster(ctx) }
 
 func (s ownStore) at() (netip.Addr, string) { return s.host.Addr4(), "7790:7792" }
+
+// ctl is of a host, who has the rights of all hosts.
+func (s ownStore) ctl() etcdctl {
+	const files = hostpath.StateDir + "/cluster/"
+	return etcdctl{
+		node: s.host.Node, endpoint: "https://" + net.JoinHostPort(s.host.Addr4().String(), "7791"),
+		authority: files + "ca.pem", cert: files + "node.pem", key: files + "node.key",
+	}
+}
+
+func (s ownStore) compact(ctx context.Context) error { return s.ctl().compact(ctx) }
 
 func (s ownStore) kill(ctx context.Context) error {
 	before, err := s.pid(hasWord("cluster-store"))
@@ -110,7 +121,7 @@ func (s *otherStore) start(ctx context.Context) error {
 		return err
 	}
 	return until(ctx, func() error {
-		_, err := s.ask(ctx, "range", map[string]any{"key": []byte{0}})
+		_, err := s.ctl().run(ctx, "get", "any")
 		return err
 	})
 }
@@ -121,40 +132,25 @@ func (s *otherStore) certify(dir string, own pair) error {
 
 func (s *otherStore) file(name string) string { return filepath.Join(s.dir, name) }
 
-// ask asks etcd by its gateway, and gives the store's revision.
-func (s *otherStore) ask(ctx context.Context, method string, request map[string]any) (revision int64, err error) {
-	body, err := json.Marshal(request)
-	if err != nil {
-		return 0, err
-	}
-	out, err := s.lab.Internet().Exec(ctx, "busybox", "wget", "-q", "-O", "-", "--post-data", string(body), etcdOperator+"/v3/kv/"+method)
-	if err != nil {
-		return 0, err
-	}
-	var reply struct{ Header struct{ Revision string } }
-	if err := json.Unmarshal([]byte(out), &reply); err != nil {
-		return 0, fmt.Errorf("%s: %w", out, err)
-	}
-	return strconv.ParseInt(reply.Header.Revision, 10, 64)
+// ctl is the operator's, at home.
+func (s *otherStore) ctl() etcdctl {
+	return etcdctl{node: s.lab.Internet(), endpoint: etcdOperator}
 }
 
-// compact forgets all changes up to now.
-func (s *otherStore) compact(ctx context.Context) error {
-	revision, err := s.ask(ctx, "range", map[string]any{"key": []byte{0}})
-	if err == nil {
-		_, err = s.ask(ctx, "compaction", map[string]any{"revision": revision, "physical": true})
-	}
+func (s *otherStore) compact(ctx context.Context) error { return s.ctl().compact(ctx) }
+
+// stop ends it as a crash does, until start.
+func (s *otherStore) stop(ctx context.Context) error {
+	_, err := s.lab.Internet().StopService(ctx, etcdService, syscall.SIGKILL)
 	return err
 }
 
 func (s *otherStore) kill(ctx context.Context) error {
-	_, err := s.lab.Internet().StopService(ctx, etcdService, syscall.SIGKILL)
-	return errors.Join(err, s.start(ctx))
+	return errors.Join(s.stop(ctx), s.start(ctx))
 }
 
 func (s *otherStore) wipe(ctx context.Context) error {
-	_, err := s.lab.Internet().StopService(ctx, etcdService, syscall.SIGKILL)
-	return errors.Join(err, os.RemoveAll(s.file("data")), s.start(ctx))
+	return errors.Join(s.stop(ctx), os.RemoveAll(s.file("data")), s.start(ctx))
 }
 
 func (s *otherStore) at() (netip.Addr, string) { return netip.MustParseAddr(lab.Gateway4), etcdPort }

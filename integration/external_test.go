@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -16,32 +15,28 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
-	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/sys/unix"
-
-	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // externalEtcd is an etcd as an administrator runs it for others too: on the lab's
-// node that is no host, with certificates for its clients and with users, of whom
-// ours may use the keys of particle alone.
+// node that is no host, with certificates for its clients and with users.
 type externalEtcd struct {
 	node      *lab.Node
 	dir       string // in the lab's own: that node has the machine's files
 	addr      netip.Addr
 	authority authority
-	ready     bool // users are there
+	ready     bool // root is there
 }
 
 const (
-	etcdUser     = "particle"
-	etcdPassword = "of-particle"
+	etcdRoot     = "root:of-root"
+	etcdPassword = "of-particle" // the user is particle, as docs/operations.md makes it
 )
 
 // authority issues certificates.
@@ -101,7 +96,7 @@ func (a authority) pem() []byte {
 }
 
 // cmdEtcd is about an etcd on the lab's node that is no host:
-// etcd start|kill, etcd trust [other|wrong].
+// etcd start|kill, etcd restore FILE, etcd trust [other|wrong].
 func cmdEtcd(ts *testscript.TestScript, _ bool, args []string) {
 	s, ctx := sessionOf(ts), context.Background()
 	if len(args) == 0 {
@@ -119,10 +114,12 @@ func cmdEtcd(ts *testscript.TestScript, _ bool, args []string) {
 	case "kill":
 		_, err := s.etcd.node.StopService(ctx, "etcd", syscall.SIGKILL)
 		ts.Check(err)
+	case "restore":
+		ts.Check(s.etcd.restore(ctx, s.bed.host, args[1]))
 	case "trust":
 		ts.Check(s.etcd.trust(s.bed.host, append(args[1:], "")[0]))
 	default:
-		ts.Fatalf("usage: etcd start|kill|trust [other|wrong]")
+		ts.Fatalf("usage: etcd start|kill|restore FILE|trust [other|wrong]")
 	}
 }
 
@@ -154,14 +151,14 @@ func writeFiles(dir string, files map[string][]byte) error {
 
 func (e *externalEtcd) endpoint() string { return netip.AddrPortFrom(e.addr, 2379).String() }
 
-// start runs the distribution's etcd and, the first time, makes its users.
+// start runs the distribution's etcd and, the first time, has it ask for users.
 func (e *externalEtcd) start(ctx context.Context) error {
 	program, err := lab.FindEtcd(ctx, lab.EtcdDebian, os.Stderr)
 	if err != nil {
 		return err
 	}
 	url := "https://" + e.endpoint()
-	if err := e.node.StartService(ctx, "etcd", program, "--data-dir", e.dir+"/data",
+	if err := e.node.StartService(ctx, "etcd", program, "--data-dir", e.data(),
 		"--listen-client-urls", url, "--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:2380",
 		"--client-cert-auth", "--trusted-ca-file", e.dir+"/ca.pem", "--cert-file", e.dir+"/cert.pem", "--key-file", e.dir+"/key.pem"); err != nil {
 		return err
@@ -169,7 +166,16 @@ func (e *externalEtcd) start(ctx context.Context) error {
 	if e.ready {
 		return nil
 	}
-	err = until(ctx, func() error { return e.users(ctx) })
+	ctl := e.ctl(e.node, e.dir)
+	err = until(ctx, func() error {
+		_, err := ctl.run(ctx, "get", "any")
+		return err
+	})
+	for _, step := range []string{"user add " + etcdRoot, "user grant-role root root", "auth enable"} {
+		if err == nil {
+			_, err = ctl.run(ctx, strings.Fields(step)...)
+		}
+	}
 	e.ready = err == nil
 	if err != nil {
 		said, _ := os.ReadFile(e.node.ServiceLog("etcd"))
@@ -178,62 +184,34 @@ func (e *externalEtcd) start(ctx context.Context) error {
 	return err
 }
 
-// users makes ours with the least rights that do. The test itself is not in the
-// node's network, and connects from within.
-func (e *externalEtcd) users(ctx context.Context) error {
-	own, err := e.authority.issue("administrator", netip.Addr{})
+// ctl is the administrator's, on a node that trusts it by the files in dir.
+func (e *externalEtcd) ctl(node *lab.Node, dir string) etcdctl {
+	c := etcdctl{node: node, endpoint: "https://" + e.endpoint(), authority: dir + "/ca.pem", cert: dir + "/cert.pem", key: dir + "/key.pem"}
+	if e.ready {
+		c.user = etcdRoot
+	}
+	return c
+}
+
+func (e *externalEtcd) data() string { return filepath.Join(e.dir, "data") }
+
+// restore has etcd begin anew with a snapshot, a file on the host.
+func (e *externalEtcd) restore(ctx context.Context, host *lab.Host, snapshot string) error {
+	if _, err := e.node.StopService(ctx, "etcd", syscall.SIGKILL); err != nil {
+		return err
+	}
+	raw, err := os.ReadFile(host.Root() + snapshot)
 	if err != nil {
 		return err
 	}
-	cert, err := tls.X509KeyPair(own.certificate, own.key)
-	if err != nil {
+	file := filepath.Join(e.dir, "snapshot")
+	if err := errors.Join(os.WriteFile(file, raw, 0o600), os.RemoveAll(e.data())); err != nil {
 		return err
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(e.authority.certificate)
-	return etcdtest.Users{
-		Endpoint: "https://" + e.endpoint(), TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
-		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return dialIn(ctx, e.node.NetNS(), addr) },
-		Root: "of-root", User: etcdUser, Password: etcdPassword, Prefix: "/particle/v1/",
-	}.Make(ctx)
-}
-
-// dialIn opens a connection in another network namespace.
-func dialIn(ctx context.Context, netns, addr string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
+	if _, err := e.ctl(e.node, e.dir).run(ctx, "snapshot", "restore", file, "--data-dir", e.data()); err != nil {
+		return err
 	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // unlocked only on its way back: else the thread ends
-		conn, err := dialAway(ctx, netns, addr)
-		done <- result{conn, err}
-	}()
-	r := <-done
-	return r.conn, r.err
-}
-
-func dialAway(ctx context.Context, netns, addr string) (net.Conn, error) {
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	defer home.Close()
-	away, err := os.Open(netns)
-	if err != nil {
-		return nil, err
-	}
-	defer away.Close()
-	if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return conn, errors.Join(err, back)
-	}
-	runtime.UnlockOSThread()
-	return conn, err
+	return e.start(ctx)
 }
 
 // trust puts on a host what it needs for etcd: with "other" another authority,

@@ -2,19 +2,26 @@ package integration
 
 import (
 	"context"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/particle-net/particle/internal/lab"
 )
 
-// cmdPower: power off|on. A host that is off is as if its plug were pulled.
+// cmdPower: power off|on|new. A host that is off is as if its plug were pulled; a
+// new one is another machine of its name and addresses, without the plugin.
 func cmdPower(ts *testscript.TestScript, _ bool, args []string) {
-	host := sessionOf(ts).bed.host
-	switch {
-	case len(args) == 1 && args[0] == "off":
-		ts.Check(host.PowerOff(context.Background()))
-	case len(args) == 1 && args[0] == "on":
-		ts.Check(host.Reboot(context.Background()))
+	ctx, host := context.Background(), sessionOf(ts).bed.host
+	switch strings.Join(args, " ") {
+	case "off":
+		ts.Check(host.PowerOff(ctx))
+	case "on":
+		ts.Check(host.Reboot(ctx))
+	case "new":
+		ts.Check(host.Replace(ctx))
+		ts.Check(lab.LoadImage(ctx, host))
 	default:
-		ts.Fatalf("usage: power off|on")
+		ts.Fatalf("usage: power off|on|new")
 	}
 }

@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 				"underlay":   cmdUnderlay,
 				"join":       cmdJoin,
 				"for":        cmdFor,
+				"follow":     cmdFollow,
 				"address":    cmdAddress,
 				"burst":      cmdBurst,
 				"clear":      cmdClear,
@@ -54,8 +55,10 @@ func TestScripts(t *testing.T) {
 				"reboot":     cmdReboot,
 				"power":      cmdPower,
 				"etcd":       cmdEtcd,
+				"settle":     cmdSettle,
 				"clean":      cmdClean,
 				"put":        cmdPut,
+				"take":       cmdTake,
 				"same":       cmdSame,
 				"image":      cmdImage,
 			},
@@ -154,11 +157,11 @@ func cmdOn(ts *testscript.TestScript, neg bool, args []string) {
 	defer use(ts, before)
 	commands := map[string]func(*testscript.TestScript, bool, []string){
 		"docker": cmdDocker, "particle": cmdParticle, "eventually": cmdEventually, "plugin": cmdPlugin, "dockerd": cmdDockerd,
-		"underlay": cmdUnderlay, "clean": cmdClean, "reboot": cmdReboot, "power": cmdPower, "etcd": cmdEtcd, "host": onNode(func(s *session) *lab.Node { return s.bed.host.Node }),
+		"underlay": cmdUnderlay, "clean": cmdClean, "reboot": cmdReboot, "power": cmdPower, "etcd": cmdEtcd, "settle": cmdSettle, "clear": cmdClear, "put": cmdPut, "take": cmdTake, "host": onNode(func(s *session) *lab.Node { return s.bed.host.Node }),
 	}
 	do := commands[args[1]]
 	if do == nil {
-		ts.Fatalf("usage: on HOST [docker|particle|eventually|plugin|dockerd|underlay|clean|reboot|power|etcd|host ...]")
+		ts.Fatalf("usage: on HOST [docker|particle|eventually|plugin|dockerd|underlay|clean|reboot|power|etcd|settle|clear|put|take|host ...]")
 	}
 	do(ts, neg, args[2:])
 }
@@ -264,6 +267,13 @@ func cmdClean(ts *testscript.TestScript, neg bool, _ []string) {
 // cmdPut writes a file of the script on the host: put FILE PATH.
 func cmdPut(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(sessionOf(ts).bed.host.Root()+args[1], []byte(ts.ReadFile(args[0])), 0o644))
+}
+
+// cmdTake keeps a file of the host for the script: take PATH FILE.
+func cmdTake(ts *testscript.TestScript, _ bool, args []string) {
+	content, err := os.ReadFile(sessionOf(ts).bed.host.Root() + args[0])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), content, 0o600))
 }
 
 // cmdSame compares a file on the host with one of the script, byte for byte.

@@ -23,6 +23,8 @@ needed() {
 	/usr/bin/etcd etcd-server
 	/usr/bin/qemu-system-x86_64 qemu-system-x86
 	/usr/sbin/modprobe kmod
+	/usr/bin/etcdctl etcd-client
+	/usr/bin/script bsdutils
 	EOF
 }
 

@@ -3,7 +3,6 @@ package etcd_test
 import (
 	"context"
 	"errors"
-	"net"
 	"testing"
 	"time"
 
@@ -20,9 +19,6 @@ func TestSignsInAgain(t *testing.T) {
 			srv := etcdtest.Start(t, release)
 			users := etcdtest.Users{
 				Endpoint: "http://" + srv.Endpoint(), Root: "r", User: "particle", Password: "p", Prefix: "/particle/",
-				Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-					return new(net.Dialer).DialContext(ctx, "tcp", addr)
-				},
 			}
 			if err := users.Make(t.Context()); err != nil {
 				t.Fatal(err)

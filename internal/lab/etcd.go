@@ -11,7 +11,7 @@ import (
 // The releases of etcd that a store is tested with, and upgraded through. Newer
 // than these is the one that the plugin embeds.
 const (
-	EtcdDebian = "3.4" // the distribution's etcd-server
+	EtcdDebian = "3.4" // the distribution's etcd-server, with its etcdctl
 	Etcd35     = "3.5"
 	Etcd36     = "3.6"
 )
@@ -21,7 +21,7 @@ const (
 func FindEtcd(ctx context.Context, release string, progress io.Writer) (string, error) {
 	if release == EtcdDebian {
 		const file = "/usr/bin/etcd"
-		return file, installPackages(ctx, progress, map[string]string{file: "etcd-server"})
+		return file, installPackages(ctx, progress, map[string]string{file: "etcd-server", "/usr/bin/etcdctl": "etcd-client"})
 	}
 	module, ok := map[string]string{Etcd35: "etcd35", Etcd36: "etcd36"}[release]
 	if !ok {

@@ -2,22 +2,17 @@ package etcdtest
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"net"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 )
 
 // Users is what an administrator does before an etcd of his serves particle too.
 type Users struct {
-	Endpoint string // https://ADDRESS:PORT
-	TLS      *tls.Config
-	Dial     func(ctx context.Context, addr string) (net.Conn, error)
+	Endpoint string // http://ADDRESS:PORT
 
 	Root           string // the password of root
 	User, Password string // of particle
@@ -27,9 +22,7 @@ type Users struct {
 // Make adds the users and turns authentication on. What fails can be repeated,
 // unless it is the last step whose answer was lost.
 func (u Users) Make(ctx context.Context) error {
-	c, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{u.Endpoint}, TLS: u.TLS, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithContextDialer(u.Dial)},
-	})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{u.Endpoint}, Logger: zap.NewNop()})
 	if err != nil {
 		return err
 	}
