@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/particle-net/particle/internal/lab"
 )
 
@@ -18,7 +20,7 @@ import (
 func (c *brokenCluster) ownFaults() []clusterFault {
 	first, second, third := c.beds[0], c.beds[1], c.beds[2]
 	return []clusterFault{
-		{"the store is killed", nil, c.store.kill},
+		{"the store is compacted and killed", nil, c.compact},
 		{"a plugin is killed", []*bed{second}, second.restartPlugin},
 		{"the plugin that serves the store is killed", []*bed{first}, first.restartPlugin},
 		{"a dockerd is killed", []*bed{third}, third.restartDockerd},
@@ -26,17 +28,7 @@ func (c *brokenCluster) ownFaults() []clusterFault {
 		{"the store's host is cut off, and a plugin killed meanwhile", []*bed{second}, func(ctx context.Context) error {
 			return errors.Join(deserted(ctx, first.host.Cut, second, third), second.restartPlugin(ctx), c.startAll(ctx), first.host.Heal())
 		}},
-		{"one host cannot reach the store, and the plugin that serves it freezes", []*bed{first}, func(ctx context.Context) error {
-			healed, err := c.keepAway(ctx, func() error { return nil })
-			if err != nil {
-				return err
-			}
-			err = first.signalPlugin(ctx, syscall.SIGSTOP)
-			if err == nil {
-				err = errors.Join(c.forgotten(ctx, healed), second.suspects(ctx, first.host.Name()))
-			}
-			return errors.Join(err, first.signalPlugin(ctx, syscall.SIGCONT))
-		}},
+		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
 		// From here on the store claims nothing new: some host may not have been there.
 		{"the store is wiped", nil, c.store.wipe},
 		{"a host reboots", []*bed{third}, c.reboot},
@@ -45,21 +37,75 @@ func (c *brokenCluster) ownFaults() []clusterFault {
 
 // otherFaults are those of a cluster whose store is an administrator's etcd.
 func (c *brokenCluster) otherFaults() []clusterFault {
-	second, third := c.beds[1], c.beds[2]
+	first, second, third := c.beds[0], c.beds[1], c.beds[2]
 	etcd := c.store.(*otherStore)
 	return []clusterFault{
-		{"the store is killed", nil, etcd.kill},
-		{"a plugin is killed", []*bed{second}, second.restartPlugin},
-		{"a host is cut off", nil, third.cut},
-		{"one host cannot reach the store, which is compacted", nil, func(ctx context.Context) error {
-			healed, err := c.keepAway(ctx, func() error { return etcd.compact(ctx) })
-			if err != nil {
-				return err
-			}
-			return c.forgotten(ctx, healed)
+		{"the store is compacted and killed", nil, c.compact},
+		{"the store is down, and a plugin and a dockerd are killed meanwhile", []*bed{second, third}, func(ctx context.Context) error {
+			err := deserted(ctx, func() error { return etcd.stop(ctx) }, c.beds...)
+			var killing errgroup.Group
+			killing.Go(func() error { return second.restartPlugin(ctx) })
+			killing.Go(func() error { return third.restartDockerd(ctx) })
+			return errors.Join(err, killing.Wait(), c.startAll(ctx), etcd.start(ctx))
 		}},
+		{"a host is cut off", nil, third.cut},
+		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
 		{"the store is wiped", nil, etcd.wipe},
+		{"a host reboots", []*bed{third}, c.reboot},
 	}
+}
+
+// compact has the store forget what its watchers have not asked for yet, and breaks
+// their connections: the list that they begin anew with tells them what comes next.
+func (c *brokenCluster) compact(ctx context.Context) error {
+	first, second := c.beds[0], c.beds[1]
+	// Those who watch hosts and networks alone do not hear of an address.
+	if _, err := second.docker(ctx, "run", "--rm", "--network", "jobs", "--ip", addressBefore.Addr().String(), lab.TestImage, "true"); err != nil {
+		return err
+	}
+	c.expected = append(c.expected, addressBefore)
+	if err := errors.Join(c.store.compact(ctx), c.store.kill(ctx)); err != nil {
+		return err
+	}
+	create := []string{"network", "create", "-d", "particle", "--ipam-driver", "particle", "next"}
+	err := until(ctx, func() error {
+		_, err := first.docker(ctx, create...)
+		return err
+	})
+	if err == nil {
+		err = c.shared(ctx, "next")
+	}
+	if err != nil {
+		return err
+	}
+	_, err = first.docker(ctx, "network", "rm", "next")
+	return err
+}
+
+// shared waits until a network is on all hosts.
+func (c *brokenCluster) shared(ctx context.Context, network string) error {
+	return c.beds[0].each(func(b *bed) error {
+		return until(ctx, func() error {
+			_, err := b.docker(ctx, "network", "inspect", network)
+			return err
+		})
+	})
+}
+
+// missOut keeps the third host from the store while that forgets what has changed
+// meanwhile, and lets it come back while the first host's plugin is frozen for so
+// long that its lease runs out.
+func (c *brokenCluster) missOut(ctx context.Context) error {
+	first, second := c.beds[0], c.beds[1]
+	healed, err := c.keepAway(ctx, func() error { return c.store.compact(ctx) })
+	if err != nil {
+		return err
+	}
+	err = first.signalPlugin(ctx, syscall.SIGSTOP)
+	if err == nil {
+		err = errors.Join(c.forgotten(ctx, healed), second.suspects(ctx, first.host.Name()))
+	}
+	return errors.Join(err, first.signalPlugin(ctx, syscall.SIGCONT))
 }
 
 func (b *bed) restartDockerd(ctx context.Context) error {
