@@ -33,7 +33,7 @@ func (h *Host) RemoveHostRules(ctx context.Context) error {
 }
 
 // Cleanup removes every trace of the data plane from the host: all networks,
-// uplinks, rules and NamespaceDir. Processes still inside a tenant namespace
+// uplinks, WireGuard, rules and NamespaceDir. Processes still inside a tenant namespace
 // keep it, without its devices. It does what it can and tells all that failed.
 func Cleanup(ctx context.Context, opts Options) error {
 	opts.Ready = 0
@@ -41,7 +41,7 @@ func Cleanup(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{h.removeNetworks(ctx), h.removeUplinks(ctx), h.RemoveHostRules(ctx)}
+	errs := []error{h.removeNetworks(ctx), h.removeUplinks(ctx), h.RemoveWireGuard(ctx), h.RemoveHostRules(ctx)}
 	errs = append(errs, h.Close())
 	if err := errors.Join(errs...); err != nil {
 		return err

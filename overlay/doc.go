@@ -20,7 +20,8 @@
 // Of a network of several hosts, a host has some pools, and knows of each other
 // host a neighbour, an FDB entry and a route for each of that one's prefixes; see
 // peer_plan.go. What is nobody's is unreachable. The host's firewall lets in what
-// comes from the cluster's members; see members.go.
+// comes from the cluster's members; see members.go. In an encrypted cluster VXLAN
+// goes by WireGuard or not at all; see wireguard.go.
 //
 // # Invariants
 //

@@ -59,6 +59,7 @@ type Host struct {
 	surveyed survey                       // what ensureHostRules saw of the host
 	trunks   map[topology.NetworkID]trunk // what ensureTrunk saw of networks
 	filter   filter                       // what is known of filterTable
+	tunnels  tunnels                      // what is known of WireGuard's peers
 
 	stock *stock
 	stop  context.CancelFunc

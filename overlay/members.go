@@ -24,9 +24,13 @@ import (
 //	  set networks   UDP port . VNI, with the network's id as a comment
 //	  set members4   tunnel addresses of the cluster's other hosts
 //	  set members6
-//	  chain prerouting, output   UDP to one of networks: no connection tracking
-//	  chain input                UDP to one of networks: goto members
-//	  chain members              by lo: drop;  from members4 or members6: accept;  drop
+//	  chain prerouting           UDP to one of networks: no connection tracking
+//	  chain output               UDP to one of networks: goto sent
+//	  chain sent                 from or to WireGuardRange, by another link: drop;  no connection tracking
+//	  chain input                UDP to one of networks: goto members;  by WireGuard: drop
+//	  chain members              by lo: drop;  from WireGuardRange, by another link: drop;
+//	                             from members4 or members6: accept;  drop
+//	  chain forward              to or from WireGuard: drop
 //
 // Other people's VXLAN, such as Docker Swarm's, has other VNIs and passes, by the
 // same port, too. At input a packet is whole, whatever pieces it came in.
@@ -34,6 +38,9 @@ import (
 // That connections are not tracked saves a tenth of the packet rate, and it
 // protects the other hosts: what a container of any other network of Docker's
 // sends to them is not rewritten to come from this host, which they believe.
+//
+// Nothing is forwarded into WireGuard: what a container sends to a tunnel address by
+// the host would arrive under the host's name.
 //
 // It is a table of its own because it stands whether or not there are uplinks.
 
@@ -155,8 +162,8 @@ func (h *Host) ensureFilter(edit func(map[receiver]string)) (changed bool, err e
 	if h.filter.wanted != nil {
 		want.members = h.filter.wanted
 	}
-	if !sound && len(want.receivers) == 0 {
-		return false, nil // a host without networks has nothing to guard
+	if !sound && len(want.receivers) == 0 && !h.tunnels.guarded {
+		return false, nil // a host without networks, and without WireGuard, has nothing to guard
 	}
 	s := newSets()
 	if !sound {
@@ -206,18 +213,33 @@ func (h *Host) readFilter(conn *nftables.Conn) (sound bool, err error) {
 
 // filterRules are the chains of the table.
 func filterRules() ruleset {
-	untracked := []rule{newRule("networks of ours", toNetwork(), notrack())}
+	encrypted := topology.WireGuardRange
 	return ruleset{
-		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, untracked},
-		{"output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, untracked},
+		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
+			newRule("networks of ours", toNetwork(), notrack()),
+		}},
+		{"sent", "", nil, nil, []rule{
+			newRule("in plain", inRange(source, encrypted), notTo(wireGuardName), drop()),
+			newRule("in plain", inRange(destination, encrypted), notTo(wireGuardName), drop()),
+			newRule("all others", notrack()),
+		}},
+		{"output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{
+			newRule("networks of ours", toNetwork(), goTo("sent")),
+		}},
 		{"members", "", nil, nil, []rule{
 			newRule("made on this host", from("lo"), drop()),
+			newRule("in plain", inRange(source, encrypted), notFrom(wireGuardName), drop()),
 			newRule("a host of the cluster", fromMember(unix.NFPROTO_IPV4, source.in4, 4, members4), accept()),
 			newRule("a host of the cluster", fromMember(unix.NFPROTO_IPV6, source.in6, 16, members6), accept()),
 			newRule("anybody else", drop()),
 		}},
 		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityRaw, []rule{
 			newRule("networks of ours", toNetwork(), goTo("members")),
+			newRule("nothing else is encrypted", from(wireGuardName), drop()),
+		}},
+		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityRaw, []rule{
+			newRule("this host's own end", from(wireGuardName), drop()),
+			newRule("this host's own end", to(wireGuardName), drop()),
 		}},
 	}
 }

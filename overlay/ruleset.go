@@ -178,9 +178,10 @@ func link(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
 	}
 }
 
-func from(name string) []expr.Any  { return link(expr.MetaKeyIIFNAME, expr.CmpOpEq, name) }
-func to(name string) []expr.Any    { return link(expr.MetaKeyOIFNAME, expr.CmpOpEq, name) }
-func notTo(name string) []expr.Any { return link(expr.MetaKeyOIFNAME, expr.CmpOpNeq, name) }
+func from(name string) []expr.Any    { return link(expr.MetaKeyIIFNAME, expr.CmpOpEq, name) }
+func notFrom(name string) []expr.Any { return link(expr.MetaKeyIIFNAME, expr.CmpOpNeq, name) }
+func to(name string) []expr.Any      { return link(expr.MetaKeyOIFNAME, expr.CmpOpEq, name) }
+func notTo(name string) []expr.Any   { return link(expr.MetaKeyOIFNAME, expr.CmpOpNeq, name) }
 
 // bridgeKind is the kind of bridges, as `ip link show type bridge` has it.
 const bridgeKind = "bridge"

@@ -52,7 +52,7 @@ func (h *Host) survey() (s survey, err error) {
 		switch {
 		case l.Type() == bridgeKind && outward:
 			s.outward = append(s.outward, name)
-		case l.Type() == bridgeKind, strings.HasPrefix(name, uplinkPrefix):
+		case l.Type() == bridgeKind, strings.HasPrefix(name, uplinkPrefix), name == wireGuardName:
 			inward = append(inward, index)
 		}
 	}

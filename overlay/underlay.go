@@ -76,7 +76,7 @@ type candidate struct {
 
 // foreign tells links that exist for containers.
 func foreign(name string) bool {
-	return slices.ContainsFunc([]string{"docker", "br-", "veth", uplinkPrefix}, func(p string) bool {
+	return slices.ContainsFunc([]string{"docker", "br-", "veth", uplinkPrefix, wireGuardName}, func(p string) bool {
 		return strings.HasPrefix(name, p)
 	})
 }

@@ -1,6 +1,7 @@
 package topology_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -72,6 +73,62 @@ func TestUplinksAreDisjoint(t *testing.T) {
 	for _, i := range []int{-1, topology.MaxUplinks} {
 		if _, err := topology.NewUplink("abc", i, 1500); err == nil {
 			t.Errorf("index %d accepted", i)
+		}
+	}
+}
+
+func TestWireGuardAddresses(t *testing.T) {
+	id := topology.NodeID("0123456789abcdef0123456789abcdef")
+	got, err := topology.WireGuardAddress(id)
+	if want := "fd91:9a00:bcf:123:4567:89ab:cdef:123"; err != nil || got.String() != want || !topology.WireGuardRange.Contains(got) {
+		t.Errorf("WireGuardAddress(%s) = %s, %v, want %s", id, got, err, want)
+	}
+	for _, bad := range []topology.NodeID{"", id[:30], "zz" + id[2:]} {
+		if got, err := topology.WireGuardAddress(bad); err == nil {
+			t.Errorf("WireGuardAddress(%q) = %s", bad, got)
+		}
+	}
+}
+
+func TestWireGuardKeys(t *testing.T) {
+	secret, err := topology.NewWireGuardSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := topology.ParseWireGuardSecret(secret.Reveal())
+	if err != nil || again.Public() != secret.Public() || again.Bytes() != secret.Bytes() {
+		t.Errorf("the key is another when it was written and read: %v", err)
+	}
+	for _, text := range []string{fmt.Sprint(secret), fmt.Sprintf("%+v", secret), fmt.Sprintf("%#v", secret), fmt.Sprint(&secret)} {
+		if text != "(secret)" {
+			t.Errorf("a private key prints %s", text)
+		}
+	}
+	// RFC 7748 section 6.1
+	alice, err := topology.ParseWireGuardSecret("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=")
+	if want := "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="; err != nil || alice.Public().String() != want {
+		t.Errorf("public key %s, %v, want %s", alice.Public(), err, want)
+	}
+	var key topology.WireGuardKey
+	if err := key.UnmarshalText([]byte(alice.Public().String())); err != nil || key != alice.Public() {
+		t.Errorf("public key %s, %v", key, err)
+	}
+	for _, bad := range []string{"", "AAAA", alice.Public().String() + "AAAA", "!"} {
+		if err := key.UnmarshalText([]byte(bad)); err == nil {
+			t.Errorf("%q is taken for a key", bad)
+		}
+		if _, err := topology.ParseWireGuardSecret(bad); err == nil {
+			t.Errorf("%q is taken for a private key", bad)
+		}
+	}
+}
+
+func TestEncryptedUnderlay(t *testing.T) {
+	address := netip.MustParseAddr("fd91:9a00:bcf::1")
+	for vtep, mtu := range map[string]int{"192.0.2.1": 1440, "2001:db8::1": 1420} {
+		u := topology.Underlay{VTEP: netip.MustParseAddr(vtep), MTU: 1500, Port: 4789}
+		if got, want := u.Encrypted(address), (topology.Underlay{VTEP: address, MTU: mtu, Port: 4789}); got != want || got.Overhead() != 70 {
+			t.Errorf("over %s: %+v, want %+v", vtep, got, want)
 		}
 	}
 }

@@ -41,6 +41,11 @@ var rules = []rule{
 		why: "netlink and nftables belong to overlay: its typed API is the only place where the order of kernel writes is kept; tests look at the kernel through overlay.Observe or internal/netnstest",
 	},
 	{
+		except: []string{"overlay"},
+		to:     []string{"golang.zx2c4.com/wireguard"}, scope: withTests,
+		why: "WireGuard belongs to overlay: that nothing leaves a host in plain hangs on device, routes and firewall together",
+	},
+	{
 		except: []string{"internal/store"},
 		to:     bbolt, scope: withTests,
 		why: "the file format belongs to internal/store: what others know of it cannot be changed",
@@ -178,6 +183,7 @@ func TestRulesForbid(t *testing.T) {
 		{"nftables below the root", graph{"internal/x": {Imports: []string{"github.com/google/nftables/expr"}}}, "internal/x imports github.com/google/nftables/expr"},
 		{"netlink where it belongs", graph{"overlay": {Imports: kernel, TestImports: kernel}, "internal/lab/x": {Imports: kernel}}, ""},
 		{"a name that only begins alike", graph{"overlayfs": {Imports: kernel[:1]}}, "overlayfs imports github.com/vishvananda/netlink"},
+		{"WireGuard elsewhere", graph{"internal/member": {Imports: []string{"golang.zx2c4.com/wireguard/wgctrl"}}}, "internal/member imports golang.zx2c4.com/wireguard/wgctrl"},
 		{"bbolt in a test", graph{"internal/report": {TestImports: bbolt}}, "internal/report imports go.etcd.io/bbolt"},
 		{"bbolt where it belongs", graph{"internal/store": {Imports: []string{"go.etcd.io/bbolt/errors"}}}, ""},
 		{"eBPF elsewhere", graph{"internal/shim": {Imports: []string{"github.com/cilium/ebpf/link"}}}, "internal/shim imports github.com/cilium/ebpf/link"},

@@ -1,0 +1,111 @@
+package topology
+
+import (
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+)
+
+// WireGuardRange is where the hosts of an encrypted cluster have their tunnel
+// addresses: a unique local prefix whose global id was drawn at random (RFC 4193
+// section 3.2). No link but WireGuard's carries it, so that a packet to one of its
+// addresses leaves a host encrypted or not at all.
+var WireGuardRange = netip.MustParsePrefix("fd91:9a00:0bcf::/48")
+
+// WireGuardAddress is a host's in an encrypted cluster: the first 80 bits of its
+// id, which are random, behind the range's prefix.
+func WireGuardAddress(id NodeID) (netip.Addr, error) {
+	addr := WireGuardRange.Addr().As16()
+	if len(id) != 32 {
+		return netip.Addr{}, fmt.Errorf("host id %q is not 32 lower-case hex digits", id)
+	}
+	_, err := hex.Decode(addr[6:], []byte(id[:20]))
+	return netip.AddrFrom16(addr), err
+}
+
+// WireGuardKey is a public key.
+type WireGuardKey [32]byte
+
+// String is what `wg show` prints.
+func (k WireGuardKey) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (k WireGuardKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (k *WireGuardKey) UnmarshalText(text []byte) error { return parseKey(k[:], text) }
+
+func parseKey(to, text []byte) error {
+	raw, err := base64.StdEncoding.Strict().DecodeString(string(text))
+	if err != nil || len(raw) != len(to) {
+		return fmt.Errorf("a WireGuard key is 32 bytes in base64")
+	}
+	copy(to, raw)
+	return nil
+}
+
+// WireGuardSecret is a private key. It does not print.
+type WireGuardSecret struct{ key *ecdh.PrivateKey }
+
+// NewWireGuardSecret draws one.
+func NewWireGuardSecret() (WireGuardSecret, error) {
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	return WireGuardSecret{key}, err
+}
+
+// ParseWireGuardSecret reads what Reveal gave.
+func ParseWireGuardSecret(text string) (WireGuardSecret, error) {
+	var raw [32]byte
+	if err := parseKey(raw[:], []byte(text)); err != nil {
+		return WireGuardSecret{}, err
+	}
+	key, err := ecdh.X25519().NewPrivateKey(raw[:])
+	return WireGuardSecret{key}, err
+}
+
+// String keeps the key out of logs.
+func (s WireGuardSecret) String() string { return "(secret)" }
+
+// GoString does likewise.
+func (s WireGuardSecret) GoString() string { return s.String() }
+
+// Valid tells a key from none.
+func (s WireGuardSecret) Valid() bool { return s.key != nil }
+
+// Reveal is the key as `wg genkey` prints it.
+func (s WireGuardSecret) Reveal() string { return base64.StdEncoding.EncodeToString(s.key.Bytes()) }
+
+// Bytes are the key itself.
+func (s WireGuardSecret) Bytes() [32]byte { return [32]byte(s.key.Bytes()) }
+
+// Public is the key that others know the host by.
+func (s WireGuardSecret) Public() WireGuardKey { return WireGuardKey(s.key.PublicKey().Bytes()) }
+
+// WireGuard is this host's end of the tunnels to all others.
+type WireGuard struct {
+	Address netip.Addr // of WireGuardRange
+	Secret  WireGuardSecret
+	Port    uint16 // UDP
+	MTU     int    // bytes
+}
+
+// WireGuardPeer is another host's end.
+type WireGuardPeer struct {
+	Address  netip.Addr // of WireGuardRange
+	Key      WireGuardKey
+	Endpoint netip.AddrPort // where its encrypted packets go to; invalid if it is not known
+}
+
+// Encrypted is what VXLAN travels over if WireGuard goes between, whose end has
+// the address.
+func (u Underlay) Encrypted(address netip.Addr) Underlay {
+	// Outer IP header, UDP, and WireGuard's header and authentication tag.
+	overhead := 20 + 8 + 32
+	if u.VTEP.Is6() {
+		overhead += 20
+	}
+	return Underlay{VTEP: address, MTU: u.MTU - overhead, Port: u.Port}
+}
