@@ -110,7 +110,8 @@ func (h *Host) RemoveWireGuard(ctx context.Context) error {
 	if err == nil && link != nil && link.Type() == wireGuardKind {
 		_, err = h.root.remove(wireGuardName)
 	}
-	if failed := h.root.route.RouteDel(unreachable()); failed != nil && !errors.Is(failed, unix.ESRCH) && !errors.Is(failed, unix.EAFNOSUPPORT) {
+	if failed := h.root.route.RouteDel(unreachable()); failed != nil && !errors.Is(failed, unix.ESRCH) &&
+		!errors.Is(failed, unix.EAFNOSUPPORT) && !errors.Is(failed, unix.EOPNOTSUPP) { // a kernel without IPv6
 		err = errors.Join(err, fmt.Errorf("withdraw %s: %w", topology.WireGuardRange, failed))
 	}
 	if err != nil {

@@ -69,11 +69,9 @@ func TestTunnelAddressesInPlainAreNotHeard(t *testing.T) {
 	if !server.tells(say) {
 		t.Fatal("by the encrypted link nothing is heard; the test proves nothing")
 	}
-	wire := listenAll(t, hosts[1].Namespace)
 	hosts[1].rename(at[1], at[0], hosts[0].mac("particle-wg"))
-	say(marker)
-	wire.await(marker)
-	if server.tells(func(string) {}) {
+	wire := listenAll(t, hosts[1].Namespace)
+	if server.tells(func(text string) { say(text); wire.await(text) }) {
 		t.Error("a tunnel address is believed in plain")
 	}
 }
@@ -90,6 +88,41 @@ func TestTunnelAddressesDoNotLeaveInPlain(t *testing.T) {
 	wire.settle(hosts[0], at[1]) // other packets leave by the link
 	if wire.contains(marker + "plain") {
 		t.Error("what tenants send leaves in plain")
+	}
+}
+
+// A host whose record is wrong, or a tunnel address that is not this host's any
+// more.
+func TestTunnelAddressesMeetNoOthers(t *testing.T) {
+	t.Parallel()
+	encrypted := [2]string{wireGuard(t, 1).Address.String(), wireGuard(t, 2).Address.String()}
+	plain := [2]string{"2001:db8::1", "2001:db8::2"}
+	for name, c := range map[string]struct {
+		from, to string
+		leaves   bool
+	}{
+		"from a tunnel address": {encrypted[0], plain[1], false},
+		"to a tunnel address":   {plain[0], encrypted[1], false},
+		"between others":        {plain[0], plain[1], true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, there := newMachine(t, ""), netnstest.New(t)
+			netnstest.Connect(m.Namespace, "eth0", plain[0]+"/64", there, "eth0", plain[1]+"/64")
+			m.Run("ip", "address", "add", encrypted[0]+"/48", "dev", "eth0", "nodad")
+			there.Run("ip", "address", "add", encrypted[1]+"/48", "dev", "eth0", "nodad")
+			seg := part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"}, peer(c.to, "10.9.2.0/24"))
+			seg.VTEP, seg.MTU = netip.MustParseAddr(c.from), 1430
+			m.apply(seg, true)
+			reach(t, m, plain[0], plain[1])
+			reach(t, m, encrypted[0], encrypted[1])
+			wire := listenAll(t, there)
+			bindUDP(t, m.tenant(network(1)), "10.9.1.7:0").send("10.9.2.7:53", marker)
+			wire.settle(m, netip.MustParseAddr(plain[1]))
+			if got := wire.contains(marker); got != c.leaves {
+				t.Errorf("what tenants send from %s to %s leaves in plain: %v, want %v", c.from, c.to, got, c.leaves)
+			}
+		})
 	}
 }
 
@@ -118,12 +151,23 @@ func TestTunnelsCarryVXLANAlone(t *testing.T) {
 	wire.await(marker + "from the host")
 	bindUDP(t, hosts[1].Namespace, "[::]:0").send(service, "known")
 	server.want("known")
+	behind := netnstest.New(t)
+	netnstest.Connect(hosts[1].Namespace, "docker0", "fd00:18::1/64", behind, "eth0", "fd00:18::2/64")
+	hosts[1].Run("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
+	hosts[0].Run("ip", "route", "add", "fd00:18::/64", "via", at[1].String(), "dev", "particle-wg")
+	inner := bindUDP(t, behind, "[fd00:18::2]:5000")
+	neighbour.send("[fd00:18::2]:5000", marker+"from afar")
+	wire.await(marker + "from afar")
+	bindUDP(t, hosts[1].Namespace, "[::]:0").send("[fd00:18::2]:5000", "known")
+	inner.want("known")
 	// It is the firewall that keeps them out.
 	for _, m := range hosts {
 		m.Run("nft", "delete", "table", "inet", "particle-vxlan")
 	}
 	liar.send(service, "forwarded")
 	server.want("forwarded")
+	neighbour.send("[fd00:18::2]:5000", "forwarded")
+	inner.want("forwarded")
 }
 
 // A host that has a tunnel address is not one that other machines are reached by

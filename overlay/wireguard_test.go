@@ -27,7 +27,8 @@ type secured struct {
 }
 
 // TestWireGuard shows on a kernel with WireGuard what it is good for, and on one
-// without that the host refuses. With PARTICLE_REQUIRE=wireguard it is to have it.
+// without that the host refuses. With PARTICLE_REQUIRE=wireguard, as of `make
+// test-kernels`, the kernel must have it.
 func TestWireGuard(t *testing.T) {
 	t.Parallel()
 	if err := newMachine(t, "").CanEncrypt(); err != nil {
@@ -58,6 +59,7 @@ func TestWireGuard(t *testing.T) {
 // there even so.
 func refusesToEncrypt(t *testing.T) {
 	m := newMachine(t, "192.0.2.1/24")
+	m.Run("ip", "-6", "route", "add", "default", "dev", "eth0")
 	if err := m.CanEncrypt(); !errors.Is(err, overlay.ErrNoWireGuard) || !strings.Contains(err.Error(), "modprobe wireguard") {
 		t.Errorf("CanEncrypt() = %v, want the cause and what to do", err)
 	}
@@ -319,7 +321,8 @@ func bindsPeersToAddresses(t *testing.T) {
 	share(t, hosts, 1)
 	server, at := hosts[1].hearing(t, "10.9.2.7:53"), "["+hosts[1].Address.String()+"]:4789"
 	packet := func(text string) string { return forged(hosts[1].Address.String(), "10.9.2.7:53", text) }
-	// An own socket may send what VXLAN would: hosts are believed.
+	// "An encrypted cluster keeps hosts" apart from others, not from each other: a
+	// process of the host may send what VXLAN would.
 	honest := bindUDP(t, hosts[0].Namespace, "["+hosts[0].Address.String()+"]:0")
 	honest.send(at, packet("sent"))
 	server.want("sent")
