@@ -18,6 +18,15 @@ type Node struct {
 	MAC     net.HardwareAddr // of its VXLAN devices; nil derives it from VTEP
 	Version string           // of the plugin
 	Boot    string           // changes with each boot of the host
+	// WireGuard is its end of the tunnels to all others; nil if the cluster is not
+	// encrypted.
+	WireGuard *WireGuard `json:",omitempty"`
+}
+
+// WireGuard is where a host's encrypted packets go to, and who can read them.
+type WireGuard struct {
+	Key      topology.WireGuardKey
+	Endpoint netip.AddrPort // invalid while the host has no address
 }
 
 // Network is a network as every host is to make it.

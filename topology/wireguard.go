@@ -9,6 +9,25 @@ import (
 	"net/netip"
 )
 
+// Encryption is how a cluster protects what its hosts send each other for
+// containers.
+type Encryption string
+
+const (
+	// Plain is no encryption.
+	Plain Encryption = ""
+	// ByWireGuard is that of the kernel's WireGuard.
+	ByWireGuard Encryption = "wireguard"
+)
+
+// ParseEncryption accepts a name, or nothing for Plain.
+func ParseEncryption(s string) (Encryption, error) {
+	if e := Encryption(s); e == Plain || e == ByWireGuard {
+		return e, nil
+	}
+	return Plain, fmt.Errorf("encryption %q is not %s", s, ByWireGuard)
+}
+
 // WireGuardRange is where the hosts of an encrypted cluster have their tunnel
 // addresses: a unique local prefix whose global id was drawn at random (RFC 4193
 // section 3.2). No link but WireGuard's carries it, so that a packet to one of its

@@ -20,6 +20,9 @@ import (
 // ErrRemoved is the cause when the cluster does not know the caller any more.
 var ErrRemoved = errors.New("this host was removed from the cluster")
 
+// ErrEncrypted is the cause when the caller has not said that it can encrypt.
+var ErrEncrypted = errors.New("the cluster's hosts encrypt what they send each other, and this one has not said that it can")
+
 // skewLimit is how much two clocks may differ before people are told.
 const skewLimit = 5 * time.Minute
 
@@ -131,8 +134,11 @@ func refused(resp *http.Response, body []byte) error {
 		r.Cause = "it answered " + resp.Status
 	}
 	cause := errors.New(r.Cause)
-	if resp.StatusCode == http.StatusGone {
+	switch resp.StatusCode {
+	case http.StatusGone:
 		cause = ErrRemoved
+	case http.StatusPreconditionFailed:
+		cause = ErrEncrypted
 	}
 	return &fault.Error{Op: "ask the cluster", On: resp.Request.URL.Host, Err: cause, Fix: r.Fix}
 }

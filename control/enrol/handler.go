@@ -38,6 +38,8 @@ type Store interface {
 
 // Handler answers at the enrolment port of a server.
 type Handler struct {
+	Encryption topology.Encryption // of the cluster; hosts that cannot are not let in
+
 	authority *Authority
 	store     Store
 	revoked   Revocations
@@ -173,7 +175,7 @@ func (h *Handler) join(ctx context.Context, from netip.Addr, req JoinRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	a := &Admission{}
+	a := &Admission{Encryption: h.Encryption}
 	certificate, cert, err := h.authority.Issue(req.Request, subject(host), h.now())
 	if err != nil {
 		return nil, &denied{http.StatusBadRequest, err}
@@ -228,6 +230,9 @@ func (h *Handler) vet(ctx context.Context, register *Register, req JoinRequest) 
 	id, err := topology.ParseNodeID(string(req.ID))
 	if err != nil || !req.Address.IsValid() || req.Name == "" {
 		return Host{}, deny(http.StatusBadRequest, "the request lacks the host's id, name or address", sameVersion)
+	}
+	if h.Encryption != topology.Plain && !slices.Contains(req.Encryptions, h.Encryption) {
+		return Host{}, deny(http.StatusPreconditionFailed, ErrEncrypted.Error(), sameVersion)
 	}
 	all, err := register.Hosts(ctx)
 	if err != nil {

@@ -28,6 +28,8 @@ type JoinRequest struct {
 	Port    uint16          `json:"port"`
 	Server  bool            `json:"server,omitempty"`
 	Version string          `json:"version,omitempty"`
+	// Encryptions are those that the host's kernel can.
+	Encryptions []topology.Encryption `json:"encryptions,omitempty"`
 }
 
 // Admission is membership.
@@ -35,6 +37,8 @@ type Admission struct {
 	Certificate []byte `json:"certificate"` // PEM
 	Host        Host   `json:"host"`        // as the register has it
 	Servers     []Host `json:"servers"`
+	// Encryption is the cluster's.
+	Encryption topology.Encryption `json:"encryption,omitempty"`
 	// AuthorityKey and InitialCluster are for a new server alone: PEM, and who the
 	// store's members are, as etcd writes it.
 	AuthorityKey   []byte `json:"authorityKey,omitempty"`

@@ -8,7 +8,9 @@
 // sort as addresses do.
 //
 //	instance                 a name drawn at random by the first host: a store that
-//	                         was wiped, or set back, has another
+//	                         was wiped, or set back, has another; with how the
+//	                         hosts of this cluster encrypt, which all others have
+//	                         to agree with
 //	nodes/<node>/info        control.Node
 //	nodes/<node>/alive       the host's boot, as text; with a lease
 //	nodes/<node>/lost        how long the host has been away, by those who watch; it

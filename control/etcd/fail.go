@@ -62,6 +62,9 @@ func (s *Store) try(ctx context.Context, f func(context.Context) error) error {
 	if s.ctx.Err() != nil {
 		return errClosed
 	}
+	if err := s.refusal(); err != nil {
+		return err
+	}
 	return f(ctx)
 }
 

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
 )
 
 // keep looks at the store three times in each lease, whenever an answer was
@@ -72,19 +74,19 @@ func (s *Store) watchConnection() {
 	}
 }
 
-// report notes whether the store is healthy and wakes the watches if that is
-// news.
+// report notes whether the store is healthy and wakes the watches if that, or why
+// it is not, is news.
 func (s *Store) report(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was := s.down
 	s.down = err
-	if (was == nil) == (err == nil) {
+	if was == nil && err == nil || was != nil && err != nil && was.Error() == err.Error() {
 		return
 	}
-	if err != nil {
+	if was == nil {
 		s.log.WithError(err).Warn("the cluster's store does not answer; everything stays as it is")
-	} else if was != errUnknown {
+	} else if err == nil && was != errUnknown {
 		s.log.Info("the cluster's store answers again")
 	}
 	s.jump()
@@ -167,7 +169,10 @@ func (s *Store) check() error {
 // is new.
 func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse) error {
 	if len(got.Kvs) == 0 {
-		value := encode(identity{UUID: random(16)})
+		if err := s.refusal(); err != nil {
+			return err // a store that was wiped is for those to name who had it
+		}
+		value := encode(identity{UUID: random(16), Encryption: s.o.Encryption})
 		key := s.k.instance()
 		r, err := s.txn(ctx, []clientv3.Cmp{absent(key)}, []clientv3.Op{clientv3.OpPut(key, value), clientv3.OpGet(key)}, []clientv3.Op{clientv3.OpGet(key)})
 		if err != nil {
@@ -181,6 +186,9 @@ func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refused = agree(id.Encryption, s.o.Encryption); s.refused != nil {
+		return s.refused
+	}
 	if s.instance == id.UUID {
 		return nil
 	}
@@ -190,6 +198,24 @@ func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse) error {
 	s.instance = id.UUID
 	s.jump()
 	return nil
+}
+
+// agree says whether a host encrypts as the store's others do. One that does not
+// could not talk to them, and is not to claim anything.
+func agree(theirs, own topology.Encryption) error {
+	const op, on = "use the cluster's store", "encryption"
+	switch {
+	case theirs == own:
+		return nil
+	case own == topology.Plain:
+		return fault.New(op, on, "the cluster's hosts encrypt what they send each other, and this one does not",
+			"install the same version of particle on all hosts and join anew, or with an etcd of yours `particle install --set PARTICLE_ENCRYPT="+string(theirs)+"`")
+	case theirs == topology.Plain:
+		return fault.New(op, on, "this host encrypts what it sends to others, and the cluster's others do not",
+			"empty PARTICLE_ENCRYPT on this host, or set it on all hosts and begin with another etcd")
+	default:
+		return fault.New(op, on, fmt.Sprintf("the cluster's hosts encrypt by %s, and this one by %s", theirs, own), "install the same version of particle on all hosts")
+	}
 }
 
 // enlist makes this host's record and its lease what they should be.

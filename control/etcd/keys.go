@@ -123,7 +123,8 @@ type holding struct {
 
 // identity is the value of the instance key.
 type identity struct {
-	UUID string
+	UUID       string
+	Encryption topology.Encryption `json:",omitempty"` // of all hosts, as the first had it
 }
 
 // Comparisons that hold while a key is not there, or is as it was read.

@@ -35,7 +35,7 @@ func (s *Store) settle(ctx context.Context, named *clientv3.GetResponse) error {
 	}
 	if named != nil {
 		key := s.k.instance()
-		anew := clientv3.OpPut(key, encode(identity{UUID: random(16)}))
+		anew := clientv3.OpPut(key, encode(identity{UUID: random(16), Encryption: s.o.Encryption}))
 		if _, err := s.txn(ctx, []clientv3.Cmp{unchanged(key, named.Kvs[0].ModRevision)}, []clientv3.Op{anew}, nil); err != nil {
 			return err
 		}

@@ -25,15 +25,16 @@ import (
 
 // Options say where the store is and which host asks.
 type Options struct {
-	Endpoints      []string      // host:port or URLs of etcd's members; one is enough
-	TLS            *tls.Config   // nil speaks plain text
-	User, Password string        // empty if etcd wants none
-	Prefix         string        // of all keys; empty is "/particle/v1/"
-	Node           control.Node  // this host
-	LeaseTTL       time.Duration // 0 is 30 s; a host is suspect when it has been silent for so long
-	Settle         time.Duration // 0 is 10 min; how long hosts have to claim again what the store has lost
-	Abandon        time.Duration // 0 is 24 h; a host that has been away for so long loses its claims
-	Log            *logrus.Entry // nil keeps silent
+	Endpoints      []string            // host:port or URLs of etcd's members; one is enough
+	TLS            *tls.Config         // nil speaks plain text
+	User, Password string              // empty if etcd wants none
+	Prefix         string              // of all keys; empty is "/particle/v1/"
+	Node           control.Node        // this host
+	Encryption     topology.Encryption // as this host has it; a store whose hosts have another serves it nothing
+	LeaseTTL       time.Duration       // 0 is 30 s; a host is suspect when it has been silent for so long
+	Settle         time.Duration       // 0 is 10 min; how long hosts have to claim again what the store has lost
+	Abandon        time.Duration       // 0 is 24 h; a host that has been away for so long loses its claims
+	Log            *logrus.Entry       // nil keeps silent
 }
 
 var errClosed = errors.New("the store is closed on this host")
@@ -64,6 +65,7 @@ type Store struct {
 	instance string        // of the store; empty until it has answered
 	rewound  bool          // the store was set back, and does not know it yet
 	down     error         // why the store is unhealthy; nil if it is not
+	refused  error         // why this host is none of the store's; nil if it is
 	changed  chan struct{} // closed when instance, down or revision have jumped
 }
 
@@ -210,6 +212,13 @@ func (s *Store) Healthy() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.down
+}
+
+// refusal is why this host is none of the store's.
+func (s *Store) refusal() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
 }
 
 // self is this host as it is now.

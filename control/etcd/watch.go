@@ -124,14 +124,14 @@ func watch[T any](ctx context.Context, s *Store, prefix string, decode func(map[
 // run lists and follows for ever; each trouble is told once, and what comes after
 // it is a whole list.
 func (v *view[T]) run(ctx context.Context) {
-	told := false
+	told := "" // why the watch is down, as it was sent last
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		changed, down := v.s.health()
 		if down == nil {
 			var healthy bool
 			healthy, down = v.follow(ctx, changed)
 			if healthy {
-				told, wait = false, 50*time.Millisecond
+				told, wait = "", 50*time.Millisecond
 			}
 			if ctx.Err() == nil && down != nil {
 				v.s.poke()
@@ -143,8 +143,8 @@ func (v *view[T]) run(ctx context.Context) {
 		if down == nil {
 			continue // the store has changed: list anew at once
 		}
-		if !told {
-			told = v.send(ctx, control.Update[T]{Down: fmt.Errorf("%w: %w", control.ErrUnreachable, down)})
+		if why := down.Error(); told != why && v.send(ctx, control.Update[T]{Down: fmt.Errorf("%w: %w", control.ErrUnreachable, down)}) {
+			told = why
 		}
 		v.rest(ctx, changed, wait)
 	}

@@ -1,0 +1,77 @@
+package etcd_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/controltest"
+	"github.com/particle-net/particle/control/controltest/etcdtest"
+	"github.com/particle-net/particle/control/etcd"
+	"github.com/particle-net/particle/topology"
+)
+
+// encrypting is a host's store, as it encrypts.
+func encrypting(t *testing.T, srv *etcdtest.Server, host int, e topology.Encryption) *etcd.Store {
+	t.Helper()
+	s, err := etcd.Open(t.Context(), etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(host), LeaseTTL: 2 * time.Second, Encryption: e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// The first host says how the cluster encrypts; one that does not do as it is shut
+// out, and is not known to the others.
+func TestHostsAgreeOnEncryption(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, other topology.Encryption
+		fix          string
+	}{
+		"encrypted": {topology.ByWireGuard, topology.Plain, "PARTICLE_ENCRYPT=wireguard"},
+		"plain":     {topology.Plain, topology.ByWireGuard, "empty PARTICLE_ENCRYPT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := etcdtest.Start(t, etcdtest.Current)
+			first := encrypting(t, srv, 1, c.first)
+			until(t, first.Healthy)
+			stranger := encrypting(t, srv, 2, c.other)
+			for u := range stranger.WatchNetworks(t.Context()) { // as people are told it
+				if mentions(u.Down, c.fix) == nil {
+					break
+				}
+			}
+			_, err := stranger.ClaimNetwork(t.Context(), controltest.Network(1))
+			if err := mentions(err, c.fix); err != nil {
+				t.Error(err)
+			}
+			if err := mentions(stranger.SetNode(t.Context(), controltest.Node(2)), c.fix); err != nil {
+				t.Error(err)
+			}
+			friend := encrypting(t, srv, 3, c.first)
+			until(t, friend.Healthy)
+			hosts := controltest.Follow(t, first.WatchNodes(t.Context()), func(n control.NodeState) topology.NodeID { return n.ID })
+			hosts.UntilHave(2)
+			if _, ok := hosts.Have[controltest.Node(2).ID]; ok {
+				t.Error("the host that was shut out is known to the others")
+			}
+			srv.Wipe() // those who had the cluster have it as it was
+			until(t, func() error { return mentions(stranger.Healthy(), c.fix) })
+			until(t, first.Healthy)
+		})
+	}
+}
+
+func mentions(err error, text string) error {
+	if err == nil || !strings.Contains(err.Error(), text) {
+		return errors.Join(errors.New("an error was to say "+text), err)
+	}
+	return nil
+}
