@@ -291,5 +291,8 @@ func (f *Fabric) countRepair() {
 	f.repairs++
 }
 
+// NoteRepair counts a repair of what is beside the networks.
+func (f *Fabric) NoteRepair() { f.countRepair() }
+
 // NetworkSeen notes what Docker calls a network of ours.
 func (f *Fabric) NetworkSeen(id topology.NetworkID, name string) { f.learnName(id, name) }

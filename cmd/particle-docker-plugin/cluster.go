@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -31,20 +33,27 @@ type cluster struct {
 	membership *membership.Membership
 	member     *member.Member
 	link       *fabricLink
-	node       control.Node
+	under      *underlay
 	log        *logrus.Entry
+
+	// following lets one at a time find out how this host is reached.
+	following sync.Mutex
+	node      control.Node
+	reach     reach
 }
 
 // fabricLink is the fabric as the member needs it, which needs the member itself
 // and so is opened after it.
 type fabricLink struct{ *fabric.Fabric }
 
-func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB, underlay topology.Underlay) (*cluster, error) {
-	known, err := store.NewTable[member.Known](durable, "cluster")
-	if err != nil {
+func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB) (*cluster, error) {
+	known, errK := store.NewTable[member.Known](durable, "cluster")
+	hosts, errH := store.NewTable[control.Node](durable, "hosts")
+	if err := errors.Join(errK, errH); err != nil {
 		return nil, err
 	}
-	c := &cluster{link: &fabricLink{}, log: p.log}
+	c := &cluster{link: &fabricLink{}, under: p.under, log: p.log}
+	var err error
 	o := membershipOptions(s, p.plane, p.log)
 	o.Busy = func(ctx context.Context) ([]string, error) { return c.member.Busy(ctx) }
 	o.Leaving = func(ctx context.Context) error { return c.member.Leave(ctx) }
@@ -53,10 +62,11 @@ func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB,
 		return nil, err
 	}
 	p.closers = append(p.closers, c.membership.Close)
-	c.node = control.Node{ID: c.membership.Node(), Name: o.Name, VTEP: underlay.VTEP, Version: particle.Version, Boot: bootID()}
+	p.under.node = c.membership.Node()
+	c.node = control.Node{ID: p.under.node, Name: o.Name, Version: particle.Version, Boot: bootID()}
 	c.member, err = member.New(member.Options{
 		Node: c.node, Fabric: c.link, Engine: p.engine, Overlay: p.plane, Driver: hostpath.DriverName,
-		Known: known, Chosen: chosen, Clock: sinceBoot, Log: p.log,
+		Known: known, Hosts: hosts, Chosen: chosen, Clock: sinceBoot, Log: p.log,
 	})
 	if err != nil {
 		return nil, err
@@ -65,8 +75,38 @@ func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB,
 	case conn := <-c.membership.Connections():
 		c.connect(ctx, conn)
 	default:
+		c.follow(ctx)
 	}
 	return c, nil
+}
+
+// follow finds out how other hosts reach this one, and tells those who have to
+// know. Before the fabric is open, it is told by its options.
+func (c *cluster) follow(ctx context.Context) {
+	c.following.Lock()
+	defer c.following.Unlock()
+	now, err := c.under.look(ctx)
+	if err != nil {
+		// Ending here would be for good: Docker starts no plugin twice that does
+		// not get up. The address may come later.
+		if c.reach.Port == 0 {
+			c.log.WithError(err).Error("no tunnel address; networks are local to this host until there is one")
+			c.reach.Underlay = topology.Underlay{MTU: defaultMTU, Port: c.under.port}
+		}
+		return
+	}
+	c.reach, c.node.VTEP, c.node.WireGuard = now, now.VTEP, now.end
+	c.member.SetReach(now.VTEP, now.end)
+	if c.link.Fabric == nil {
+		return
+	}
+	if now.repaired {
+		c.link.NoteRepair()
+		c.log.Warn("WireGuard had drifted and was repaired")
+	}
+	if c.link.SetUnderlay(now.Underlay) {
+		c.log.WithFields(logrus.Fields{"vtep": now.VTEP.String(), "mtu": now.MTU, "encrypted": now.end != nil}).Warn("underlay changed")
+	}
 }
 
 // run follows the membership, and keeps the host in step, until ctx ends.
@@ -92,10 +132,21 @@ func (c *cluster) run(ctx context.Context) {
 func (c *cluster) connect(ctx context.Context, conn *membership.Connection) {
 	if conn == nil {
 		c.member.Disconnect()
+		c.under.encrypt(topology.WireGuardSecret{})
+		c.follow(ctx)
+		c.under.remove(ctx)
 		return
 	}
+	c.under.encrypt(conn.Secret)
+	c.follow(ctx)
+	if conn.Encryption == topology.Plain {
+		c.under.remove(ctx)
+	}
+	c.following.Lock()
+	node := c.node
+	c.following.Unlock()
 	s, err := etcd.Open(ctx, etcd.Options{
-		Endpoints: conn.Endpoints, TLS: conn.TLS, User: conn.User, Password: conn.Password, Node: c.node, Log: c.log,
+		Endpoints: conn.Endpoints, TLS: conn.TLS, User: conn.User, Password: conn.Password, Node: node, Encryption: conn.Encryption, Log: c.log,
 	})
 	if err != nil {
 		c.log.WithError(err).Error("the cluster's store cannot be used")
@@ -143,12 +194,13 @@ func membershipOptions(s settings, plane *overlay.Host, log *logrus.Entry) membe
 			u, err := plane.Underlay(ctx, s.vtep)
 			return u.VTEP, err
 		},
-		Command: []string{"/proc/self/exe", server.Argument},
-		Log:     log,
+		CanEncrypt: plane.CanEncrypt,
+		Command:    []string{"/proc/self/exe", server.Argument},
+		Log:        log,
 	}
 	if s.etcd != "" {
 		endpoints, _ := membership.ParseEndpoints(s.etcd) // it was when it was read
-		o.External = &membership.External{Endpoints: endpoints, User: s.etcdUser, Dir: onHost(hostpath.EtcdClientDir)}
+		o.External = &membership.External{Endpoints: endpoints, User: s.etcdUser, Dir: onHost(hostpath.EtcdClientDir), Encryption: s.encryption}
 	}
 	return o
 }

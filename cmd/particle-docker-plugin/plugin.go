@@ -64,7 +64,7 @@ type plugin struct {
 	guard     keeper
 	fabric    *fabric.Fabric
 	cluster   *cluster
-	vtep      netip.Addr     // as set; invalid to find one
+	under     *underlay
 	closers   []func() error // in order of opening
 }
 
@@ -87,14 +87,7 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 		return nil, err
 	}
 	p.closers = append(p.closers, p.plane.Close)
-	p.vtep = s.vtep
-	underlay, err := p.plane.Underlay(ctx, s.vtep)
-	if err != nil {
-		// Ending here would be for good: Docker starts no plugin twice that does
-		// not get up. The address may come later; reconcile looks for it.
-		log.WithError(err).Error("no tunnel address; networks are local to this host until there is one")
-		underlay = topology.Underlay{MTU: 1500, Port: s.port}
-	}
+	p.under = &underlay{plane: p.plane, vtep: s.vtep, port: s.port, wire: s.wireGuard, log: log}
 	p.engine, err = engine.New(onHost(s.docker), []string{hostpath.DriverName, hostpath.PluginName}, log)
 	if err != nil {
 		return nil, err
@@ -118,7 +111,6 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 		RunFiles:     rundir.New(onHost(hostpath.NetworkIndex), onHost(hostpath.ResolvDir)),
 		Resolvers:    p.resolvers,
 		Defaults:     defaults,
-		Underlay:     underlay,
 		Local:        append(addrguard.Prefixes(), netip.PrefixFrom(resolver.Address, resolver.Address.BitLen())),
 		Guard:        p.guard,
 		GuardMode:    fabric.GuardMode(p.guard.Status().Mode),
@@ -131,10 +123,10 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	if err != nil {
 		return nil, err
 	}
-	if p.cluster, err = p.openCluster(ctx, s, durable, underlay); err != nil {
+	if p.cluster, err = p.openCluster(ctx, s, durable); err != nil {
 		return nil, err
 	}
-	o.Cluster = p.cluster.member
+	o.Cluster, o.Underlay = p.cluster.member, p.cluster.reach.Underlay
 	if p.fabric, err = fabric.Open(ctx, o); err == nil {
 		p.cluster.link.Fabric = p.fabric
 	}
@@ -199,7 +191,7 @@ func (p *plugin) serve(ctx context.Context) error {
 		context.AfterFunc(ctx, func() { _ = l.Close() })
 	}
 	group.Go(func() error {
-		api := hostapi.API{Fabric: p.fabric, Guard: p.guard, Held: held, Cluster: &hostapi.Cluster{Membership: p.cluster.membership, Member: p.cluster.member}}
+		api := hostapi.API{Fabric: p.fabric, Guard: p.guard, Held: held, Cluster: &hostapi.Cluster{Membership: p.cluster.membership, Member: p.cluster.member, Encrypting: p.under.Problem}}
 		return runtimeapi.Serve(ctx, runtime, api, callLimit)
 	})
 	group.Go(func() error { p.cluster.run(ctx); return nil })
@@ -248,10 +240,7 @@ func (p *plugin) reconcile(ctx context.Context) {
 			return
 		}
 		bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
-		if u, err := p.plane.Underlay(bounded, p.vtep); err == nil && p.fabric.SetUnderlay(u) {
-			p.log.WithFields(logrus.Fields{"vtep": u.VTEP.String(), "mtu": u.MTU}).Warn("underlay changed")
-			p.cluster.member.SetVTEP(u.VTEP)
-		}
+		p.cluster.follow(bounded)
 		if err := p.fabric.Reconcile(bounded); err != nil && ctx.Err() == nil {
 			p.log.WithError(err).Warn("reconcile")
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/membership"
+	"github.com/particle-net/particle/topology"
 )
 
 // settings are what `docker plugin set` can change; config.json lists them.
@@ -26,13 +27,15 @@ type settings struct {
 	clusterPort uint16
 	etcd        string // endpoints of somebody else's etcd; empty without
 	etcdUser    string
+	encryption  topology.Encryption // of the hosts that use etcd
+	wireGuard   uint16              // UDP port
 }
 
 // guardAuto takes eBPF where it can be attached, and else the guard by system calls.
 const guardAuto = "auto"
 
 func readSettings(env func(string) string) (settings, error) {
-	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, guard: guardAuto, ready: 4, clusterPort: 7790}
+	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, guard: guardAuto, ready: 4, clusterPort: 7790, wireGuard: 7793}
 	read := func(name string, parse func(string) error) error {
 		value := env(name)
 		if value == "" {
@@ -50,14 +53,8 @@ func readSettings(env func(string) string) (settings, error) {
 	}{
 		{"PARTICLE_LOG_LEVEL", func(v string) (err error) { s.level, err = logrus.ParseLevel(v); return }},
 		{"PARTICLE_VTEP", func(v string) (err error) { s.vtep, err = netip.ParseAddr(v); return }},
-		{"PARTICLE_VXLAN_PORT", func(v string) error {
-			n, err := strconv.ParseUint(v, 10, 16)
-			if err == nil && n == 0 {
-				err = fmt.Errorf("a UDP port is 1 to 65535")
-			}
-			s.port = uint16(n)
-			return err
-		}},
+		{"PARTICLE_VXLAN_PORT", func(v string) (err error) { s.port, err = parsePort(v); return }},
+		{"PARTICLE_WIREGUARD_PORT", func(v string) (err error) { s.wireGuard, err = parsePort(v); return }},
 		{"PARTICLE_DOCKER_SOCKET", func(v string) error { s.docker = v; return nil }},
 		{"PARTICLE_GUARD", func(v string) error {
 			if !slices.Contains([]string{guardAuto, string(fabric.GuardBPF), string(fabric.GuardSeccomp), string(fabric.GuardOff)}, v) {
@@ -85,10 +82,19 @@ func readSettings(env func(string) string) (settings, error) {
 			return err
 		}},
 		{"PARTICLE_ETCD_USER", func(v string) error { s.etcdUser = v; return nil }},
+		{"PARTICLE_ENCRYPT", func(v string) (err error) { s.encryption, err = topology.ParseEncryption(v); return }},
 	} {
 		if err := read(setting.name, setting.parse); err != nil {
 			return s, err
 		}
 	}
 	return s, nil
+}
+
+func parsePort(text string) (uint16, error) {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("a UDP port is 1 to 65535")
+	}
+	return uint16(n), err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/particle-net/particle/internal/install"
 	"github.com/particle-net/particle/internal/report"
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/topology"
 )
 
 // asking sends a request to the plugin of the engine.
@@ -43,7 +44,8 @@ there on all, and its containers reach each other by address.
 
 The hosts need to reach each other at TCP ports 7790 to 7792 of the first one
 and at the UDP port of VXLAN. All that they say to each other about networks is
-encrypted and authenticated; what containers say to each other is not.`,
+encrypted and authenticated; what containers say to each other is so in a cluster
+that was made with --encrypt.`,
 	}
 	cmd.AddCommand(clusterInit(ask), clusterJoin(ask), clusterStatus(ask), clusterToken(ask), clusterLeave(ask), clusterRemove(ask), clusterRecover(ask))
 	return cmd
@@ -52,27 +54,39 @@ encrypted and authenticated; what containers say to each other is not.`,
 func clusterInit(ask asking) *cobra.Command {
 	var address string
 	var life time.Duration
+	var encrypt bool
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a cluster of this host, which serves its store",
-		Args:  cobra.NoArgs,
+		Long: `init makes a cluster of this host alone, which others can join.
+
+With --encrypt, what containers of different hosts say to each other is encrypted
+by the kernel's WireGuard on all hosts of the cluster, for good. A host whose
+kernel cannot is not let in, and what cannot be encrypted is not sent. The hosts
+need to reach each other at UDP port 7793, and at that of VXLAN no more.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			addr, err := parseAddress(address)
 			if err != nil {
 				return err
 			}
-			reply, err := ask(cmd, runtimeapi.Cluster{Init: &runtimeapi.ClusterInit{Address: addr, Life: tokenLife(life)}})
+			reply, err := ask(cmd, runtimeapi.Cluster{Init: &runtimeapi.ClusterInit{Address: addr, Life: tokenLife(life), Encrypt: encrypt}})
 			if err != nil {
 				return err
 			}
 			if reply.Made == nil {
 				return errOther
 			}
+			if encrypt && reply.Made.Encryption == topology.Plain {
+				return fault.New("make an encrypted cluster", "", "the plugin is older than this program, and has made one that is not encrypted",
+					"run `particle cluster leave`, install the plugin of this version, and begin anew")
+			}
 			return report.ClusterMade(cmd.OutOrStdout(), *reply.Made, time.Now())
 		},
 	}
 	cmd.Flags().StringVar(&address, "address", "", "`address` of this host that the others reach (default: its VTEP)")
 	cmd.Flags().DurationVar(&life, "token-life", 24*time.Hour, "how long the token lets hosts in; 0 for ever")
+	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt what containers of different hosts say to each other")
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/topology"
 )
 
 func TestClusterRequests(t *testing.T) {
@@ -77,4 +79,25 @@ func runCluster(args, in string) (got runtimeapi.Cluster, out string, err error)
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	err = cmd.Execute()
 	return got, b.String(), err
+}
+
+// A plugin that is older than the wish does not hear it.
+func TestClusterInitEncrypted(t *testing.T) {
+	for made, want := range map[topology.Encryption]string{topology.ByWireGuard: "", topology.Plain: "has made one that is not encrypted"} {
+		var got runtimeapi.Cluster
+		cmd := clusterCommands(func(_ *cobra.Command, req runtimeapi.Cluster) (runtimeapi.ClusterReply, error) {
+			got = req
+			return runtimeapi.ClusterReply{Made: &runtimeapi.ClusterMade{Encryption: made}}, nil
+		})
+		cmd.SetArgs([]string{"init", "--encrypt"})
+		cmd.SetOut(io.Discard)
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		err := cmd.Execute()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("the plugin made %q: %v, want %q", made, err, want)
+		}
+		if got.Init == nil || !got.Init.Encrypt {
+			t.Errorf("asked for %+v", got.Init)
+		}
+	}
 }

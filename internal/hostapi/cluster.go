@@ -12,12 +12,16 @@ import (
 	"github.com/particle-net/particle/internal/member"
 	"github.com/particle-net/particle/internal/membership"
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/topology"
 )
 
 // Cluster answers `particle cluster`.
 type Cluster struct {
 	Membership *membership.Membership
 	Member     *member.Member
+	// Encrypting says why this host cannot encrypt what it is to; nil if it does, or
+	// need not.
+	Encrypting func() error
 }
 
 func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.ClusterReply, error) {
@@ -27,7 +31,7 @@ func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.C
 	m := a.Cluster.Membership
 	switch {
 	case req.Init != nil:
-		made, err := m.Init(ctx, membership.InitOptions{Address: req.Init.Address, TokenLife: req.Init.Life})
+		made, err := m.Init(ctx, membership.InitOptions{Address: req.Init.Address, TokenLife: req.Init.Life, Encrypt: req.Init.Encrypt})
 		return &runtimeapi.ClusterReply{Made: clusterMade(made)}, err
 	case req.Token != nil:
 		made, err := m.Token(ctx, membership.TokenOptions{Rotate: req.Token.Rotate, Life: req.Token.Life})
@@ -56,7 +60,7 @@ func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.C
 }
 
 func clusterMade(m membership.Made) *runtimeapi.ClusterMade {
-	return &runtimeapi.ClusterMade{Address: m.Address, Token: m.Token, Expires: m.Expires, Already: m.Already}
+	return &runtimeapi.ClusterMade{Address: m.Address, Token: m.Token, Expires: m.Expires, Already: m.Already, Encryption: m.Encryption}
 }
 
 func text(err error) string {
@@ -71,6 +75,9 @@ func (a API) clusterStatus(ctx context.Context) *runtimeapi.ClusterStatus {
 	s := &runtimeapi.ClusterStatus{
 		Role: string(m.Role), Node: m.Node, Joined: m.Joined, Expires: m.Expires, Leaving: m.Leaving,
 		Hosts: []runtimeapi.ClusterHost{}, Store: []runtimeapi.ClusterStore{}, Closed: m.Closed, Skew: text(m.Skew), Problem: text(m.Problem),
+	}
+	if s.Encryption = m.Encryption; s.Encryption != topology.Plain && a.Cluster.Encrypting != nil {
+		s.Unencrypted = text(a.Cluster.Encrypting())
 	}
 	if m.Cluster != (enrol.Fingerprint{}) {
 		s.Cluster = m.Cluster.String()

@@ -132,6 +132,9 @@ func (a API) status(v fabric.View) runtimeapi.Status {
 	}
 	if v.Underlay.VTEP.IsValid() {
 		s.Underlay.VTEP = v.Underlay.VTEP.String()
+		if topology.WireGuardRange.Contains(v.Underlay.VTEP) {
+			s.Underlay.Encryption = topology.ByWireGuard
+		}
 	}
 	for _, n := range v.Networks {
 		s.Networks = append(s.Networks, networkStatus(n, denials))

@@ -120,7 +120,7 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	m.mu.Lock()
 	n := m.at(id)
-	peers := n.routes.Peers(m.node.VTEP)
+	peers := slices.DeleteFunc(n.routes.Peers(m.node.VTEP), func(p topology.Peer) bool { return !m.admits(p.VTEP) })
 	news := n.heard && (!n.peersSet || !reflect.DeepEqual(peers, n.peers))
 	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.members[p.VTEP] })
 	m.mu.Unlock()

@@ -127,6 +127,14 @@ func (m *Member) load() error {
 		}
 	}
 	m.cluster.Remember(seen, origin.Instance, origin.Revision)
+	if m.stored, err = m.o.Hosts.All(); err != nil {
+		return err
+	}
+	var nodes []control.NodeState
+	for _, n := range m.stored {
+		nodes = append(nodes, control.NodeState{Node: n})
+	}
+	m.nodes.Remember(nodes, "", 0)
 	return nil
 }
 

@@ -40,13 +40,15 @@ type Member struct {
 	o    Options
 	wake chan struct{}
 
-	// pushing keeps an older set of tunnel addresses from replacing a newer one.
-	// Rank: before mu.
+	// pushing keeps an older set of tunnel addresses from replacing a newer one, and
+	// guards pushed. Rank: before mu.
 	pushing sync.Mutex
+	pushed  []topology.WireGuardPeer // what the kernel was told; nil if that has to be repeated
 
 	// saving keeps an older record from replacing a newer one on the disk, or from
-	// coming back. Rank: before mu.
+	// coming back, and guards stored. Rank: before mu.
 	saving sync.Mutex
+	stored map[string]control.Node // of Options.Hosts
 
 	// mu guards everything below. It is never held over a call to the store, to
 	// Docker, to the fabric or to the disk.
@@ -143,20 +145,6 @@ func (s *session) halt() {
 		s.stop()
 	}
 	s.running.Wait()
-}
-
-// SetVTEP follows this host's tunnel address.
-func (m *Member) SetVTEP(vtep netip.Addr) {
-	m.mu.Lock()
-	changed := m.node.VTEP != vtep
-	m.node.VTEP = vtep
-	if s := m.session; s != nil && changed {
-		s.told = false
-	}
-	m.mu.Unlock()
-	if changed {
-		m.Wake()
-	}
 }
 
 // Wake has the host compared with the cluster now: Docker has made or removed a

@@ -112,7 +112,7 @@ func (m *Member) tell(ctx context.Context, s *session) error {
 		return err
 	}
 	m.mu.Lock()
-	s.told = s.told || m.node.VTEP == node.VTEP
+	s.told = s.told || m.node.VTEP == node.VTEP && sameEnd(m.node.WireGuard, node.WireGuard)
 	m.mu.Unlock()
 	return nil
 }
@@ -129,6 +129,7 @@ func (m *Member) forget(ctx context.Context, here map[topology.SharedID]fabric.S
 	m.nodes = newNodeHold()
 	m.health = Health{}
 	m.mu.Unlock()
+	m.saveNodes()
 	for _, local := range here {
 		m.letGo(ctx, local)
 	}

@@ -45,19 +45,22 @@ type Engine interface {
 	Remove(context.Context, topology.NetworkID) error
 }
 
-// Overlay lets in the VXLAN packets of these tunnel addresses and no others.
+// Overlay lets in the VXLAN packets of these tunnel addresses and no others, and
+// encrypts for these hosts and no others.
 type Overlay interface {
 	SetMembers(context.Context, []netip.Addr) error
+	SetWireGuardPeers(context.Context, []topology.WireGuardPeer) error
 }
 
 // Options are what a Member stands on. All are needed but Chosen.
 type Options struct {
-	Node    control.Node // this host; its VTEP may be told later, by SetVTEP
+	Node    control.Node // this host; how it is reached may be told later, by SetReach
 	Fabric  Fabric
 	Engine  Engine
 	Overlay Overlay
 	Driver  string // by which Docker knows ours
 	Known   fabric.Table[Known]
+	Hosts   fabric.Table[control.Node] // of an encrypted cluster
 	// Chosen says whether a subnet may be one that we chose because the user
 	// named none.
 	Chosen func(netip.Prefix) bool

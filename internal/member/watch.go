@@ -27,6 +27,7 @@ func (m *Member) watchNodes(ctx context.Context, s Store) {
 			m.Wake()
 		}
 		m.setMembers(ctx, nil)
+		m.saveNodes()
 	}
 }
 
@@ -89,7 +90,8 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	defer m.pushing.Unlock()
 	members := map[netip.Addr]bool{}
 	m.mu.Lock()
-	for _, node := range m.nodes.All(control.Current, control.Withdrawn, control.Doubted) {
+	nodes := m.nodes.All(control.Current, control.Withdrawn, control.Doubted)
+	for _, node := range nodes {
 		members[node.VTEP] = true
 	}
 	for _, n := range m.networks {
@@ -100,9 +102,11 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	for _, p := range more {
 		members[p.VTEP] = true
 	}
-	delete(members, netip.Addr{})
+	maps.DeleteFunc(members, func(a netip.Addr, _ bool) bool { return !a.IsValid() || !m.admits(a) })
 	same := m.members != nil && maps.Equal(members, m.members)
+	ends := m.ends(nodes)
 	m.mu.Unlock()
+	m.setEnds(ctx, ends)
 	if same {
 		return
 	}

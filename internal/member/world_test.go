@@ -66,7 +66,8 @@ func inWorld(t *testing.T, hosts int, test func(*world, []*host)) {
 type host struct {
 	w      *world
 	node   control.Node
-	disk   *disk
+	disk   *disk[member.Known]
+	hosts  *disk[control.Node]
 	store  *memory.Store // nil with a real store
 	member *member.Member
 	begun  time.Time
@@ -77,6 +78,7 @@ type host struct {
 	networks  map[topology.NetworkID]*docker
 	made      int
 	members   []netip.Addr
+	ends      []topology.WireGuardPeer // nil if none were ever told
 	suspended map[topology.SharedID]bool
 }
 
@@ -92,7 +94,7 @@ type docker struct {
 
 func (w *world) host(i int) *host {
 	h := &host{
-		w: w, begun: time.Now(), disk: &disk{text: map[string][]byte{}}, networks: map[topology.NetworkID]*docker{}, suspended: map[topology.SharedID]bool{},
+		w: w, begun: time.Now(), disk: newDisk[member.Known](), hosts: newDisk[control.Node](), networks: map[topology.NetworkID]*docker{}, suspended: map[topology.SharedID]bool{},
 		node: control.Node{
 			ID: topology.NodeID(strings.Repeat(fmt.Sprint(i+1), 32)), Name: string(rune('a' + i)),
 			VTEP: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), Boot: "boot",
@@ -106,7 +108,7 @@ func (w *world) host(i int) *host {
 func (h *host) start() {
 	h.w.t.Helper()
 	m, err := member.New(member.Options{
-		Node: h.node, Fabric: fabricOf{h}, Engine: h, Overlay: h, Driver: "particle", Known: h.disk, Log: h.w.log.WithField("host", h.node.Name),
+		Node: h.node, Fabric: fabricOf{h}, Engine: h, Overlay: h, Driver: "particle", Known: h.disk, Hosts: h.hosts, Log: h.w.log.WithField("host", h.node.Name),
 		Chosen: func(p netip.Prefix) bool { return netip.MustParsePrefix("10.128.0.0/9").Overlaps(p) },
 		Clock:  func() time.Duration { return time.Since(h.begun) + time.Hour },
 	})
@@ -226,6 +228,14 @@ func (h *host) SetMembers(_ context.Context, all []netip.Addr) error {
 	return nil
 }
 
+// SetWireGuardPeers implements member.Overlay.
+func (h *host) SetWireGuardPeers(_ context.Context, all []topology.WireGuardPeer) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ends = all
+	return nil
+}
+
 // fabricOf implements member.Fabric.
 type fabricOf struct{ *host }
 
@@ -282,20 +292,22 @@ func (f fabricOf) SetPeers(_ context.Context, id topology.SharedID, peers []topo
 }
 
 // disk is a table whose records are text, as on a disk.
-type disk struct {
+type disk[T any] struct {
 	mu   sync.Mutex
 	text map[string][]byte
 	lost bool // nothing reaches it
 }
 
+func newDisk[T any]() *disk[T] { return &disk[T]{text: map[string][]byte{}} }
+
 // lose lets no more reach the disk, or lets it again.
-func (d *disk) lose(on bool) {
+func (d *disk[T]) lose(on bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lost = on
 }
 
-func (d *disk) Put(key string, k member.Known) error {
+func (d *disk[T]) Put(key string, k T) error {
 	text, err := json.Marshal(k)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -305,9 +317,9 @@ func (d *disk) Put(key string, k member.Known) error {
 	return err
 }
 
-func (d *disk) Delete(key string) error { return d.DeletePrefix(key) }
+func (d *disk[T]) Delete(key string) error { return d.DeletePrefix(key) }
 
-func (d *disk) DeletePrefix(prefix string) error {
+func (d *disk[T]) DeletePrefix(prefix string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.lost {
@@ -317,12 +329,12 @@ func (d *disk) DeletePrefix(prefix string) error {
 	return nil
 }
 
-func (d *disk) All() (map[string]member.Known, error) {
+func (d *disk[T]) All() (map[string]T, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := map[string]member.Known{}
+	all := map[string]T{}
 	for key, text := range d.text {
-		var k member.Known
+		var k T
 		if err := json.Unmarshal(text, &k); err != nil {
 			return nil, err
 		}
@@ -388,6 +400,9 @@ func (h *host) edit(name string, f func(*docker)) {
 	f(n)
 }
 
+// number is the last byte of a host's tunnel address.
+func number(vtep netip.Addr) byte { return vtep.AsSlice()[vtep.BitLen()/8-1] }
+
 // view renders a network of a host: "10.9.0.0/24 | 2:10.9.1.0/24", its claims and
 // then its peers by the last number of their VTEPs.
 func (h *host) view(name string) string {
@@ -404,7 +419,7 @@ func (h *host) view(name string) string {
 	parts = append(parts, "|")
 	for _, p := range n.peers {
 		for _, prefix := range p.Prefixes {
-			parts = append(parts, fmt.Sprintf("%d:%s", p.VTEP.As4()[3], prefix))
+			parts = append(parts, fmt.Sprintf("%d:%s", number(p.VTEP), prefix))
 		}
 	}
 	return strings.Join(parts, " ")
@@ -448,7 +463,7 @@ func (w *world) agree(name, when string, hosts ...*host) {
 				w.t.Errorf("%s: hosts %s and %s both have %s of %s", when, other.node.Name, h.node.Name, c, name)
 			}
 			owner[c] = h
-			claims[h] = append(claims[h], fmt.Sprintf("%d:%s", h.node.VTEP.As4()[3], c))
+			claims[h] = append(claims[h], fmt.Sprintf("%d:%s", number(h.node.VTEP), c))
 		}
 		h.mu.Unlock()
 		if len(claims[h]) == 0 {

@@ -5,6 +5,7 @@
 // # Files
 //
 //	/var/lib/particle/node             the host's id, drawn once
+//	/var/lib/particle/wireguard.key    its key in an encrypted cluster; another in the next
 //	/var/lib/particle/cluster/         exists if, and only if, the host is in a cluster
 //	    cluster.json                   what it is there, and who the servers are
 //	    ca.pem node.pem node.key       the authority's certificate, this host's and its key

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
 )
 
 // External is an etcd that somebody else runs.
@@ -21,6 +22,8 @@ type External struct {
 	// Dir may hold ca.pem, cert.pem with key.pem, and password. Certificates are
 	// read anew for each connection.
 	Dir string
+	// Encryption is what all hosts that use it are to have.
+	Encryption topology.Encryption
 }
 
 // ParseEndpoints reads URLs that commas separate.
@@ -40,7 +43,7 @@ func ParseEndpoints(text string) ([]string, error) {
 }
 
 func (x External) connection() (*Connection, error) {
-	c := &Connection{Endpoints: x.Endpoints, User: x.User}
+	c := &Connection{Endpoints: x.Endpoints, User: x.User, Encryption: x.Encryption}
 	if x.User != "" {
 		password, err := os.ReadFile(filepath.Join(x.Dir, "password"))
 		if err != nil {

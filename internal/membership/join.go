@@ -10,12 +10,22 @@ import (
 
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
 )
 
 // InitOptions are a user's.
 type InitOptions struct {
 	Address   netip.Addr    // invalid: found
 	TokenLife time.Duration // 0: a day; negative: for ever
+	// Encrypt: what the hosts send each other for containers is encrypted.
+	Encrypt bool
+}
+
+func (o InitOptions) encryption() topology.Encryption {
+	if o.Encrypt {
+		return topology.ByWireGuard
+	}
+	return topology.Plain
 }
 
 // Made is what init tells.
@@ -24,6 +34,8 @@ type Made struct {
 	Token   string
 	Expires time.Time // of the token; zero: never
 	Already bool      // this host served the cluster before
+	// Encryption is the cluster's.
+	Encryption topology.Encryption
 }
 
 // Init makes a cluster of this host alone, whose store it serves. On a host that
@@ -39,15 +51,21 @@ func (m *Membership) Init(ctx context.Context, o InitOptions) (Made, error) {
 		if c.server == nil {
 			return Made{}, fault.New(op, "", "this host is a member of a cluster already", "run `particle cluster leave` first")
 		}
+		if o.Encrypt && m.recordOf(c).Encryption == topology.Plain {
+			return Made{}, fault.New(op, "", "this host serves a cluster that is not encrypted", "have all hosts leave it, and make another")
+		}
 		made, err := m.token(ctx, c, TokenOptions{Life: o.TokenLife})
 		made.Already = true
 		return made, err
+	}
+	if err := m.canEncrypt(o.encryption()); err != nil {
+		return Made{}, err
 	}
 	addr, err := m.address(ctx, o.Address)
 	if err != nil {
 		return Made{}, err
 	}
-	r := record{Name: m.o.Name, Address: addr, Port: m.o.Port, Server: true, Joined: time.Now().UTC()}
+	r := record{Name: m.o.Name, Address: addr, Port: m.o.Port, Server: true, Encryption: o.encryption(), Joined: time.Now().UTC()}
 	if err := m.prepareFirst(&r); err != nil {
 		return Made{}, err
 	}
@@ -225,13 +243,21 @@ func (m *Membership) join(ctx context.Context, o JoinOptions, j joining) (Joined
 	if err != nil {
 		return Joined{}, err
 	}
-	a, authority, err := enrol.Join(ctx, o.Server, j.token, enrol.JoinRequest{
+	ask := enrol.JoinRequest{
 		Request: request, ID: m.node, Name: m.o.Name, Address: j.address, Port: m.o.Port, Server: o.Serve, Version: m.o.Version,
-	})
+	}
+	cannot := m.canEncrypt(topology.ByWireGuard)
+	if cannot == nil {
+		ask.Encryptions = []topology.Encryption{topology.ByWireGuard}
+	}
+	a, authority, err := enrol.Join(ctx, o.Server, j.token, ask)
+	if errors.Is(err, enrol.ErrEncrypted) && cannot != nil {
+		return Joined{}, &fault.Error{Op: "join the cluster", Err: fmt.Errorf("what its hosts send each other is encrypted: %w", cannot)}
+	}
 	if err != nil {
 		return Joined{}, err
 	}
-	r := record{Cluster: j.token.Cluster, Name: m.o.Name, Address: j.address, Port: m.o.Port, Server: o.Serve,
+	r := record{Cluster: j.token.Cluster, Name: m.o.Name, Address: j.address, Port: m.o.Port, Server: o.Serve, Encryption: a.Encryption,
 		Initial: a.InitialCluster, Servers: a.Servers, Joined: a.Host.Joined}
 	m.halt() // of a member that becomes a server
 	w := membershipFiles{authority: authority, authorityKey: a.AuthorityKey, key: key, certificate: a.Certificate}

@@ -176,7 +176,7 @@ func (m *Membership) update(c *current, servers []enrol.Host) error {
 	m.mu.Lock()
 	c.record.Servers = servers
 	m.mu.Unlock()
-	m.deliver(connection(r, c.identity))
+	m.deliver(c.connection(r))
 	return nil
 }
 

@@ -207,7 +207,7 @@ func (m *Membership) Token(ctx context.Context, o TokenOptions) (Made, error) {
 }
 
 func (m *Membership) token(ctx context.Context, c *current, o TokenOptions) (Made, error) {
-	made := Made{Address: c.server.host.Enrolment()}
+	made := Made{Address: c.server.host.Enrolment(), Encryption: m.recordOf(c).Encryption}
 	register, err := c.server.Register()
 	if err != nil {
 		return made, err

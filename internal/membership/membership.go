@@ -29,7 +29,10 @@ type Options struct {
 	Command []string
 	// External is an etcd that somebody else runs; nil if there is none.
 	External *External
-	Log      *logrus.Entry
+	// CanEncrypt says why this host cannot encrypt what it sends to others; nil if
+	// it can. May be nil, which is likewise.
+	CanEncrypt func() error
+	Log        *logrus.Entry
 
 	// Busy lists what keeps the host from leaving: containers on shared
 	// networks, for people. May be nil.
@@ -47,6 +50,9 @@ type Connection struct {
 	TLS       *tls.Config
 	User      string // empty without authentication
 	Password  string
+	// Encryption is the cluster's, and Secret this host's key for it.
+	Encryption topology.Encryption
+	Secret     topology.WireGuardSecret
 }
 
 // Membership is what this host is in a cluster. It is safe for concurrent use.
@@ -71,9 +77,10 @@ type Membership struct {
 type current struct {
 	record   record
 	identity *identity
-	server   *serving // nil on a host that does not serve the store
-	problem  error    // why the cluster could not be asked lately
-	skew     error    // this host's clock, if it is wrong
+	secret   topology.WireGuardSecret // in an encrypted cluster
+	server   *serving                 // nil on a host that does not serve the store
+	problem  error                    // why the cluster could not be asked lately
+	skew     error                    // this host's clock, if it is wrong
 	stop     context.CancelFunc
 	done     chan struct{}
 }
@@ -102,6 +109,9 @@ func Open(o Options) (*Membership, error) {
 func (m *Membership) resume() error {
 	if m.o.External != nil {
 		c, err := m.o.External.connection()
+		if err == nil {
+			c.Secret, err = m.place.secret(c.Encryption)
+		}
 		if err == nil {
 			m.deliver(c)
 		}
@@ -164,8 +174,12 @@ func (m *Membership) enter(r record) error {
 	if err != nil {
 		return err
 	}
+	secret, err := m.place.secret(r.Encryption)
+	if err != nil {
+		return err
+	}
 	ctx, stop := context.WithCancel(m.ctx)
-	c := &current{record: r, identity: id, stop: stop, done: make(chan struct{})}
+	c := &current{record: r, identity: id, secret: secret, stop: stop, done: make(chan struct{})}
 	if r.Server {
 		if c.server, err = m.serve(ctx, c); err != nil {
 			stop()
@@ -176,7 +190,7 @@ func (m *Membership) enter(r record) error {
 	m.now = c
 	m.mu.Unlock()
 	if !r.Leaving {
-		m.deliver(connection(r, id))
+		m.deliver(c.connection(r))
 	}
 	go m.keep(ctx, c)
 	return nil
@@ -212,12 +226,13 @@ func (m *Membership) recordOf(c *current) record {
 	return c.record
 }
 
-func connection(r record, id *identity) *Connection {
-	c := &Connection{TLS: id.client()}
+// connection is how the store is reached by what the record says.
+func (c *current) connection(r record) *Connection {
+	conn := &Connection{TLS: c.identity.client(), Encryption: r.Encryption, Secret: c.secret}
 	for _, s := range r.Servers {
-		c.Endpoints = append(c.Endpoints, endpoint(s))
+		conn.Endpoints = append(conn.Endpoints, endpoint(s))
 	}
-	return c
+	return conn
 }
 
 // refuseExternal is the answer to what only makes sense with a store of ours.

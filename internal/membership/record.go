@@ -25,6 +25,8 @@ type record struct {
 	Address netip.Addr        `json:"address"`
 	Port    uint16            `json:"port"` // base
 	Server  bool              `json:"server,omitempty"`
+	// Encryption is the cluster's.
+	Encryption topology.Encryption `json:"encryption,omitempty"`
 	// Initial is for a server that was not the first.
 	Initial string       `json:"initial,omitempty"`
 	Servers []enrol.Host `json:"servers"` // with a vote, as last heard
@@ -135,6 +137,9 @@ func (p place) commit() error {
 
 // drop ends membership.
 func (p place) drop() error {
+	if err := p.forgetSecret(); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(p.former().dir); err != nil {
 		return err
 	}

@@ -56,8 +56,10 @@ func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
 	if s.client, err = server.Dial(server.Target{Endpoints: []string{endpoint(s.host)}, TLS: c.identity.client()}); err != nil {
 		return nil, err
 	}
+	enrolment := enrol.NewHandler(s.authority, s, s.revoked, s.log)
+	enrolment.Encryption = r.Encryption
 	s.http = &http.Server{
-		Handler: enrol.NewHandler(s.authority, s, s.revoked, s.log), TLSConfig: c.identity.server(),
+		Handler: enrolment, TLSConfig: c.identity.server(),
 		ReadTimeout: 20 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
 	}
 	s.http.ErrorLog = quiet()

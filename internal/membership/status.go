@@ -34,11 +34,13 @@ type Status struct {
 	Joined  time.Time
 	Expires time.Time // of this host's certificate
 	Leaving bool
-	Hosts   []enrol.Host // in the register, by name; none with External
-	Store   []server.Health
-	Closed  []string // ports of servers that this host does not reach, and why
-	Skew    error    // this host's clock is wrong
-	Problem error
+	// Encryption is the cluster's, as this host was told when it joined.
+	Encryption topology.Encryption
+	Hosts      []enrol.Host // in the register, by name; none with External
+	Store      []server.Health
+	Closed     []string // ports of servers that this host does not reach, and why
+	Skew       error    // this host's clock is wrong
+	Problem    error
 }
 
 // Status asks the store, and waits for no longer than a few seconds.
@@ -47,7 +49,7 @@ func (m *Membership) Status(ctx context.Context) Status {
 	defer cancel()
 	s := Status{Role: RoleNone, Node: m.node, Problem: m.damage()}
 	if x := m.o.External; x != nil {
-		s.Role = RoleExternal
+		s.Role, s.Encryption = RoleExternal, x.Encryption
 		if conn, err := x.connection(); err == nil {
 			s.ask(ctx, conn)
 		}
@@ -58,12 +60,12 @@ func (m *Membership) Status(ctx context.Context) Status {
 		return s
 	}
 	r := m.recordOf(c)
-	s.Role, s.Cluster, s.Joined, s.Leaving = RoleMember, r.Cluster, r.Joined, r.Leaving
+	s.Role, s.Cluster, s.Encryption, s.Joined, s.Leaving = RoleMember, r.Cluster, r.Encryption, r.Joined, r.Leaving
 	_, s.Expires = c.identity.life()
 	m.mu.Lock()
 	s.Problem, s.Skew = c.problem, c.skew
 	m.mu.Unlock()
-	conn := connection(r, c.identity)
+	conn := c.connection(r)
 	if c.server != nil {
 		s.Role = RoleServer
 		if own := endpoint(c.server.host); !slices.Contains(conn.Endpoints, own) {

@@ -9,13 +9,17 @@ import (
 	"time"
 
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/topology"
 )
 
 // ClusterMade tells what to do after a cluster was made.
 func ClusterMade(w io.Writer, m runtimeapi.ClusterMade, now time.Time) error {
 	first := "This host serves a new cluster."
-	if m.Already {
+	switch {
+	case m.Already:
 		first = "This host serves a cluster already; nothing was changed."
+	case m.Encryption != topology.Plain:
+		first = fmt.Sprintf("This host serves a new cluster, whose hosts encrypt what they send each other for containers (%s).", m.Encryption)
 	}
 	_, err := fmt.Fprintf(w, "%s\n\n%s\nThen create a network on any of them, once:\n\n  docker network create -d particle --ipam-driver particle jobs\n", first, joining(m, now))
 	return err
@@ -168,6 +172,12 @@ func clusterHead(b *strings.Builder, s runtimeapi.ClusterStatus, now time.Time) 
 	if s.Leaving {
 		b.WriteString("this host is leaving the cluster\n")
 	}
+	if s.Encryption != topology.Plain {
+		fmt.Fprintf(b, "what its hosts send each other for containers is encrypted (%s)\n", s.Encryption)
+	}
+	if s.Unencrypted != "" {
+		fmt.Fprintf(b, "this host reaches no other, for it cannot encrypt: %s\n", s.Unencrypted)
+	}
 	for _, text := range []string{s.Skew, s.Problem} {
 		if text != "" {
 			b.WriteString(text + "\n")
@@ -207,7 +217,7 @@ func ClusterChecks(s runtimeapi.ClusterStatus, now time.Time) []Check {
 	if s.Problem != "" {
 		cluster.Grade, cluster.Finding, cluster.Remedy = Warn, s.Problem, "see `particle cluster status`"
 	}
-	checks := []Check{cluster, storeCheck(s)}
+	checks := append([]Check{cluster, storeCheck(s)}, encryptionChecks(s)...)
 	clock := Check{Name: "clock", Grade: OK, Finding: "agrees with the cluster's"}
 	if s.Skew != "" {
 		clock.Grade, clock.Finding, clock.Remedy = Warn, s.Skew, "let a time service set it"
@@ -230,6 +240,19 @@ func ClusterChecks(s runtimeapi.ClusterStatus, now time.Time) []Check {
 		ports.Remedy = openPorts
 	}
 	return append(checks, ports, clock, certificate)
+}
+
+// encryptionChecks tell whether packets to other hosts can leave this one; none in a
+// cluster that does not encrypt.
+func encryptionChecks(s runtimeapi.ClusterStatus) []Check {
+	if s.Encryption == topology.Plain {
+		return nil
+	}
+	c := Check{Name: "encryption", Grade: OK, Finding: string(s.Encryption) + " between hosts"}
+	if s.Unencrypted != "" {
+		c.Grade, c.Finding, c.Remedy = Missing, s.Unencrypted, "until it is mended, nothing leaves this host for the others"
+	}
+	return []Check{c}
 }
 
 const openPorts = "start the servers, and open the TCP ports from PARTICLE_CLUSTER_PORT on between the hosts (7790 to 7792)"

@@ -10,6 +10,7 @@ import (
 
 	"github.com/particle-net/particle/internal/report"
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/topology"
 )
 
 func TestCluster(t *testing.T) {
@@ -72,6 +73,26 @@ func TestClusterMade(t *testing.T) {
 	}
 }
 
+// Who asked for encryption is told that it is there, wherever the cluster is told of.
+func TestClusterEncryption(t *testing.T) {
+	for want, write := range map[string]func(*strings.Builder) error{
+		"whose hosts encrypt what they send each other for containers (wireguard).": func(b *strings.Builder) error {
+			return report.ClusterMade(b, runtimeapi.ClusterMade{Encryption: topology.ByWireGuard}, now)
+		},
+		"what its hosts send each other for containers is encrypted (wireguard)\n": func(b *strings.Builder) error {
+			return report.Cluster(b, runtimeapi.ClusterStatus{Role: "member", Encryption: topology.ByWireGuard}, now)
+		},
+		"this host reaches no other, for it cannot encrypt: the kernel has no WireGuard\n": func(b *strings.Builder) error {
+			return report.Cluster(b, runtimeapi.ClusterStatus{Role: "member", Encryption: topology.ByWireGuard, Unencrypted: "the kernel has no WireGuard"}, now)
+		},
+	} {
+		var b strings.Builder
+		if err := write(&b); err != nil || !strings.Contains(b.String(), want) {
+			t.Errorf("%v: no %q in\n%s", err, want, b.String())
+		}
+	}
+}
+
 func TestClusterChecks(t *testing.T) {
 	if c := report.ClusterChecks(runtimeapi.ClusterStatus{Role: "none"}, now); len(c) != 0 {
 		t.Errorf("checks of a host in no cluster: %v", c)
@@ -103,6 +124,8 @@ func TestClusterChecks(t *testing.T) {
 		{"cluster store warn", func(s *runtimeapi.ClusterStatus) { s.Store[0].Problem = "x" }},
 		{"cluster store missing", func(s *runtimeapi.ClusterStatus) { s.Store[0].Problem, s.Store[1].Problem = "x", "y" }},
 		{"cluster store warn", func(s *runtimeapi.ClusterStatus) { s.Store = nil }},
+		{"", func(s *runtimeapi.ClusterStatus) { s.Encryption = topology.ByWireGuard }},
+		{"encryption missing", func(s *runtimeapi.ClusterStatus) { s.Encryption, s.Unencrypted = topology.ByWireGuard, "x" }},
 		{"certificate warn", func(s *runtimeapi.ClusterStatus) { s.Expires = now.Add(24 * time.Hour) }},
 		{"certificate missing", func(s *runtimeapi.ClusterStatus) { s.Expires = now.Add(-time.Hour) }},
 	} {

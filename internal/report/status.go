@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/particle-net/particle/internal/runtimeapi"
+	"github.com/particle-net/particle/topology"
 )
 
 // shortID is how many digits of an id Docker shows.
@@ -79,7 +80,11 @@ func underlay(u runtimeapi.UnderlayStatus) string {
 	if u.VTEP == "" {
 		return "no VTEP: networks stay on this host"
 	}
-	return fmt.Sprintf("VTEP %s, port %d, MTU %d", u.VTEP, u.Port, u.MTU)
+	text := fmt.Sprintf("VTEP %s, port %d, MTU %d", u.VTEP, u.Port, u.MTU)
+	if u.Encryption != topology.Plain {
+		text += fmt.Sprintf(", encrypted (%s)", u.Encryption)
+	}
+	return text
 }
 
 func networkTable(networks []runtimeapi.NetworkStatus) table {

@@ -36,6 +36,7 @@ type ClusterReply struct {
 type ClusterInit struct {
 	Address netip.Addr    `json:"address,omitzero"` // invalid: the one the default route uses
 	Life    time.Duration `json:"life,omitempty"`   // of the token; 0: a day; negative: for ever
+	Encrypt bool          `json:"encrypt,omitempty"`
 }
 
 // ClusterToken asks for the token that lets hosts in.
@@ -50,6 +51,8 @@ type ClusterMade struct {
 	Token   string         `json:"token"`
 	Expires time.Time      `json:"expires,omitzero"` // zero: never
 	Already bool           `json:"already,omitempty"`
+	// Encryption is the cluster's. A plugin that is older than the wish says none.
+	Encryption topology.Encryption `json:"encryption,omitempty"`
 }
 
 // ClusterJoin makes the host a member.
@@ -91,15 +94,19 @@ type ClusterRemove struct {
 
 // ClusterStatus is a cluster as this host sees it.
 type ClusterStatus struct {
-	Role     string           `json:"role"`              // none, member, server or external
-	Cluster  string           `json:"cluster,omitempty"` // hash of the authority's certificate
-	Node     topology.NodeID  `json:"node"`
-	Joined   time.Time        `json:"joined,omitzero"`
-	Expires  time.Time        `json:"expires,omitzero"` // of this host's certificate
-	Leaving  bool             `json:"leaving,omitempty"`
-	Hosts    []ClusterHost    `json:"hosts"`
-	Store    []ClusterStore   `json:"store"`
-	Networks []ClusterNetwork `json:"networks"`
+	Role    string          `json:"role"`              // none, member, server or external
+	Cluster string          `json:"cluster,omitempty"` // hash of the authority's certificate
+	Node    topology.NodeID `json:"node"`
+	Joined  time.Time       `json:"joined,omitzero"`
+	Expires time.Time       `json:"expires,omitzero"` // of this host's certificate
+	Leaving bool            `json:"leaving,omitempty"`
+	// Encryption is how the cluster's hosts encrypt, and Unencrypted why this one
+	// cannot, and so reaches no other.
+	Encryption  topology.Encryption `json:"encryption,omitempty"`
+	Unencrypted string              `json:"unencrypted,omitempty"`
+	Hosts       []ClusterHost       `json:"hosts"`
+	Store       []ClusterStore      `json:"store"`
+	Networks    []ClusterNetwork    `json:"networks"`
 	// Closed are ports of servers that this host does not reach, and why.
 	Closed  []string `json:"closed,omitempty"`
 	Skew    string   `json:"skew,omitempty"` // how this host's clock is wrong

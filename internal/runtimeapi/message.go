@@ -154,8 +154,10 @@ func (d Denials) Sum() uint64 {
 // UnderlayStatus is what VXLAN packets travel over.
 type UnderlayStatus struct {
 	VTEP string `json:"vtep,omitempty"`
-	MTU  int    `json:"mtu"`
-	Port uint16 `json:"port"`
+	// Encryption is what they go by, too.
+	Encryption topology.Encryption `json:"encryption,omitempty"`
+	MTU        int                 `json:"mtu"`
+	Port       uint16              `json:"port"`
 }
 
 // NetworkStatus is one network on this host.
