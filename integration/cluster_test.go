@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -14,14 +15,14 @@ import (
 	"github.com/particle-net/particle/internal/lab"
 )
 
-// cluster makes the lab's hosts a cluster that the first one serves, and waits
-// until each sees all.
-func (b *bed) cluster(ctx context.Context) error {
+// cluster makes the lab's hosts a cluster that the first one serves, with options of
+// init, and waits until each sees all.
+func (b *bed) cluster(ctx context.Context, options ...string) error {
 	first, err := b.on("h1")
 	if err != nil {
 		return err
 	}
-	if _, err := first.particle(ctx, "cluster", "init"); err != nil {
+	if _, err := first.particle(ctx, append([]string{"cluster", "init"}, options...)...); err != nil {
 		return err
 	}
 	token, err := first.particle(ctx, "cluster", "token", "-q")
@@ -131,7 +132,12 @@ func prints(s *session, args []string) error {
 	return err
 }
 
-// cmdJoin makes the lab's hosts a cluster that h1 serves.
-func cmdJoin(ts *testscript.TestScript, _ bool, _ []string) {
-	ts.Check(sessionOf(ts).bed.cluster(context.Background()))
+// cmdJoin makes the lab's hosts a cluster that h1 serves: join [--encrypt].
+func cmdJoin(ts *testscript.TestScript, _ bool, options []string) {
+	ts.Check(sessionOf(ts).bed.cluster(context.Background(), options...))
+}
+
+// encrypts says whether the kernel has WireGuard.
+func encrypts() bool {
+	return exec.Command("unshare", "--net", "ip", "link", "add", "wg0", "type", "wireguard").Run() == nil
 }

@@ -33,7 +33,12 @@ func TestScripts(t *testing.T) {
 				env.Values[bedKey{}] = &session{engine: engine, left: left}
 				return nil
 			},
-			Condition: func(name string) (bool, error) { return name == engine, nil },
+			Condition: func(name string) (bool, error) {
+				if name == "wireguard" {
+					return encrypts(), nil
+				}
+				return name == engine, nil
+			},
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"lab":        cmdLab,
 				"on":         cmdOn,
