@@ -69,6 +69,29 @@ func TestHostsAgreeOnEncryption(t *testing.T) {
 	}
 }
 
+// A store that was set back has another name, and is the encrypted cluster's still.
+func TestStoreThatWasSetBackIsStillEncrypted(t *testing.T) {
+	srv := etcdtest.Start(t, etcdtest.Current)
+	first := encrypting(t, srv, 1, topology.ByWireGuard)
+	until(t, first.Healthy)
+	before := first.Instance()
+	srv.Save()
+	for n := range 3 {
+		if _, err := first.ClaimNetwork(t.Context(), controltest.Network(n+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	srv.Load()
+	until(t, func() error {
+		if err := first.Healthy(); err != nil || first.Instance() != before {
+			return err
+		}
+		return errors.New("it has its name from before")
+	})
+	stranger := encrypting(t, srv, 2, topology.Plain)
+	until(t, func() error { return mentions(stranger.Healthy(), "PARTICLE_ENCRYPT=wireguard") })
+}
+
 func mentions(err error, text string) error {
 	if err == nil || !strings.Contains(err.Error(), text) {
 		return errors.Join(errors.New("an error was to say "+text), err)
