@@ -29,27 +29,24 @@ static __always_inline bool note(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 	return s->kept || !bound;
 }
 
-SEC("cgroup/bind4")
-int bind4(struct bpf_sock_addr *ctx)
+static __always_inline int own_bind4(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	struct bpf_sock *sk = ctx->sk;
-	struct subject s = {};
-	enum standing who = subject_of(ctx, sk, &s);
 	__be32 want, to;
 
-	if (who != OWNED)
-		return who;
 	want = ctx->user_ip4;
-	if (!bindable4(s.face, want, &to))
-		return deny(&s, BIND_DENIED, EADDRNOTAVAIL);
-	if (!note(ctx, sk, &s, want ? 0 : WILDCARD))
+	if (!bindable4(s->face, want, &to))
+		return deny(s, BIND_DENIED, EADDRNOTAVAIL);
+	if (!note(ctx, sk, s, want ? 0 : WILDCARD))
 		return 0;
 	if (to != want) {
 		ctx->user_ip4 = to;
-		count_subject(&s, BIND_REWRITTEN);
+		count_subject(s, BIND_REWRITTEN);
 	}
 	return 1;
 }
+
+SEC("cgroup/bind4")
+int bind4(struct bpf_sock_addr *ctx) { return answer(ctx, own_bind4); }
 
 /* bindable4 for IPv6; bound tells what kind of wildcard want was. */
 static __always_inline bool bindable6(const struct face *f, struct in6 *a, bool v6only, __u32 *bound)
@@ -72,28 +69,25 @@ static __always_inline bool bindable6(const struct face *f, struct in6 *a, bool 
 	return same6(a, &f->ip6) || same6(a, &f->lo6) || is_group6(a);
 }
 
-SEC("cgroup/bind6")
-int bind6(struct bpf_sock_addr *ctx)
+static __always_inline int own_bind6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	struct bpf_sock *sk = ctx->sk;
-	struct subject s = {};
-	enum standing who = subject_of(ctx, sk, &s);
 	struct in6 want, to;
 	__u32 bound;
 
-	if (who != OWNED)
-		return who;
 	want = user6(ctx);
 	to = want;
-	if (!bindable6(s.face, &to, any6(&want) && is_v6only(ctx, sk), &bound))
-		return deny(&s, BIND_DENIED, EADDRNOTAVAIL);
-	if (!note(ctx, sk, &s, bound))
+	if (!bindable6(s->face, &to, any6(&want) && is_v6only(ctx, sk), &bound))
+		return deny(s, BIND_DENIED, EADDRNOTAVAIL);
+	if (!note(ctx, sk, s, bound))
 		return 0;
 	if (!same6(&to, &want)) {
 		set_user6(ctx, &to);
-		count_subject(&s, BIND_REWRITTEN);
+		count_subject(s, BIND_REWRITTEN);
 	}
 	return 1;
 }
+
+SEC("cgroup/bind6")
+int bind6(struct bpf_sock_addr *ctx) { return answer(ctx, own_bind6); }
 
 #endif

@@ -167,19 +167,13 @@ static __always_inline int bind_source6(struct bpf_sock_addr *ctx, const struct 
 	return bpf_bind(ctx, (struct sockaddr *)&sa, sizeof(sa));
 }
 
-SEC("cgroup/connect4")
-int connect4(struct bpf_sock_addr *ctx)
+static __always_inline int own_connect4(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	struct bpf_sock *sk = ctx->sk;
 	struct path4 path = {};
-	struct subject s = {};
-	enum standing who = subject_of(ctx, sk, &s);
 	int err = 0;
 
-	if (who != OWNED)
-		return who;
 	path.to = ctx->user_ip4;
-	err = route4(ctx, sk, s.face, &path);
+	err = route4(ctx, sk, s->face, &path);
 	if (!err && path.from && ctx->family == AF_INET6) {
 		struct in6 from = map4(path.from);
 
@@ -188,41 +182,41 @@ int connect4(struct bpf_sock_addr *ctx)
 		err = bind_source4(ctx, path.from);
 	}
 	if (err)
-		return deny(&s, CONNECT_DENIED, -err);
+		return deny(s, CONNECT_DENIED, -err);
 	ctx->user_ip4 = path.to;
 	return 1;
 }
 
-SEC("cgroup/connect6")
-int connect6(struct bpf_sock_addr *ctx)
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx) { return answer(ctx, own_connect4); }
+
+static __always_inline int own_connect6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	struct bpf_sock *sk = ctx->sk;
 	struct path6 path = {};
-	struct subject s = {};
-	enum standing who = subject_of(ctx, sk, &s);
 	struct in6 have;
 	int err = 0;
 
-	if (who != OWNED)
-		return who;
 	path.to = user6(ctx);
 	have = local6(sk);
 	if (mapped6(&path.to) || (any6(&path.to) && mapped6(&have))) {
 		struct path4 path4 = {.to = path.to.word[3]};
 
-		err = route4(ctx, sk, s.face, &path4);
+		err = route4(ctx, sk, s->face, &path4);
 		path.to = map4(path4.to);
 		if (path4.from)
 			path.from = map4(path4.from);
 	} else {
-		err = route6(ctx, sk, s.face, &path);
+		err = route6(ctx, sk, s->face, &path);
 	}
 	if (!err && !any6(&path.from))
 		err = bind_source6(ctx, &path.from);
 	if (err)
-		return deny(&s, CONNECT_DENIED, -err);
+		return deny(s, CONNECT_DENIED, -err);
 	set_user6(ctx, &path.to);
 	return 1;
 }
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx) { return answer(ctx, own_connect6); }
 
 #endif

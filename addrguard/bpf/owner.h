@@ -66,6 +66,18 @@ static __always_inline enum standing subject_of(struct bpf_sock_addr *ctx, struc
 	return o ? kept_subject(o, s) : task_subject(ctx, s);
 }
 
+/* What a hook answers about a container's socket; others have their answers. */
+typedef int (*hook)(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s);
+
+static __always_inline int answer(struct bpf_sock_addr *ctx, hook own)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct subject s = {};
+	enum standing who = subject_of(ctx, sk, &s);
+
+	return who == OWNED ? own(ctx, sk, &s) : who;
+}
+
 static __always_inline void count_subject(const struct subject *s, enum verdict verdict)
 {
 	if (s->entry)
@@ -109,12 +121,13 @@ static __always_inline bool is_v6only(struct bpf_sock_addr *ctx, struct bpf_sock
 	return common && BPF_CORE_READ_BITFIELD(common, skc_ipv6only);
 }
 
-static __always_inline struct in6 local6(struct bpf_sock *sk)
+/* The fields are read one by one, as the verifier wants it, not copied at once. */
+static __always_inline struct in6 local6(volatile struct bpf_sock *sk)
 {
 	return (struct in6){{sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]}};
 }
 
-static __always_inline struct in6 remote6(struct bpf_sock *sk)
+static __always_inline struct in6 remote6(volatile struct bpf_sock *sk)
 {
 	return (struct in6){{sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2], sk->dst_ip6[3]}};
 }

@@ -52,31 +52,28 @@ static __always_inline int datagram4(struct bpf_sock_addr *ctx, struct bpf_sock 
 	return 0;
 }
 
-SEC("cgroup/sendmsg4")
-int sendmsg4(struct bpf_sock_addr *ctx)
+static __always_inline int own_sendmsg4(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	struct bpf_sock *sk = ctx->sk;
 	struct path4 path = {};
-	struct subject s = {};
-	enum standing who = subject_of(ctx, sk, &s);
 	__be32 have;
 	int err;
 
-	if (who != OWNED)
-		return who;
 	path.to = ctx->user_ip4;
 	have = ctx->msg_src_ip4;
 	if (is_connected(ctx)) {
 		path.to = sk->dst_ip4;
 		have = have ? have : sk->src_ip4;
 	}
-	err = datagram4(ctx, sk, &s, have, &path);
+	err = datagram4(ctx, sk, s, have, &path);
 	if (err)
-		return deny(&s, SOURCE_DENIED, -err);
+		return deny(s, SOURCE_DENIED, -err);
 	ctx->user_ip4 = path.to;
 	ctx->msg_src_ip4 = path.from;
 	return 1;
 }
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx) { return answer(ctx, own_sendmsg4); }
 
 static __always_inline void loop_datagram6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct face *f, bool fixed,
 					   struct path6 *path)
@@ -121,25 +118,19 @@ static __always_inline int datagram6(struct bpf_sock_addr *ctx, struct bpf_sock 
 	return 0;
 }
 
-SEC("cgroup/sendmsg6")
-int sendmsg6(struct bpf_sock_addr *ctx)
+static __always_inline int own_sendmsg6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	struct bpf_sock *sk = ctx->sk;
 	struct path6 path = {};
-	struct subject s = {};
-	enum standing who = subject_of(ctx, sk, &s);
 	struct in6 have;
 	int err;
 
-	if (who != OWNED)
-		return who;
 	path.to = user6(ctx);
 	have = (struct in6){{ctx->msg_src_ip6[0], ctx->msg_src_ip6[1], ctx->msg_src_ip6[2], ctx->msg_src_ip6[3]}};
 	if (is_connected(ctx))
 		path.to = remote6(sk);
-	err = datagram6(ctx, sk, &s, have, &path);
+	err = datagram6(ctx, sk, s, have, &path);
 	if (err)
-		return deny(&s, SOURCE_DENIED, -err);
+		return deny(s, SOURCE_DENIED, -err);
 	set_user6(ctx, &path.to);
 	ctx->msg_src_ip6[0] = path.from.word[0];
 	ctx->msg_src_ip6[1] = path.from.word[1];
@@ -147,5 +138,8 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	ctx->msg_src_ip6[3] = path.from.word[3];
 	return 1;
 }
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx) { return answer(ctx, own_sendmsg6); }
 
 #endif
