@@ -254,7 +254,7 @@ func TestNamespaceMadeAnew(t *testing.T) {
 	expect(t, "the new one", h.start(h.top, h.spaces[network]).refused(), unix.EPERM)
 	expect(t, "admitted to it", h.box(network, 2, v4).confined("10.77.0.2"), true)
 	expect(t, "the old one", h.start(h.top, old).canBind("10.77.0.1"), true)
-	expect(t, "programs on devices", len(h.pinned("device-")), map[bool]int{true: 2}[devicesSince(t)])
+	expect(t, "programs on devices", len(h.pinned("device-")), map[bool]int{true: 1}[devicesSince(t)])
 }
 
 func (h *host) pinned(prefix string) (names []string) {

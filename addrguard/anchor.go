@@ -100,6 +100,9 @@ func (g *Guard) attachPart(p *part, dir *os.File, id topology.CgroupID) error {
 		return nil
 	}
 	for name, prog := range p.Programs {
+		if !g.runs(name) {
+			continue
+		}
 		err := g.ensure(anchorPin(id, name), prog, func() (link.Link, error) {
 			return link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: prog, Attach: p.attachType(name)})
 		})
@@ -112,8 +115,12 @@ func (g *Guard) attachPart(p *part, dir *os.File, id topology.CgroupID) error {
 
 // hooks reports whether a program of this version hangs on anchors.
 func (g *Guard) hooks(program string) bool {
-	return g.core.Programs[program] != nil || g.unix != nil && g.unix.Programs[program] != nil
+	return g.runs(program) && (g.core.Programs[program] != nil || g.unix != nil && g.unix.Programs[program] != nil)
 }
+
+// runs reports whether an anchor's program has anything to do: devices check what
+// leaves, where they can.
+func (g *Guard) runs(program string) bool { return program != "egress" || g.device == nil }
 
 // takeOver puts this version's programs in place of those that are attached, and
 // clears what hangs on nothing any more. The pins' lock is held.

@@ -90,7 +90,7 @@ func (h *host) open() {
 	if h.Guard, err = addrguard.Open(h.t.Context(), h.opts); err != nil {
 		h.t.Fatal(err)
 	}
-	checkLacks(h.t, h.Lacks())
+	checkLacks(h.t, h.Lacks(), devicesSince(h.t) && !addrguard.IsBefore66(h.opts))
 }
 
 // cgroup makes one that ends with the test.

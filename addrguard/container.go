@@ -80,10 +80,50 @@ func (g *Guard) admit(ctx context.Context, cgroup string, want guardContainer) (
 			return 0, fmt.Errorf("steer IPv6: %w", err)
 		}
 	}
+	if err := g.enterSender(id, &want); err != nil {
+		return 0, err
+	}
 	if err := g.containers.Put(id, want); err != nil {
 		return 0, fmt.Errorf("enter cgroup: %w", err)
 	}
 	return id, nil
+}
+
+// mark is what the sockets of a cgroup's processes carry.
+func mark(id topology.CgroupID) uint32 { return uint32(id) }
+
+// enterSender makes known whose packets with the cgroup's mark are.
+func (g *Guard) enterSender(id topology.CgroupID, c *guardContainer) error {
+	if c.Face.Flags&flagExempt != 0 {
+		return nil
+	}
+	if err := g.senders.Put(mark(id), guardSender{Cgroup: uint64(id), Face: c.Face}); err != nil {
+		return fmt.Errorf("enter mark of cgroup: %w", err)
+	}
+	return nil
+}
+
+// enterSenders does so for all who are admitted: an earlier version may not have.
+func (g *Guard) enterSenders() error {
+	var id topology.CgroupID
+	var c guardContainer
+	list := g.containers.Iterate()
+	for list.Next(&id, &c) {
+		if err := g.enterSender(id, &c); err != nil {
+			return err
+		}
+	}
+	if err := list.Err(); err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	return nil
+}
+
+func (g *Guard) forgetSender(id topology.CgroupID) error {
+	if err := g.senders.Delete(mark(id)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("forget mark of cgroup: %w", err)
+	}
+	return nil
 }
 
 // steerKeys are the container's IPv6 addresses, whose packets go to its IPv4
@@ -106,7 +146,8 @@ func (g *Guard) forgetSteers(c *guardContainer) error {
 }
 
 // Expel makes strangers of a cgroup's processes: they get no more sockets. Those
-// they have keep their identity. Gone already is success.
+// they have keep their identity, but from Linux 6.6 on send no more datagrams to
+// addresses of the network. Gone already is success.
 func (g *Guard) Expel(id topology.CgroupID) error {
 	var have guardContainer
 	err := g.containers.LookupAndDelete(id, &have)
@@ -114,7 +155,7 @@ func (g *Guard) Expel(id topology.CgroupID) error {
 		return nil
 	}
 	if err == nil {
-		err = g.forgetSteers(&have)
+		err = errors.Join(g.forgetSteers(&have), g.forgetSender(id))
 	}
 	if err != nil {
 		return &fault.Error{Op: "expel container", On: fmt.Sprint(id), Err: err, Fix: "run `particle doctor` on this host"}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +21,10 @@ const (
 	uplinkDevice   = "up0" // sources are rewritten there by nftables
 	branchDevices  = "pb"  // start of the names of links to containers with a namespace of their own
 )
+
+// deviceEgress is the program that packets pass on their way out. On lo they pass
+// one on their way in.
+const deviceEgress = "ping"
 
 func devicePin(netns uint64, device, program string) string {
 	return fmt.Sprintf("device-%d-%s-%s", netns, device, program)
@@ -46,7 +51,7 @@ func (g *Guard) equip(netns uint64, record *guardNetwork) error {
 	if g.device == nil {
 		return nil
 	}
-	for n, name := range []string{loopbackDevice, overlayDevice} {
+	for _, name := range []string{loopbackDevice, overlayDevice} {
 		index, err := deviceIndex(name)
 		if err != nil {
 			return err
@@ -54,21 +59,18 @@ func (g *Guard) equip(netns uint64, record *guardNetwork) error {
 		if index == 0 {
 			continue
 		}
-		err = g.equipDevice(netns, name, index)
-		if errors.Is(err, ebpf.ErrNotSupported) {
-			g.lack(deviceDuty, err, deviceRemedy)
-			return nil
-		}
-		if err != nil {
+		if err := g.equipDevice(netns, name, index); err != nil {
 			return err
 		}
-		record.Mended[n] = uint32(index)
 	}
 	return g.equipBranches(netns)
 }
 
 func (g *Guard) equipDevice(netns uint64, name string, index int) error {
 	for program, prog := range g.device.Programs {
+		if name == loopbackDevice && program == deviceEgress {
+			continue
+		}
 		attach := func() (link.Link, error) {
 			return link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: g.device.attachType(program)})
 		}
@@ -81,7 +83,20 @@ func (g *Guard) equipDevice(netns uint64, name string, index int) error {
 			return err
 		}
 	}
+	if name == loopbackDevice { // where other versions had it
+		return g.unpin(devicePin(netns, name, deviceEgress))
+	}
 	return nil
+}
+
+// attachable reports whether the kernel lets programs hang on devices, by asking
+// for one that does not exist.
+func (p *part) attachable() error {
+	_, err := link.AttachTCX(link.TCXOptions{Interface: math.MaxInt32, Program: p.Programs[deviceEgress], Attach: p.attachType(deviceEgress)})
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
 }
 
 // deviceIndex is 0 where there is no such device. It asks for the one: net.Interfaces

@@ -14,6 +14,7 @@
 //	network ──Protect──> networks    cookie         -> id, devices
 //	container ─Admit───> containers  cgroup id      -> cookie, addresses, counters
 //	                     steers      cookie, IPv6   -> IPv4 of servers for both
+//	                     senders     mark           -> whose datagrams have it
 //	socket ──(kernel)──> sockets     socket         -> whose it is
 //	                     depths      of containers in the hierarchy of cgroups
 //	verdict ─(kernel)──> totals      verdict        -> how often
@@ -34,7 +35,7 @@
 //
 //   - A wildcard bind becomes one to the own address; getsockname still tells the
 //     wildcard. [::] for both families is bound to the IPv4 address, and packets
-//     to the IPv6 address are handed to it where they come in (tcx on lo and vx0).
+//     to the IPv6 address are handed to it where they come in (tcx on devices).
 //     The sk_lookup hook would be the place, but the maps it takes sockets from
 //     do not take MPTCP's, which Go listens with (Linux 6.18, "mptcp: Disallow
 //     MPTCP subflows from sockmap").
@@ -45,8 +46,15 @@
 //     network without IPv4 (IPv6) the loopback address stands for the wildcard of
 //     that family.
 //   - Whatever leaves or comes in under another address is dropped: ports that
-//     the kernel chose for all addresses, forged sources. On the uplink sources
-//     are rewritten before the programs see them, so all may leave there.
+//     the kernel chose for all addresses (cgroup_skb/ingress), forged sources.
+//     Sockets for ping choose sources without asking a hook; what the hooks chose
+//     for others is checked once more. Sockets other than TCP's have a mark
+//     (SO_MARK) that tells their container, and their packets carry it over lo:
+//     so one program for each packet that lo takes in (tcx) compares sources,
+//     sets those of echo requests right, and steers. Other devices compare on
+//     the way out. On the uplink sources are rewritten before, so all may leave
+//     there. Only CAP_NET_ADMIN and CAP_NET_RAW can change a mark. Before Linux
+//     6.6 forged sources are dropped at the cgroup (cgroup_skb/egress).
 //   - Abstract unix sockets of others refuse connections and datagrams. The hook
 //     knows only the name: the program finds the socket in the kernel's table as
 //     the kernel does (bpf/unix.c). The security module's hooks would know the

@@ -5,3 +5,12 @@ func Before615(opts Options) Options {
 	opts.before615 = true
 	return opts
 }
+
+// Before66 makes a guard do without programs on devices, too.
+func Before66(opts Options) Options {
+	opts.before66 = true
+	return Before615(opts)
+}
+
+// IsBefore66 tells such a guard.
+func IsBefore66(opts Options) bool { return opts.before66 }

@@ -24,7 +24,7 @@ type Options struct {
 	Cgroups string
 	Spaces  Spaces
 
-	before615 bool // act as on Linux 6.14 and older, for tests
+	before615, before66 bool // act as on older kernels, for tests
 }
 
 // Spaces finds tenant namespaces. Within runs fn on a thread inside one.
@@ -45,6 +45,7 @@ type Guard struct {
 	unix                                 *part // hooks of cgroups for unix sockets; nil if the kernel lacks what it takes
 	device                               *part // of devices; likewise
 	networks, containers, steers, totals *ebpf.Map
+	senders                              *ebpf.Map
 
 	// branches are the links equipped by this process: ifindexes by name, by the
 	// namespace's cookie. The lock of the pins guards it.
@@ -99,6 +100,9 @@ func (g *Guard) open(ctx context.Context) error {
 		return err
 	}
 	if err := g.readNetworks(); err != nil {
+		return err
+	}
+	if err := g.enterSenders(); err != nil {
 		return err
 	}
 	return g.takeOver()

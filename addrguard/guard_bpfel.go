@@ -38,7 +38,27 @@ type guardNetwork struct {
 	_      structs.HostLayout
 	Id     [64]uint8
 	Uplink uint32
-	Mended [3]uint32
+	Pad    [3]uint32
+}
+
+type guardSender struct {
+	_      structs.HostLayout
+	Cgroup uint64
+	Face   struct {
+		_   structs.HostLayout
+		Ip6 struct {
+			_    structs.HostLayout
+			Word [4]uint32
+		}
+		Lo6 struct {
+			_    structs.HostLayout
+			Word [4]uint32
+		}
+		Ip4   uint32
+		Lo4   uint32
+		Flags uint32
+		Slot  uint32
+	}
 }
 
 type guardSteerKey struct {
@@ -74,6 +94,7 @@ const (
 	guardMapContainers    = "containers"
 	guardMapDepths        = "depths"
 	guardMapNetworks      = "networks"
+	guardMapSenders       = "senders"
 	guardMapSockets       = "sockets"
 	guardMapSteers        = "steers"
 	guardMapTotals        = "totals"
@@ -163,6 +184,7 @@ type guardMapSpecs struct {
 	Containers *ebpf.MapSpec `ebpf:"containers"`
 	Depths     *ebpf.MapSpec `ebpf:"depths"`
 	Networks   *ebpf.MapSpec `ebpf:"networks"`
+	Senders    *ebpf.MapSpec `ebpf:"senders"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Steers     *ebpf.MapSpec `ebpf:"steers"`
 	Totals     *ebpf.MapSpec `ebpf:"totals"`
@@ -200,6 +222,7 @@ type guardMaps struct {
 	Containers *ebpf.Map `ebpf:"containers"`
 	Depths     *ebpf.Map `ebpf:"depths"`
 	Networks   *ebpf.Map `ebpf:"networks"`
+	Senders    *ebpf.Map `ebpf:"senders"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Steers     *ebpf.Map `ebpf:"steers"`
 	Totals     *ebpf.Map `ebpf:"totals"`
@@ -210,6 +233,7 @@ func (m *guardMaps) Close() error {
 		m.Containers,
 		m.Depths,
 		m.Networks,
+		m.Senders,
 		m.Sockets,
 		m.Steers,
 		m.Totals,

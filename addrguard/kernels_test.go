@@ -33,11 +33,11 @@ func devicesSince(t testing.TB) bool { t.Helper(); return since(t, 6, 6) }
 func unixSince(t testing.TB) bool    { t.Helper(); return since(t, 6, 7) }
 
 // checkLacks fails a guard that does without more than its kernel lacks, or that
-// does not say so.
-func checkLacks(t testing.TB, lacks []error) {
+// does not say so; devices tells whether there are programs on them.
+func checkLacks(t testing.TB, lacks []error, devices bool) {
 	t.Helper()
 	want := map[string]bool{}
-	if !devicesSince(t) {
+	if !devices {
 		want["use Linux 6.6 or later"] = true
 	}
 	if !unixSince(t) {

@@ -15,8 +15,9 @@ import (
 
 // Protect makes the guard strict in a network's namespace: whoever was not
 // admitted gets EPERM for a socket. It may be called again, and must be when the
-// namespace got another device: packets by the uplink pass from then on. For one
-// branch more ProtectBranch is enough.
+// namespace got another device: sources are checked there from then on, and answers
+// to echo requests by the uplink come in. For one branch more ProtectBranch is
+// enough.
 func (g *Guard) Protect(ctx context.Context, id topology.NetworkID) error {
 	unlock, err := g.lock(ctx)
 	if err == nil {
@@ -57,7 +58,8 @@ func (g *Guard) protect(id topology.NetworkID) error {
 	return nil
 }
 
-// Unprotect ends what Protect began. Sockets that are open stay guarded. Gone
+// Unprotect ends what Protect began. Sockets that are open stay guarded, but for
+// what they send to addresses of the network. Gone
 // already is success, and the namespace need not exist any more.
 func (g *Guard) Unprotect(ctx context.Context, id topology.NetworkID) error {
 	unlock, err := g.lock(ctx)

@@ -1,9 +1,14 @@
 package addrguard_test
 
 import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/particle-net/particle/addrguard"
 )
 
 // autobound is a socket whose port the kernel chose for all addresses, without
@@ -134,14 +139,92 @@ func TestRefusedSockets(t *testing.T) {
 			t.Errorf("socket(%d, %d, %d): %v, want %v", c.family, c.kind, c.proto, err, c.err)
 		}
 	}
+}
+
+// What no hook on calls has seen is dropped on its way: at the device, or where
+// that has no programs, at the cgroup.
+func TestForgedPackets(t *testing.T) {
+	t.Parallel()
+	now := map[bool]unix.Errno{false: unix.EPERM}[devicesSince(t)]
+	t.Run("now", func(t *testing.T) { t.Parallel(); forgePackets(t, newHost(t), now) })
+	t.Run("before 6.6", func(t *testing.T) { t.Parallel(); forgePackets(t, newHost(t, addrguard.Before66), unix.EPERM) })
+}
+
+func forgePackets(t *testing.T, h *host, want unix.Errno) {
+	network := h.network(1, v4|v6)
+	a := h.box(network, 1, v4|v6)
 	id := identityOf(network, 2, v4|v6)
 	id.Raw = true
 	h.cgroup(h.top + "/raw")
 	raw := h.admitted(h.top+"/raw", id)
-	s := sock{raw, raw.must(Call{Name: "socket", Family: unix.AF_INET, Type: unix.SOCK_RAW, Proto: unix.IPPROTO_UDP}).N}
-	expect(t, "a forged packet", s.do(Call{Name: "setsockopt", FD: s.fd, Proto: unix.IPPROTO_IP, Opt: unix.IP_HDRINCL, Value: 1}).Err, 0)
-	forged := []byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 10, 77, 0, 3, 10, 77, 0, 1}
-	expect(t, "a forged packet", s.send("10.77.0.1:0", string(forged)), unix.EPERM)
+	for _, c := range []struct {
+		family, level, option int
+		to                    string
+		forged                []string
+		own                   string
+	}{
+		{unix.AF_INET, unix.IPPROTO_IP, unix.IP_HDRINCL, "10.77.0.1", []string{"10.77.0.3", "10.77.0.1", "8.8.8.8", "127.0.2.1"}, "10.77.0.2"},
+		{unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_HDRINCL, "fd00:77::1", []string{"fd00:77::3", "fd00:77::1", "2001:db8::1", "::1"}, "fd00:77::2"},
+	} {
+		server := a.bound(udp, join(c.to, 53))
+		s := raw.socket(c.family, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		s.must(Call{Name: "setsockopt", FD: s.fd, Proto: c.level, Opt: c.option, Value: 1})
+		for _, from := range c.forged {
+			expect(t, "a packet from "+from, s.send(join(c.to, 0), rawDatagram(from, c.to)), want)
+		}
+		expect(t, "a packet from "+c.own, s.send(join(c.to, 0), rawDatagram(c.own, c.to)), 0)
+		_, from := server.received("a packet from " + c.own)
+		expect(t, "the source of what arrives first", ipOf(t, from), c.own)
+	}
+	n, err := h.Counters(raw.id)
+	if err != nil || n.EgressDropped != 8 {
+		t.Errorf("counters %+v, %v; want 8 packets dropped", n, err)
+	}
+	_, errno := pinger(raw, unix.AF_INET).echo("10.77.0.1:0")
+	expect(t, "ping", errno, want)
+}
+
+// rawDatagram is one without text to port 53, with its headers.
+func rawDatagram(from, to string) string {
+	src, dst := netip.MustParseAddr(from), netip.MustParseAddr(to)
+	ports := []byte{0, 53, 0, 53, 0, 8, 0, 0}
+	if src.Is4() { // the kernel fills in length and checksum; UDP does without
+		return string(slices.Concat([]byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}, src.AsSlice(), dst.AsSlice(), ports))
+	}
+	head := slices.Concat([]byte{0x60, 0, 0, 0, 0, 8, unix.IPPROTO_UDP, 64}, src.AsSlice(), dst.AsSlice())
+	sum := uint32(unix.IPPROTO_UDP + 8) // of the pseudo header
+	for _, part := range [][]byte{head[8:], ports} {
+		for i := 0; i < len(part); i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(part[i:]))
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(ports[6:], ^uint16(sum))
+	return string(slices.Concat(head, ports))
+}
+
+// Where devices check what leaves, datagrams of a container that was expelled reach
+// nobody until it is admitted again.
+func TestExpelledSendNothing(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4|v6)
+	a, b := h.box(network, 1, v4|v6), h.box(network, 2, v4|v6)
+	for family, to := range map[int]string{unix.AF_INET: "10.77.0.1:53", unix.AF_INET6: "[fd00:77::1]:53"} {
+		server, s := a.bound(udp, to), b.socket(family, udp)
+		if err := h.Expel(b.id); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "send", s.send(to, "expelled"), 0)
+		if _, err := h.Admit(t.Context(), b.cgroup, identityOf(network, 2, v4|v6)); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "send", s.send(to, "admitted"), 0)
+		text, _ := server.received("what arrives")
+		expect(t, "what arrives first", text, map[bool]string{true: "admitted", false: "expelled"}[devicesSince(t)])
+	}
 }
 
 // spacesErr is what the kernel answers without the guard, which is not asked

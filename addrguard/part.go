@@ -87,8 +87,9 @@ func (g *Guard) load() error {
 	}
 	g.networks, g.containers = g.core.Maps[guardMapNetworks], g.core.Maps[guardMapContainers]
 	g.steers, g.totals = g.core.Maps[guardMapSteers], g.core.Maps[guardMapTotals]
-	if g.device, err = g.loadPart(loadDevice, g.core.Maps); err != nil {
-		g.lack(deviceDuty, err, deviceRemedy)
+	g.senders = g.core.Maps[guardMapSenders]
+	if g.device, err = g.loadDevice(); err != nil {
+		g.lack(deviceDuty, err, "use Linux 6.6 or later")
 	}
 	if g.unix, err = g.loadPart(loadUnix, g.core.Maps); err != nil {
 		g.lack("keep abstract unix sockets apart", err, "use Linux 6.7 or later")
@@ -96,11 +97,24 @@ func (g *Guard) load() error {
 	return nil
 }
 
-// What the programs of devices are for, and which kernels take them.
-const (
-	deviceDuty   = "set right the source of echo requests and steer IPv6 to sockets for both families"
-	deviceRemedy = "use Linux 6.6 or later"
-)
+// deviceDuty is what nobody does without the programs of devices. The check of
+// sources, which they do as well, is then the anchors' (runs).
+const deviceDuty = "set right the source of echo requests and steer IPv6 to sockets for both families"
+
+func (g *Guard) loadDevice() (*part, error) {
+	if g.opts.before66 {
+		return nil, ebpf.ErrNotSupported
+	}
+	p, err := g.loadPart(loadDevice, g.core.Maps)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.attachable(); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
 
 func (g *Guard) lack(what string, err error, fix string) {
 	g.mu.Lock()

@@ -62,7 +62,7 @@ func elsewhere(kind string, fn func(dir string) error) (err error) {
 	return fn(dir)
 }
 
-// tryAttach attaches every program to an empty cgroup, and to lo.
+// tryAttach attaches every program to an empty cgroup.
 func (g *Guard) tryAttach() error {
 	return elsewhere("cgroup2", func(root string) (err error) {
 		path, err := os.MkdirTemp(root, "particle-probe-")
@@ -87,23 +87,6 @@ func (g *Guard) tryAttach() error {
 				_ = made.Close()
 			}
 		}
-		return g.tryDevice()
-	})
-}
-
-// tryDevice attaches the programs for devices to lo, where without an entry for
-// its namespace they let everything pass.
-func (g *Guard) tryDevice() error {
-	if g.device == nil {
 		return nil
-	}
-	for name, prog := range g.device.Programs {
-		made, err := link.AttachTCX(link.TCXOptions{Interface: 1, Program: prog, Attach: g.device.attachType(name)})
-		if err != nil {
-			g.lack(deviceDuty, err, deviceRemedy)
-			return nil
-		}
-		_ = made.Close()
-	}
-	return nil
+	})
 }

@@ -25,7 +25,7 @@ func TestProbe(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		checkLacks(t, lacks)
+		checkLacks(t, lacks, devicesSince(t))
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)

@@ -89,6 +89,10 @@ func TestTakeOver(t *testing.T) {
 		}
 		expect(t, "nobody holds it", b.confined("10.77.0.2"), true)
 		expect(t, "a stranger", h.start(h.top, h.spaces[network]).refused(), unix.EPERM)
+		// As if the version before had not known of marks.
+		if err := os.Remove(filepath.Join(h.opts.Pins, "layout-1", "senders")); err != nil {
+			t.Fatal(err)
+		}
 		h.open()
 		after := h.programs()
 		expect(t, "links", len(after), len(before))
@@ -119,13 +123,31 @@ func TestTakeOver(t *testing.T) {
 	expect(t, "after Unprotect", b.canBind("10.77.0.1"), true)
 }
 
+// pinAs pins a link under a name with program replaced instead, if it is one of that
+// program.
+func (h *host) pinAs(name, program, other string) {
+	h.t.Helper()
+	rest, ok := strings.CutSuffix(name, "-"+program)
+	if !ok {
+		return
+	}
+	dir := filepath.Join(h.opts.Pins, "layout-1")
+	pinned, err := link.LoadPinnedLink(filepath.Join(dir, name), nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer pinned.Close()
+	if err := pinned.Pin(filepath.Join(dir, rest+"-"+other)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // What hangs on nothing any more, and what this version does not know, goes.
 func TestTakeOverClears(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	network := h.network(1, v4)
 	a := h.box(network, 1, v4)
-	dir := filepath.Join(h.opts.Pins, "layout-1")
 	gone := h.top + "gone"
 	if err := os.Mkdir(h.opts.Cgroups+gone, 0o755); err != nil {
 		t.Fatal(err)
@@ -136,15 +158,12 @@ func TestTakeOverClears(t *testing.T) {
 	}
 	want := h.programs()
 	for name := range want {
-		if strings.Contains(name, "bind4") && !strings.Contains(name, cgroupName(id)) {
-			old, err := link.LoadPinnedLink(filepath.Join(dir, name), nil)
-			if err != nil {
-				t.Fatal(err)
+		if !strings.Contains(name, cgroupName(id)) {
+			h.pinAs(name, "bind4", "forgotten")
+			if devicesSince(t) {
+				h.pinAs(name, "bind6", "egress") // devices do its work
 			}
-			if err := old.Pin(filepath.Join(dir, strings.Replace(name, "bind4", "forgotten", 1))); err != nil {
-				t.Fatal(err)
-			}
-			_ = old.Close()
+			h.pinAs(name, "lo-steer", "lo-ping")
 		}
 		if strings.Contains(name, cgroupName(id)) {
 			delete(want, name)
@@ -157,6 +176,9 @@ func TestTakeOverClears(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.open()
+	if err := h.Protect(t.Context(), network); err != nil {
+		t.Fatal(err)
+	}
 	have := h.programs()
 	for name := range have {
 		if _, ok := want[name]; !ok {

@@ -19,6 +19,7 @@ const (
 	unixMapContainers   = "containers"
 	unixMapDepths       = "depths"
 	unixMapNetworks     = "networks"
+	unixMapSenders      = "senders"
 	unixMapSockets      = "sockets"
 	unixMapSteers       = "steers"
 	unixMapTotals       = "totals"
@@ -80,6 +81,7 @@ type unixMapSpecs struct {
 	Containers *ebpf.MapSpec `ebpf:"containers"`
 	Depths     *ebpf.MapSpec `ebpf:"depths"`
 	Networks   *ebpf.MapSpec `ebpf:"networks"`
+	Senders    *ebpf.MapSpec `ebpf:"senders"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Steers     *ebpf.MapSpec `ebpf:"steers"`
 	Totals     *ebpf.MapSpec `ebpf:"totals"`
@@ -115,6 +117,7 @@ type unixMaps struct {
 	Containers *ebpf.Map `ebpf:"containers"`
 	Depths     *ebpf.Map `ebpf:"depths"`
 	Networks   *ebpf.Map `ebpf:"networks"`
+	Senders    *ebpf.Map `ebpf:"senders"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Steers     *ebpf.Map `ebpf:"steers"`
 	Totals     *ebpf.Map `ebpf:"totals"`
@@ -125,6 +128,7 @@ func (m *unixMaps) Close() error {
 		m.Containers,
 		m.Depths,
 		m.Networks,
+		m.Senders,
 		m.Sockets,
 		m.Steers,
 		m.Totals,

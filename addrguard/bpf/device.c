@@ -1,10 +1,10 @@
-/* The programs attached to devices of a protected namespace: lo and the overlay's
- * (tcx, Linux 6.6). */
+/* The programs attached to devices of a protected namespace: lo, the overlay's and
+ * those that lead to containers with a namespace of their own (tcx, Linux 6.6). */
 #include "maker.h"
-#include "packet.h"
+#include "source.h"
 
 #define ETH_HLEN 14
-#define TCX_NEXT -1
+enum { TCX_NEXT = -1, TCX_DROP = 2 };
 #define NEXT_FRAGMENT 44
 
 /* Sets the source of an IPv4 packet, which the checksum of ICMP leaves out. */
@@ -42,21 +42,27 @@ static __always_inline int resource6(struct __sk_buff *skb, __u32 checksum, stru
 	return err ? err : bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6, saddr), to, sizeof(*to), 0);
 }
 
-static __always_inline bool mend4(struct __sk_buff *skb, const struct face *f)
+/* Whether a packet may go on. The source of an echo request is set right: a socket
+ * for ping that is not connected passes no hook that could choose it, and the
+ * kernel takes the destination's, or any. */
+static __always_inline bool passes4(struct __sk_buff *skb, const struct sender *s)
 {
+	const struct face *f = &s->face;
 	struct ipv4 ip;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.protocol != IPPROTO_ICMP)
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return false;
-	if (ip.saddr == f->ip4 || (named_loop4(ip.saddr) && named_loop4(ip.daddr)))
+	if (own_source4(f, &ip) || named_echo4(&ip))
+		return true;
+	if (ip.protocol != IPPROTO_ICMP || is_loop4(ip.daddr) || resource4(skb, ip.saddr, f->ip4))
 		return false;
-	if (own_loop4(f, ip.saddr) && (ip.daddr == f->ip4 || own_loop4(f, ip.daddr)))
-		return false;
-	return !resource4(skb, ip.saddr, f->ip4);
+	count_for(s->cgroup, PING_REWRITTEN);
+	return true;
 }
 
-static __always_inline bool mend6(struct __sk_buff *skb, const struct face *f)
+static __always_inline bool passes6(struct __sk_buff *skb, const struct sender *s)
 {
+	const struct face *f = &s->face;
 	struct in6 own = f->ip6;
 	__u32 checksum;
 	struct ipv6 ip;
@@ -64,34 +70,58 @@ static __always_inline bool mend6(struct __sk_buff *skb, const struct face *f)
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return false;
+	if (own_source6(f, &ip))
+		return true;
 	checksum = icmp6_checksum(skb, ip.next, &icmp);
-	if (!icmp || same6(&ip.saddr, &own) || (one6(&ip.saddr) && one6(&ip.daddr)))
+	if (named_echo6(&ip.saddr, &ip.daddr, icmp))
+		return true;
+	if (!icmp || is_loop6(&ip.daddr) || resource6(skb, checksum, &ip.saddr, &own))
 		return false;
-	if (same6(&ip.saddr, &f->lo6) && (same6(&ip.daddr, &own) || same6(&ip.daddr, &f->lo6)))
-		return false;
-	return !resource6(skb, checksum, &ip.saddr, &own);
+	count_for(s->cgroup, PING_REWRITTEN);
+	return true;
 }
 
-/* An echo request of a socket that is not connected passes no hook that could
- * choose its source: the kernel takes the destination's, or any. */
+/* The common case. What the others take is apart, and costs it nothing. */
+static __always_inline bool is_plain(struct __sk_buff *skb, const struct face *f)
+{
+	struct ipv4 *ip = (void *)(long)skb->data + ETH_HLEN;
+
+	return skb->protocol == bpf_htons(ETH_P_IP) && (void *)(ip + 1) <= (void *)(long)skb->data_end && ip->saddr == f->ip4 &&
+	       !is_loop4(ip->daddr);
+}
+
+static __noinline bool examine(struct __sk_buff *skb, const struct sender *s)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP) ? passes4(skb, s) : passes6(skb, s))
+		return true;
+	count_for(s->cgroup, EGRESS_DROPPED);
+	return false;
+}
+
+/* Whether a packet comes from its container's address. Those without a mark are of
+ * the kernel's own sockets, of connections, and of who is no container. */
+static __always_inline bool passes(struct __sk_buff *skb)
+{
+	__u32 mark = skb->mark;
+	struct sender *s;
+
+	if (!mark)
+		return true;
+	s = bpf_map_lookup_elem(&senders, &mark);
+	if (s)
+		return is_plain(skb, &s->face) || examine(skb, s);
+	count_total(EGRESS_DROPPED); /* its container was expelled */
+	return false;
+}
+
+/* On all devices that lead to others but the uplink, where sources are rewritten
+ * before. What goes over lo is seen where it comes in. */
 SEC("tcx/egress")
 int ping(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
-	bool mended = false;
-	struct owner *o;
-
-	if (!sk)
-		return TCX_NEXT;
-	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!o || o->face.flags & EXEMPT)
-		return TCX_NEXT;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		mended = mend4(skb, &o->face);
-	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		mended = mend6(skb, &o->face);
-	if (mended)
-		count_for(o->cgroup, PING_REWRITTEN);
+	if (!passes(skb))
+		return TCX_DROP;
+	skb->mark = 0; /* means nothing elsewhere */
 	return TCX_NEXT;
 }
 
@@ -133,8 +163,7 @@ static __always_inline __u64 netns_of_device(struct __sk_buff *skb)
 
 /* A socket for both families is bound to the container's IPv4 address. What comes
  * for the IPv6 address is handed to it. */
-SEC("tcx/ingress")
-int steer(struct __sk_buff *skb)
+static __noinline int hand_over(struct __sk_buff *skb)
 {
 	struct bpf_sock_tuple tuple = {}, face = {};
 	struct steer_key key = {};
@@ -145,20 +174,20 @@ int steer(struct __sk_buff *skb)
 	bool stream;
 	__be32 *ip4;
 
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
-		return TCX_NEXT;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return 0;
 	if (ip.next != IPPROTO_TCP && ip.next != IPPROTO_UDP)
-		return TCX_NEXT;
+		return 0;
 	stream = ip.next == IPPROTO_TCP;
 	key.netns = netns_of_device(skb);
 	key.ip6 = ip.daddr;
 	ip4 = bpf_map_lookup_elem(&steers, &key);
 	if (!ip4)
-		return TCX_NEXT;
+		return 0;
 	__builtin_memcpy(tuple.ipv6.saddr, &ip.saddr, sizeof(ip.saddr));
 	__builtin_memcpy(tuple.ipv6.daddr, &ip.daddr, sizeof(ip.daddr));
 	if (bpf_skb_load_bytes(skb, at, &tuple.ipv6.sport, 4) || is_met(skb, stream, &tuple))
-		return TCX_NEXT;
+		return 0;
 	face.ipv4.daddr = *ip4;
 	face.ipv4.dport = tuple.ipv6.dport;
 	if (stream)
@@ -166,11 +195,22 @@ int steer(struct __sk_buff *skb)
 	else
 		sk = bpf_sk_lookup_udp(skb, &face, sizeof(face.ipv4), BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
-		return TCX_NEXT;
+		return 0;
 	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (wildcard_of(sk, o) == WILDCARD && sk->family == AF_INET6 && !bpf_sk_assign(skb, sk, 0))
 		count_steered(sk, o, key.netns);
 	bpf_sk_release(sk);
+	return 0;
+}
+
+/* The mark tells who has sent a packet over lo; elsewhere none arrives with one. */
+SEC("tcx/ingress")
+int steer(struct __sk_buff *skb)
+{
+	if (!passes(skb))
+		return TCX_DROP;
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		hand_over(skb);
 	return TCX_NEXT;
 }
 

@@ -51,7 +51,10 @@ int sock_create(struct bpf_sock *sk)
 	error = refused(sk, s.face);
 	if (error)
 		return deny(&s, SOCKET_DENIED, error);
-	return sk->type == SOCK_STREAM || keep(sk, &s);
+	if (sk->type == SOCK_STREAM)
+		return 1;
+	sk->mark = s.cgroup;
+	return keep(sk, &s) != NULL;
 }
 
 char _license[] SEC("license") = "GPL";

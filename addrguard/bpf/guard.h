@@ -46,8 +46,8 @@ struct container {
 /* A protected namespace. */
 struct network {
 	__u8 id[64];
-	__u32 uplink;	 /* ifindex behind which sources are rewritten; or 0 */
-	__u32 mended[3]; /* the first is not 0 if devices set sources of echo requests right */
+	__u32 uplink; /* ifindex behind which sources are rewritten; or 0 */
+	__u32 pad[3];
 };
 
 enum { WILDCARD = 1, WILDCARD_MAPPED = 2, WILDCARDS = 3 };
@@ -69,6 +69,14 @@ struct owner {
  * programs find out themselves: where the hierarchy is seen from a cgroup
  * namespace, user space does not know how deep that is. */
 #define MAX_DEPTH 24
+
+/* Who a packet of a datagram's socket is from. The socket is marked with the lower
+ * half of its container's key, which is unique among the cgroups of a host, and
+ * packets keep the mark until they leave the namespace, on their way over lo too. */
+struct sender {
+	__u64 cgroup;
+	struct face face;
+};
 
 /* What a v6 address leads to where nothing listens on it. */
 struct steer_key {
@@ -93,6 +101,15 @@ struct {
 	__type(key, __u64); /* cgroup id */
 	__type(value, struct container);
 } containers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32); /* mark */
+	__type(value, struct sender);
+} senders SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
