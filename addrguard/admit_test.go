@@ -196,6 +196,34 @@ func TestAdmitted(t *testing.T) {
 	}
 }
 
+// A container that has its host's addresses (--network container:X) leaves them to
+// it when it goes, whichever process admitted the two.
+func TestGuestLeavesItsHostsAddresses(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4|v6)
+	a, b := h.box(network, 1, v4|v6), h.box(network, 2, v4|v6)
+	s := a.listening("[::]:80")
+	for path, again := range map[string]func(){"/guest": func() {}, "/guest-of-another": h.open} {
+		h.cgroup(h.top + path)
+		guest := h.admitted(h.top+path, identityOf(network, 1, v4|v6))
+		again()
+		if err := h.Expel(guest.id); err != nil {
+			t.Fatal(err)
+		}
+		if !unmet(t, b, "[fd00:77::1]:80") {
+			dial(t, b, s, "[fd00:77::1]:80")
+		}
+		if !unmet(t, a, "[::1]:80") {
+			dial(t, a, s, "[::1]:80")
+		}
+	}
+	if err := h.Expel(a.id); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "the address of nobody", b.socket(unix.AF_INET6, tcp).connect("[fd00:77::1]:80"), unix.ECONNREFUSED)
+}
+
 // Another identity is that of sockets made from then on; nothing leads to the
 // addresses from before.
 func TestAdmitAgain(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -63,22 +62,22 @@ func (g *Guard) admit(ctx context.Context, cgroup string, want guardContainer) (
 	if err != nil {
 		return 0, err
 	}
+	g.steering.Lock()
+	defer g.steering.Unlock()
 	var have guardContainer
 	err = g.containers.Lookup(id, &have)
 	switch {
 	case err == nil && have.Netns == want.Netns && have.Face == want.Face:
 		return id, nil
 	case err == nil:
-		if err := g.forgetSteers(&have); err != nil {
+		if err := g.forgetSteers(id, &have); err != nil {
 			return 0, err
 		}
 	case !errors.Is(err, ebpf.ErrKeyNotExist):
 		return 0, fmt.Errorf("look up cgroup: %w", err)
 	}
-	for _, key := range steerKeys(&want) {
-		if err := g.steers.Put(key, want.Face.Ip4); err != nil {
-			return 0, fmt.Errorf("steer IPv6: %w", err)
-		}
+	if err := g.enterSteers(id, &want); err != nil {
+		return 0, err
 	}
 	if err := g.enterSender(id, &want); err != nil {
 		return 0, err
@@ -103,12 +102,16 @@ func (g *Guard) enterSender(id topology.CgroupID, c *guardContainer) error {
 	return nil
 }
 
-// enterSenders does so for all who are admitted: an earlier version may not have.
-func (g *Guard) enterSenders() error {
+// takeStock follows what an earlier process has admitted: its version may not have
+// known marks.
+func (g *Guard) takeStock() error {
+	g.steering.Lock()
+	defer g.steering.Unlock()
 	var id topology.CgroupID
 	var c guardContainer
 	list := g.containers.Iterate()
 	for list.Next(&id, &c) {
+		g.steering.hold(id, &c)
 		if err := g.enterSender(id, &c); err != nil {
 			return err
 		}
@@ -126,36 +129,19 @@ func (g *Guard) forgetSender(id topology.CgroupID) error {
 	return nil
 }
 
-// steerKeys are the container's IPv6 addresses, whose packets go to its IPv4
-// address where only a socket for both families listens.
-func steerKeys(c *guardContainer) []guardSteerKey {
-	if c.Face.Flags&flagExempt != 0 {
-		return nil
-	}
-	keys := []guardSteerKey{{Netns: c.Netns, Ip6: c.Face.Lo6}, {Netns: c.Netns, Ip6: c.Face.Ip6}}
-	return slices.Compact(keys)
-}
-
-func (g *Guard) forgetSteers(c *guardContainer) error {
-	for _, key := range steerKeys(c) {
-		if err := g.steers.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("stop steering IPv6: %w", err)
-		}
-	}
-	return nil
-}
-
 // Expel makes strangers of a cgroup's processes: they get no more sockets. Those
 // they have keep their identity, but from Linux 6.6 on send no more datagrams to
 // addresses of the network. Gone already is success.
 func (g *Guard) Expel(id topology.CgroupID) error {
+	g.steering.Lock()
+	defer g.steering.Unlock()
 	var have guardContainer
 	err := g.containers.LookupAndDelete(id, &have)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = errors.Join(g.forgetSteers(&have), g.forgetSender(id))
+		err = errors.Join(g.forgetSteers(id, &have), g.forgetSender(id))
 	}
 	if err != nil {
 		return &fault.Error{Op: "expel container", On: fmt.Sprint(id), Err: err, Fix: "run `particle doctor` on this host"}

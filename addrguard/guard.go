@@ -51,6 +51,8 @@ type Guard struct {
 	// namespace's cookie. The lock of the pins guards it.
 	branches map[uint64]map[string]int
 
+	steering steering // its lock ranks after that of the pins
+
 	// mu guards what follows; it ranks after the lock of the pins.
 	mu      sync.RWMutex
 	anchors map[topology.CgroupID]bool    // programs attached
@@ -65,7 +67,7 @@ type Guard struct {
 // Causes are told by Probe.
 func Open(ctx context.Context, opts Options) (*Guard, error) {
 	g := &Guard{opts: opts, dir: filepath.Join(opts.Pins, layout),
-		branches: map[uint64]map[string]int{}, anchors: map[topology.CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
+		branches: map[uint64]map[string]int{}, steering: steering{holders: map[guardSteerKey]map[topology.CgroupID]bool{}}, anchors: map[topology.CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
 	if err := g.open(ctx); err != nil {
 		return nil, errors.Join(openError(opts, err), g.Close())
 	}
@@ -102,7 +104,7 @@ func (g *Guard) open(ctx context.Context) error {
 	if err := g.readNetworks(); err != nil {
 		return err
 	}
-	if err := g.enterSenders(); err != nil {
+	if err := g.takeStock(); err != nil {
 		return err
 	}
 	return g.takeOver()
