@@ -82,7 +82,12 @@ func readSettings(env func(string) string) (settings, error) {
 			return err
 		}},
 		{"PARTICLE_ETCD_USER", func(v string) error { s.etcdUser = v; return nil }},
-		{"PARTICLE_ENCRYPT", func(v string) (err error) { s.encryption, err = topology.ParseEncryption(v); return }},
+		{"PARTICLE_ENCRYPT", func(v string) (err error) {
+			if s.encryption, err = topology.ParseEncryption(v); err == nil && s.encryption != topology.Plain && s.etcd == "" {
+				err = fmt.Errorf("it is for hosts that use PARTICLE_ETCD; without, `particle cluster init --encrypt` makes a cluster that encrypts")
+			}
+			return err
+		}},
 	} {
 		if err := read(setting.name, setting.parse); err != nil {
 			return s, err

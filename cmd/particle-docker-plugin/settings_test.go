@@ -36,4 +36,8 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s=%s: %v", name, value, err)
 		}
 	}
+	env = map[string]string{"PARTICLE_ENCRYPT": "wireguard"}
+	if _, err := readSettings(get); err == nil || !strings.Contains(err.Error(), "cluster init --encrypt") {
+		t.Errorf("encryption without an etcd to agree by: %v", err)
+	}
 }
