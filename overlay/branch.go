@@ -105,7 +105,7 @@ func (h *Host) ApplyBranch(ctx context.Context, want topology.Branch) error {
 		err = h.ensureTrunk(&b)
 	}
 	if err == nil {
-		err = b.connect()
+		err = b.connect(ctx)
 	}
 	return uplinkError("connect container to network", want.Network, err)
 }
@@ -192,7 +192,7 @@ func (h *Host) ensureTrunk(b *branch) error {
 
 // connect makes the pair and sets up its ends. A pair that was made by a call
 // that fails goes again.
-func (b *branch) connect() error {
+func (b *branch) connect(ctx context.Context) error {
 	made, err := b.ensurePair()
 	if err != nil {
 		return err
@@ -201,6 +201,10 @@ func (b *branch) connect() error {
 		if err = step(); err != nil {
 			break
 		}
+	}
+	// Later a container may have routes that keep it waiting.
+	if err == nil && made && b.IPv6.IsValid() {
+		err = b.guest.awaitDelivery(ctx, b.IPv6)
 	}
 	if err != nil && made {
 		_, undo := b.tenant.remove(branchEnd(b.Endpoint))

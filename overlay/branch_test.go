@@ -107,6 +107,22 @@ func converse(t *testing.T, from, to place) {
 	}
 }
 
+// What a container asks first is answered, on however busy a host.
+func TestFirstAnswerToABranchArrives(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.apply(segment(1, 0, "", "10.9.0.0/24", "fd00:9::/64"), true)
+	server := openUDP(t, m.tenant(network(1)), netip.MustParseAddr("fd00:9::ff"))
+	for i := 2; i < 60; i++ {
+		own := m.branch(1, i)
+		client := openUDP(t, own.Namespace, own.IPv6)
+		client.send(server.LocalAddr().String(), "question")
+		server.send(server.want("question"), "answer")
+		client.want("answer")
+		m.detach(1, own.Endpoint)
+	}
+}
+
 // "To it, programs in the shared namespace that bind no source come from the
 // network's first address".
 func TestUnboundSenderReachesBranch(t *testing.T) {
