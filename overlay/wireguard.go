@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/wireguard"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -70,7 +71,7 @@ func (h *Host) CanEncrypt() error {
 // reports whether anything had to be changed. What it makes first is what keeps
 // packets from leaving in plain, and that stays where the rest fails. Cause:
 // ErrNoWireGuard.
-func (h *Host) ApplyWireGuard(ctx context.Context, w topology.WireGuard) (changed bool, err error) {
+func (h *Host) ApplyWireGuard(ctx context.Context, w wireguard.End) (changed bool, err error) {
 	const op = "encrypt between hosts"
 	if !topology.WireGuardRange.Contains(w.Address) || !w.Secret.Valid() || w.Port == 0 {
 		return false, &fault.Error{Op: op, On: w.Address.String(), Err: errors.New("address, key or port is missing"), Fix: "report this as a bug"}
@@ -124,7 +125,7 @@ func (h *Host) RemoveWireGuard(ctx context.Context) error {
 const wireGuardKind = "wireguard"
 
 // ensureWireGuard makes the device, which is down at first.
-func (n *namespace) ensureWireGuard(w topology.WireGuard) (link netlink.Link, changed bool, err error) {
+func (n *namespace) ensureWireGuard(w wireguard.End) (link netlink.Link, changed bool, err error) {
 	mtu := max(w.MTU, leastMTU)
 	if link, err = n.find(wireGuardName); err != nil {
 		return nil, false, err

@@ -12,6 +12,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/wireguard"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -47,7 +48,7 @@ func (h *Host) SetWireGuardPeers(ctx context.Context, peers []topology.WireGuard
 	h.tunnels.wanted = wanted
 	link, err := h.root.find(wireGuardName)
 	if err == nil && link != nil {
-		_, err = h.ensureTunnels(topology.WireGuard{})
+		_, err = h.ensureTunnels(wireguard.End{})
 	}
 	if err != nil {
 		return &fault.Error{Op: op, Err: err, Fix: "run `wg show " + wireGuardName + "` on this host"}
@@ -57,7 +58,7 @@ func (h *Host) SetWireGuardPeers(ctx context.Context, peers []topology.WireGuard
 
 // ensureTunnels gives the device its key and port, if w has any, and the wanted
 // peers.
-func (h *Host) ensureTunnels(w topology.WireGuard) (changed bool, err error) {
+func (h *Host) ensureTunnels(w wireguard.End) (changed bool, err error) {
 	err = enter(h.root.file, func() error {
 		client, err := wgctrl.New()
 		if err != nil {

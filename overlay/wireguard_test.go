@@ -14,6 +14,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/particle-net/particle/internal/netnstest"
+	"github.com/particle-net/particle/internal/wireguard"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
@@ -21,7 +22,7 @@ import (
 // secured is a machine of an encrypted cluster.
 type secured struct {
 	*machine
-	topology.WireGuard
+	wireguard.End
 	underlay netip.Addr
 	plain    topology.Underlay
 }
@@ -78,17 +79,17 @@ func refusesToEncrypt(t *testing.T) {
 }
 
 // wireGuard is the end of host i.
-func wireGuard(t *testing.T, i int) topology.WireGuard {
+func wireGuard(t *testing.T, i int) wireguard.End {
 	t.Helper()
 	addr, err := topology.WireGuardAddress(topology.NodeID(strings.Repeat(fmt.Sprintf("%02x", i), 16)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, err := topology.NewWireGuardSecret()
+	secret, err := wireguard.NewSecret()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return topology.WireGuard{Address: addr, Secret: secret, Port: 7793, MTU: 1420}
+	return wireguard.End{Address: addr, Secret: secret, Port: 7793, MTU: 1420}
 }
 
 // secure makes three machines on one switch, which know each other. format makes
@@ -99,7 +100,7 @@ func secure(t *testing.T, format string) (hosts [3]*secured, wire *tap) {
 	lan.Run("ip", "link", "add", "br0", "type", "bridge")
 	lan.Run("ip", "link", "set", "br0", "up")
 	for i := range hosts {
-		h := &secured{machine: newMachine(t, ""), WireGuard: wireGuard(t, i+1)}
+		h := &secured{machine: newMachine(t, ""), End: wireGuard(t, i+1)}
 		hosts[i] = h
 		addr := netip.MustParsePrefix(fmt.Sprintf(format, i+1))
 		h.underlay = addr.Addr()
@@ -122,7 +123,7 @@ func secure(t *testing.T, format string) (hosts [3]*secured, wire *tap) {
 
 func (h *secured) applyWireGuard(wantChange bool) {
 	h.t.Helper()
-	changed, err := h.ApplyWireGuard(h.t.Context(), h.WireGuard)
+	changed, err := h.ApplyWireGuard(h.t.Context(), h.End)
 	if err != nil || changed != wantChange {
 		h.t.Fatalf("ApplyWireGuard() = %v, %v, want %v", changed, err, wantChange)
 	}
@@ -275,7 +276,7 @@ func repairsWireGuard(t *testing.T) {
 		h.applyWireGuard(false)
 	}
 	h.restart() // by a plugin that does not know the peers yet
-	if changed, err := h.ApplyWireGuard(t.Context(), h.WireGuard); err != nil || changed || len(h.device().Peers) != 2 {
+	if changed, err := h.ApplyWireGuard(t.Context(), h.End); err != nil || changed || len(h.device().Peers) != 2 {
 		t.Errorf("after a restart: changed %v, %v, %d peers", changed, err, len(h.device().Peers))
 	}
 }

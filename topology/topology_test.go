@@ -1,7 +1,6 @@
 package topology_test
 
 import (
-	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -86,39 +85,6 @@ func TestWireGuardAddresses(t *testing.T) {
 	for _, bad := range []topology.NodeID{"", id[:30], "zz" + id[2:]} {
 		if got, err := topology.WireGuardAddress(bad); err == nil {
 			t.Errorf("WireGuardAddress(%q) = %s", bad, got)
-		}
-	}
-}
-
-func TestWireGuardKeys(t *testing.T) {
-	secret, err := topology.NewWireGuardSecret()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := topology.ParseWireGuardSecret(secret.Reveal())
-	if err != nil || again.Public() != secret.Public() || again.Bytes() != secret.Bytes() {
-		t.Errorf("the key is another when it was written and read: %v", err)
-	}
-	for _, text := range []string{fmt.Sprint(secret), fmt.Sprintf("%+v", secret), fmt.Sprintf("%#v", secret), fmt.Sprint(&secret)} {
-		if text != "(secret)" {
-			t.Errorf("a private key prints %s", text)
-		}
-	}
-	// RFC 7748 section 6.1
-	alice, err := topology.ParseWireGuardSecret("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=")
-	if want := "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="; err != nil || alice.Public().String() != want {
-		t.Errorf("public key %s, %v, want %s", alice.Public(), err, want)
-	}
-	var key topology.WireGuardKey
-	if err := key.UnmarshalText([]byte(alice.Public().String())); err != nil || key != alice.Public() {
-		t.Errorf("public key %s, %v", key, err)
-	}
-	for _, bad := range []string{"", "AAAA", alice.Public().String() + "AAAA", "!"} {
-		if err := key.UnmarshalText([]byte(bad)); err == nil {
-			t.Errorf("%q is taken for a key", bad)
-		}
-		if _, err := topology.ParseWireGuardSecret(bad); err == nil {
-			t.Errorf("%q is taken for a private key", bad)
 		}
 	}
 }

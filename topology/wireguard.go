@@ -1,8 +1,6 @@
 package topology
 
 import (
-	"crypto/ecdh"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -55,60 +53,13 @@ func (k WireGuardKey) String() string { return base64.StdEncoding.EncodeToString
 func (k WireGuardKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (k *WireGuardKey) UnmarshalText(text []byte) error { return parseKey(k[:], text) }
-
-func parseKey(to, text []byte) error {
+func (k *WireGuardKey) UnmarshalText(text []byte) error {
 	raw, err := base64.StdEncoding.Strict().DecodeString(string(text))
-	if err != nil || len(raw) != len(to) {
+	if err != nil || len(raw) != len(k) {
 		return fmt.Errorf("a WireGuard key is 32 bytes in base64")
 	}
-	copy(to, raw)
+	*k = WireGuardKey(raw)
 	return nil
-}
-
-// WireGuardSecret is a private key. It does not print.
-type WireGuardSecret struct{ key *ecdh.PrivateKey }
-
-// NewWireGuardSecret draws one.
-func NewWireGuardSecret() (WireGuardSecret, error) {
-	key, err := ecdh.X25519().GenerateKey(rand.Reader)
-	return WireGuardSecret{key}, err
-}
-
-// ParseWireGuardSecret reads what Reveal gave.
-func ParseWireGuardSecret(text string) (WireGuardSecret, error) {
-	var raw [32]byte
-	if err := parseKey(raw[:], []byte(text)); err != nil {
-		return WireGuardSecret{}, err
-	}
-	key, err := ecdh.X25519().NewPrivateKey(raw[:])
-	return WireGuardSecret{key}, err
-}
-
-// String keeps the key out of logs.
-func (s WireGuardSecret) String() string { return "(secret)" }
-
-// GoString does likewise.
-func (s WireGuardSecret) GoString() string { return s.String() }
-
-// Valid tells a key from none.
-func (s WireGuardSecret) Valid() bool { return s.key != nil }
-
-// Reveal is the key as `wg genkey` prints it.
-func (s WireGuardSecret) Reveal() string { return base64.StdEncoding.EncodeToString(s.key.Bytes()) }
-
-// Bytes are the key itself.
-func (s WireGuardSecret) Bytes() [32]byte { return [32]byte(s.key.Bytes()) }
-
-// Public is the key that others know the host by.
-func (s WireGuardSecret) Public() WireGuardKey { return WireGuardKey(s.key.PublicKey().Bytes()) }
-
-// WireGuard is this host's end of the tunnels to all others.
-type WireGuard struct {
-	Address netip.Addr // of WireGuardRange
-	Secret  WireGuardSecret
-	Port    uint16 // UDP
-	MTU     int    // bytes
 }
 
 // WireGuardPeer is another host's end.

@@ -23,6 +23,7 @@ import (
 	"github.com/particle-net/particle/internal/member"
 	"github.com/particle-net/particle/internal/membership"
 	"github.com/particle-net/particle/internal/store"
+	"github.com/particle-net/particle/internal/wireguard"
 	"github.com/particle-net/particle/ipam/pool"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
@@ -132,7 +133,7 @@ func (c *cluster) run(ctx context.Context) {
 func (c *cluster) connect(ctx context.Context, conn *membership.Connection) {
 	if conn == nil {
 		c.member.Disconnect()
-		c.under.encrypt(topology.WireGuardSecret{})
+		c.under.encrypt(wireguard.Secret{})
 		c.follow(ctx)
 		c.under.remove(ctx)
 		return

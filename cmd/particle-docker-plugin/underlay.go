@@ -8,6 +8,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/internal/wireguard"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
@@ -26,7 +27,7 @@ type underlay struct {
 	made    bool // WireGuard was what it should be
 
 	mu      sync.Mutex // guards what follows
-	secret  topology.WireGuardSecret
+	secret  wireguard.Secret
 	problem error
 }
 
@@ -38,7 +39,7 @@ type reach struct {
 }
 
 // encrypt has all VXLAN go by WireGuard from now on; with no key, in plain.
-func (u *underlay) encrypt(secret topology.WireGuardSecret) {
+func (u *underlay) encrypt(secret wireguard.Secret) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.secret = secret
@@ -77,7 +78,7 @@ func (u *underlay) look(ctx context.Context) (reach, error) {
 	if plain.VTEP.IsValid() {
 		r.end.Endpoint = netip.AddrPortFrom(plain.VTEP, u.wire)
 	}
-	changed, failed := u.plane.ApplyWireGuard(ctx, topology.WireGuard{Address: address, Secret: secret, Port: u.wire, MTU: r.MTU})
+	changed, failed := u.plane.ApplyWireGuard(ctx, wireguard.End{Address: address, Secret: secret, Port: u.wire, MTU: r.MTU})
 	r.repaired = changed && u.made
 	u.made = failed == nil
 	if failed != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/wireguard"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -25,22 +26,22 @@ func (p place) key() string { return filepath.Join(p.state, "wireguard.key") }
 // none. It is this host's for as long as it is in the cluster. Whether the kernel can
 // use it is not asked: a host that is in such a cluster stays in it, and sends
 // nothing in plain.
-func (p place) secret(e topology.Encryption) (topology.WireGuardSecret, error) {
+func (p place) secret(e topology.Encryption) (wireguard.Secret, error) {
 	if e == topology.Plain {
-		return topology.WireGuardSecret{}, nil
+		return wireguard.Secret{}, nil
 	}
 	text, err := os.ReadFile(p.key())
 	if err == nil {
-		secret, err := topology.ParseWireGuardSecret(string(text))
+		secret, err := wireguard.ParseSecret(string(text))
 		if err != nil {
 			return secret, &fault.Error{Op: "read this host's key", On: p.key(), Err: err, Fix: "remove the file and restart the plugin: another key is drawn, which the other hosts get to know"}
 		}
 		return secret, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return topology.WireGuardSecret{}, err
+		return wireguard.Secret{}, err
 	}
-	secret, err := topology.NewWireGuardSecret()
+	secret, err := wireguard.NewSecret()
 	if err != nil {
 		return secret, err
 	}

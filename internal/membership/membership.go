@@ -14,6 +14,7 @@ import (
 
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/wireguard"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -52,7 +53,7 @@ type Connection struct {
 	Password  string
 	// Encryption is the cluster's, and Secret this host's key for it.
 	Encryption topology.Encryption
-	Secret     topology.WireGuardSecret
+	Secret     wireguard.Secret
 }
 
 // Membership is what this host is in a cluster. It is safe for concurrent use.
@@ -77,10 +78,10 @@ type Membership struct {
 type current struct {
 	record   record
 	identity *identity
-	secret   topology.WireGuardSecret // in an encrypted cluster
-	server   *serving                 // nil on a host that does not serve the store
-	problem  error                    // why the cluster could not be asked lately
-	skew     error                    // this host's clock, if it is wrong
+	secret   wireguard.Secret // in an encrypted cluster
+	server   *serving         // nil on a host that does not serve the store
+	problem  error            // why the cluster could not be asked lately
+	skew     error            // this host's clock, if it is wrong
 	stop     context.CancelFunc
 	done     chan struct{}
 }
