@@ -88,8 +88,9 @@ check: ## formatting, vet, lint, tidy
 	$(GO) mod tidy -diff
 
 # Packages whose tests boot hosts or change a kernel; all others need no rights
-# beyond a user's, and a new one is among them without being named.
-KERNEL = overlay addrguard seccomp/filter internal/holder bench/network bench/overlay bench/start internal/lab internal/shim internal/install
+# beyond a user's, and a new one is among them without being named. Those that take
+# longest come first.
+KERNEL = internal/install internal/shim internal/lab addrguard overlay bench/start bench/network bench/overlay internal/holder seccomp/filter
 PRODUCT = integration integration/probe
 # Packages that are tested under other kernels than the machine's, too.
 STOCK = seccomp/filter internal/holder overlay addrguard
@@ -102,7 +103,7 @@ test-go: ## pure and wire tests, with the race detector
 
 .PHONY: test-kernel
 test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 2 -timeout 30m $(KERNEL:%=./%)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -timeout 30m $(KERNEL:%=./%)
 
 .PHONY: test-kernels
 test-kernels: packages build ## what touches the kernel under Debian's stock kernels, in virtual machines (KERNELS="6.1 6.12")
@@ -112,7 +113,7 @@ test-kernels: packages build ## what touches the kernel under Debian's stock ker
 
 .PHONY: test-integration
 test-integration: ## the product on both engines (root)
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -timeout 60m -parallel 3 $(PRODUCT:%=./%)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -timeout 60m -parallel 4 $(PRODUCT:%=./%)
 
 .PHONY: test-attack
 test-attack: ## one container against its neighbour, and what sockets do, on both engines (root)

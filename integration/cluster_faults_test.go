@@ -22,6 +22,7 @@ import (
 // containers start wherever Docker and the plugin run, and in the end all routes
 // are what the hosts have claimed.
 func TestClusterFaults(t *testing.T) {
+	t.Parallel()
 	for _, engine := range engines() {
 		t.Run(engine+"/own", func(t *testing.T) {
 			t.Parallel()

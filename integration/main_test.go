@@ -62,9 +62,11 @@ func engines() []string {
 	return []string{lab.EngineDebian, lab.EngineCurrent}
 }
 
-// eachEngine runs fn as a subtest on every engine, side by side: when one waits,
-// the other goes on. They end after the function that calls it.
+// eachEngine runs fn as a subtest on every engine, beside each other and beside all
+// other tests: when one waits, the others go on. They end after the function that
+// calls it.
 func eachEngine(t *testing.T, fn func(t *testing.T, engine string)) {
+	t.Parallel()
 	for _, engine := range engines() {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
