@@ -196,15 +196,7 @@ func BenchmarkSockets(b *testing.B) {
 	places := []*box{h.start(h.top+"-outside", outside), h.start(h.top+"/other", other), guarded}
 	for _, kind := range []string{"socket", "socket-tcp", "bind-udp", "bind-tcp", "connect-udp", "getsockname", "pair-udp", "tcp"} {
 		b.Run(kind, func(b *testing.B) {
-			var spent [3][]float64
-			for range b.N {
-				for range 300 {
-					for n, place := range places {
-						a := place.must(Call{Name: "bench", Text: kind, Addr: "10.77.0.1:0", Value: 100})
-						spent[n] = append(spent[n], float64(a.N)/100)
-					}
-				}
-			}
+			spent := spentAt(b, places, kind)
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(slices.Min(spent[0]), "ns/outside")
 			for n, name := range []string{"other", "guarded"} {
@@ -213,6 +205,21 @@ func BenchmarkSockets(b *testing.B) {
 			}
 		})
 	}
+}
+
+// spentAt is what a call took at each of the places, ns, in batches that took turns.
+func spentAt(b *testing.B, places []*box, kind string) [][]float64 {
+	const batch = 100
+	spent := make([][]float64, len(places))
+	for range b.N {
+		for range 300 {
+			for n, place := range places {
+				a := place.must(Call{Name: "bench", Text: kind, Addr: "10.77.0.1:0", Value: batch})
+				spent[n] = append(spent[n], float64(a.N)/batch)
+			}
+		}
+	}
+	return spent
 }
 
 func medianRatio(a, b []float64) float64 {

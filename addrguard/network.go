@@ -59,8 +59,8 @@ func (g *Guard) protect(id topology.NetworkID) error {
 }
 
 // Unprotect ends what Protect began. Sockets that are open stay guarded, but for
-// what they send to addresses of the network. Gone
-// already is success, and the namespace need not exist any more.
+// what they send to addresses of the network. Gone already is success, and the
+// namespace need not exist any more.
 func (g *Guard) Unprotect(ctx context.Context, id topology.NetworkID) error {
 	unlock, err := g.lock(ctx)
 	if err != nil {

@@ -56,15 +56,7 @@ func BenchmarkPackets(b *testing.B) {
 	}
 	for _, kind := range []string{"pair-udp", "tcp"} {
 		b.Run(kind, func(b *testing.B) {
-			spent := make([][]float64, len(places))
-			for range b.N {
-				for range 300 {
-					for n, place := range places {
-						a := place.must(Call{Name: "bench", Text: kind, Addr: "10.77.0.1:0", Value: 100})
-						spent[n] = append(spent[n], float64(a.N)/100)
-					}
-				}
-			}
+			spent := spentAt(b, places, kind)
 			b.ReportMetric(0, "ns/op")
 			for n, name := range names {
 				b.ReportMetric(slices.Min(spent[n+1])/slices.Min(spent[0]), name)

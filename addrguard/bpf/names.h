@@ -11,10 +11,21 @@
 
 static __always_inline struct in6 loopback(void) { return (struct in6){{0, 0, 0, bpf_htonl(1)}}; }
 
-/* Whether an address is, or maps, one of any container's loopback. */
-static __always_inline bool loops6(const struct in6 *a)
+/* 0 if an address is, or maps, one of any container's loopback: a product, since the
+ * verifier follows what comes after a branch once for each way. */
+static __always_inline __u64 off_loop6(const struct in6 *a)
 {
-	return is_loop6(a) || (mapped6(a) && is_loop4(a->word[3]));
+	__u32 v6 = (a->word[0] ^ loopback6.word[0]) | (a->word[1] ^ loopback6.word[1]) | (a->word[2] ^ loopback6.word[2]);
+	__u32 v4 = a->word[0] | a->word[1] | (a->word[2] ^ MAPPED) | ((a->word[3] & bpf_htonl(0xff000000)) ^ LOOP24);
+
+	return (__u64)v6 * v4;
+}
+
+/* Whether an end of a connection may have another name. That the product may
+ * overflow costs those few a look. */
+static __always_inline bool loops6(const struct in6 *a, const struct in6 *b)
+{
+	return !(off_loop6(a) * off_loop6(b));
 }
 
 /* An address as the program expects it. The own address stands for a loopback
@@ -59,7 +70,7 @@ static __always_inline int show_peer6(struct bpf_sock_addr *ctx)
 
 	local = local6(sk);
 	a = user6(ctx);
-	if ((loops6(&a) || loops6(&local)) && subject_of(ctx, sk, &s) == OWNED) {
+	if (loops6(&a, &local) && subject_of(ctx, sk, &s) == OWNED) {
 		a = shown6(s.face, &a, &local);
 		set_user6(ctx, &a);
 	}
@@ -137,7 +148,7 @@ int getsockname6(struct bpf_sock_addr *ctx)
 	bound = sk->dst_port ? 0 : bound_to(ctx, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), &a);
 	if (bound)
 		a = bound == WILDCARD ? (struct in6){} : map4(0);
-	else if ((loops6(&a) || loops6(&remote)) && subject_of(ctx, sk, &s) == OWNED)
+	else if (loops6(&a, &remote) && subject_of(ctx, sk, &s) == OWNED)
 		a = shown6(s.face, &a, &remote);
 	else
 		return 1;
