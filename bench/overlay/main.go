@@ -51,7 +51,7 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("overlay", flag.ContinueOnError)
 	var p plan
 	flags.IntVar(&p.rounds, "rounds", 5, "how often to measure each way")
-	seconds := flags.Float64("seconds", 2, "how long each measurement takes")
+	seconds := flags.Float64("seconds", 0.5, "how long each measurement takes")
 	flags.StringVar(&p.json, "json", "", "file to write all measurements to")
 	if err := flags.Parse(args); err != nil {
 		return err
