@@ -37,15 +37,54 @@ func main() {
 	}
 }
 
+// startLimit is how long Docker's calls may wait for a socket at all; from then on
+// they wait for an answer. Docker dials the socket of a plugin that it starts for nine
+// seconds, whatever time it was given (pluginPostStart in moby's
+// plugin/manager_linux.go, 20.10 to 29), and then takes the plugin for broken; at its
+// own start nobody asks it again. A start that fails mostly does so earlier, and is
+// told to whoever wanted it.
+const startLimit = 4 * time.Second
+
 func run(ctx context.Context, log *logrus.Entry) error {
-	p, err := start(ctx, log)
-	if err != nil {
-		log.WithError(err).Error("particle plugin cannot start")
-		linger(ctx)
-		return err
+	p, open, err := start(ctx, log)
+	if err == nil {
+		defer p.close()
+		return p.serve(ctx, open)
 	}
-	defer p.close()
-	return p.serve(ctx)
+	open.close()
+	log.WithError(err).Error("particle plugin cannot start")
+	linger(ctx)
+	return err
+}
+
+// start opens everything; the doors are open if it took too long for Docker.
+func start(ctx context.Context, log *logrus.Entry) (p *plugin, early doors, err error) {
+	settings, err := readSettings(os.Getenv)
+	if err != nil {
+		return nil, nil, err
+	}
+	log.Logger.SetLevel(settings.level)
+	log.Logger.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true}) // dockerd adds the time
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p, err = open(ctx, settings, log)
+	}()
+	limit := time.NewTimer(startLimit)
+	defer limit.Stop()
+	select {
+	case <-done:
+		return p, nil, err
+	case <-limit.C:
+	}
+	log.WithField("after", startLimit).Warn("particle plugin is slow to start; Docker's calls wait")
+	early, unopened := openDoors()
+	<-done
+	if err == nil && unopened != nil {
+		p.close()
+		err = unopened
+	}
+	return p, early, err
 }
 
 // linger waits until Docker has given the plugin up, which it tells by SIGTERM.
@@ -59,14 +98,4 @@ func linger(ctx context.Context) {
 	case <-ctx.Done():
 	case <-limit.C:
 	}
-}
-
-func start(ctx context.Context, log *logrus.Entry) (*plugin, error) {
-	settings, err := readSettings(os.Getenv)
-	if err != nil {
-		return nil, err
-	}
-	log.Logger.SetLevel(settings.level)
-	log.Logger.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true}) // dockerd adds the time
-	return open(ctx, settings, log)
 }

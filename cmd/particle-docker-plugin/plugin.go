@@ -165,10 +165,9 @@ func (p *plugin) close() {
 	p.closers = nil
 }
 
-// serve answers until ctx ends. The socket that makes `-d particle` resolve is
-// opened before the managed plugin's own: Docker starts to restore networks as
-// soon as the latter answers, and looks for the former then.
-func (p *plugin) serve(ctx context.Context) error {
+// serve answers until ctx ends, at the doors if they are open already.
+func (p *plugin) serve(ctx context.Context, open doors) error {
+	defer func() { open.close() }()
 	calls, err := pluginhttp.NewServer([]string{driver.Interface, ipam.Interface}, callLimit, p.log)
 	if err != nil {
 		return err
@@ -180,16 +179,16 @@ func (p *plugin) serve(ctx context.Context) error {
 		return err
 	}
 	defer runtime.Close()
-	group, ctx := errgroup.WithContext(ctx)
-	for _, path := range []string{onHost(hostpath.DriverSocket), managedSocket} {
-		l, err := listen(path)
-		if err != nil {
+	if open == nil {
+		if open, err = openDoors(); err != nil {
 			return err
 		}
-		defer l.Close() // removes the file: a dead socket delays each look-up of Docker's by 15 s
-		group.Go(func() error { return calls.Serve(l) })
-		context.AfterFunc(ctx, func() { _ = l.Close() })
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, l := range open {
+		group.Go(func() error { return calls.Serve(l) })
+	}
+	context.AfterFunc(ctx, open.close)
 	group.Go(func() error {
 		api := hostapi.API{Fabric: p.fabric, Guard: p.guard, Held: held, Cluster: &hostapi.Cluster{Membership: p.cluster.membership, Member: p.cluster.member, Encrypting: p.under.Problem}}
 		return runtimeapi.Serve(ctx, runtime, api, callLimit)
@@ -203,11 +202,36 @@ func (p *plugin) serve(ctx context.Context) error {
 	return errors.Join(err, calls.Drain(drain))
 }
 
+// doors are the sockets by which Docker calls.
+type doors []net.Listener
+
+// openDoors opens the socket that makes `-d particle` resolve before the managed
+// plugin's own: Docker starts to restore networks as soon as it can dial the latter,
+// and looks for the former then.
+func openDoors() (open doors, err error) {
+	for _, path := range []string{onHost(hostpath.DriverSocket), managedSocket} {
+		l, err := listen(path)
+		if err != nil {
+			open.close()
+			return nil, err
+		}
+		open = append(open, l)
+	}
+	return open, nil
+}
+
 func listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
 	return runtimeapi.Listen(path)
+}
+
+// close removes the files, too: a dead socket delays each look-up of Docker's by 15 s.
+func (d doors) close() {
+	for _, l := range d {
+		_ = l.Close()
+	}
 }
 
 // reconcile repairs drift: whenever the Docker API comes to answer, and from
