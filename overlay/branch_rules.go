@@ -22,7 +22,7 @@ var (
 // branches; the route to each says which address is behind it. They are part of
 // tenantRules.
 
-// branchSources go before all else in the raw table's prerouting.
+// branchSources are for the raw table's prerouting.
 func branchSources() []rule {
 	return []rule{
 		// The reverse path filter below leaves these to whoever assigns addresses.

@@ -16,11 +16,7 @@ const anyUplink = uplinkPrefix + "*"
 // host's address. They do not grow with networks. The bridges named are those
 // that lead to other machines.
 func hostRules(port uint16, outward []string) ruleset {
-	forward := []rule{
-		// The host would send it on from its own tunnel address, and a VXLAN
-		// device believes every sender.
-		newRule("forged VXLAN", from(anyUplink), udpTo(port), drop()),
-	}
+	var forward []rule
 	for _, bridge := range outward {
 		forward = append(forward, newRule("a bridge to other machines", from(anyUplink), to(bridge), accept()))
 	}
@@ -32,16 +28,19 @@ func hostRules(port uint16, outward []string) ruleset {
 		newRule("nothing else reaches a tenant, from another least of all", to(anyUplink), drop()),
 	)
 	return ruleset{
+		// What no packet of a tenant's may be, for the host itself or beyond it, is
+		// told here: a chain more would cost all other packets of the host, too.
 		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
-			newRule("uplinks need no discovery", from(anyUplink), discovery(), drop()),
+			newRule("no tenant's", notFrom(anyUplink), accept()),
+			newRule("uplinks need no discovery", discovery(), drop()),
 			// An address of no scope, or of the link's, is not looked for below.
-			newRule("a source that is no tenant's", from(anyUplink), notInRange(source, topology.UplinkRange6), drop()),
-			newRule("a source that is not behind this uplink", from(anyUplink), strayed(), drop()),
-		}},
-		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, []rule{
-			newRule("forged VXLAN", from(anyUplink), udpTo(port), drop()),
-			newRule("the uplink of another tenant", from(anyUplink), inRange(destination, topology.UplinkRange), notOwn(), drop()),
-			newRule("the uplink of another tenant", from(anyUplink), inRange(destination, topology.UplinkRange6), notOwn(), drop()),
+			newRule("a source that is no tenant's", notInRange(source, topology.UplinkRange6), drop()),
+			newRule("a source that is not behind this uplink", strayed(), drop()),
+			// The host would send it on from its own tunnel address, and a VXLAN
+			// device believes every sender.
+			newRule("forged VXLAN", udpTo(port), drop()),
+			newRule("the uplink of another tenant", inRange(destination, topology.UplinkRange), notOwn(), drop()),
+			newRule("the uplink of another tenant", inRange(destination, topology.UplinkRange6), notOwn(), drop()),
 		}},
 		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, forward},
 		{"postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, []rule{
@@ -53,28 +52,32 @@ func hostRules(port uint16, outward []string) ruleset {
 
 // tenantRules let a tenant's containers out by its uplink and nothing in, and
 // keep the packets of the overlay and of lo out of connection tracking, which
-// would cost a tenth of the packet rate. Other hosts reach what is in the
+// would cost a tenth of the packet rate. These are the packets that are many, so
+// the first rule of a chain that knows them ends it. Other hosts reach what is in the
 // network's subnets and nothing else that is local here: neither the uplink's own
 // address nor what the namespace has for its containers' sake. Without subnets,
 // on a host that is alone, nobody is asked: its VXLAN device hears nobody.
 func tenantRules(subnets []netip.Prefix) ruleset {
-	input := []rule{
-		newRule("answers from outside", from(uplinkName), answers(), accept()),
-		newRule("nothing else from outside", from(uplinkName), drop()),
-	}
+	var input []rule
 	for _, n := range subnets {
 		input = append(input, newRule("other hosts to containers", from(vxlanName), inRange(destination, n), accept()))
 	}
+	input = append(input, newRule("between containers on this host", from("lo"), accept()))
 	if len(subnets) > 0 {
 		input = append(input, newRule("other hosts to anything else", from(vxlanName), drop()))
 	}
+	input = append(input,
+		newRule("answers from outside", from(uplinkName), answers(), accept()),
+		newRule("nothing else from outside", from(uplinkName), drop()),
+	)
 	return ruleset{
-		{"untracked-in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, append(branchSources(),
-			newRule("overlay", from(vxlanName), notrack()),
-		)},
+		{"untracked-in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, append([]rule{
+			newRule("overlay", from(vxlanName), notrack(), accept()),
+			newRule("between containers on this host", from("lo"), accept()), // not tracked on its way out
+		}, branchSources()...)},
 		{"untracked-out", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{
-			newRule("overlay", to(vxlanName), notrack()),
-			newRule("between containers on this host", to("lo"), notrack()), // holds on the way in, too
+			newRule("overlay", to(vxlanName), notrack(), accept()),
+			newRule("between containers on this host", to("lo"), notrack(), accept()),
 			newRule("branches", to(anyBranch), notrack()),
 		}},
 		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, input},

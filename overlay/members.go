@@ -26,10 +26,11 @@ import (
 //	  set members6
 //	  chain prerouting           UDP to one of networks: no connection tracking
 //	  chain output               UDP to one of networks: goto sent
-//	  chain sent                 from or to WireGuardRange, by another link: drop;  no connection tracking
+//	  chain sent                 IPv4: no connection tracking;
+//	                             from or to WireGuardRange, by another link: drop;  no connection tracking
 //	  chain input                UDP to one of networks: goto members;  by WireGuard: drop
-//	  chain members              by lo: drop;  from WireGuardRange, by another link: drop;
-//	                             from members4 or members6: accept;  drop
+//	  chain members              by lo: drop;  from members4: accept;
+//	                             from WireGuardRange, by another link: drop;  from members6: accept;  drop
 //	  chain forward              to or from WireGuard: drop
 //
 // Other people's VXLAN, such as Docker Swarm's, has other VNIs and passes, by the
@@ -219,6 +220,7 @@ func filterRules() ruleset {
 			newRule("networks of ours", toNetwork(), notrack()),
 		}},
 		{"sent", "", nil, nil, []rule{
+			newRule("IPv4", family(unix.NFPROTO_IPV4), notrack(), accept()),
 			newRule("in plain", inRange(source, encrypted), notTo(wireGuardName), drop()),
 			newRule("in plain", inRange(destination, encrypted), notTo(wireGuardName), drop()),
 			newRule("all others", notrack()),
@@ -228,8 +230,8 @@ func filterRules() ruleset {
 		}},
 		{"members", "", nil, nil, []rule{
 			newRule("made on this host", from("lo"), drop()),
-			newRule("in plain", inRange(source, encrypted), notFrom(wireGuardName), drop()),
 			newRule("a host of the cluster", fromMember(unix.NFPROTO_IPV4, source.in4, 4, members4), accept()),
+			newRule("in plain", inRange(source, encrypted), notFrom(wireGuardName), drop()),
 			newRule("a host of the cluster", fromMember(unix.NFPROTO_IPV6, source.in6, 16, members6), accept()),
 			newRule("anybody else", drop()),
 		}},

@@ -59,8 +59,8 @@ func (m *machine) picture(n int) string {
 	b.WriteString(m.Run("ip", "-o", "link", "show", "type", "veth"))
 	b.WriteString(m.tenant(network(n)).Run("ip", "route"))
 	b.WriteString(m.tenant(network(n)).Run("ip", "-6", "route"))
-	b.WriteString(m.tenant(network(n)).Run("ip", "-6", "neighbour"))
-	b.WriteString(m.Run("ip", "-6", "neighbour"))
+	b.WriteString(m.tenant(network(n)).Run("ip", "-6", "neighbour", "show", "nud", "permanent"))
+	b.WriteString(m.Run("ip", "-6", "neighbour", "show", "nud", "permanent"))
 	b.WriteString(dump(m.tenant(network(n))))
 	return b.String()
 }
