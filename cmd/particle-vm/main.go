@@ -25,6 +25,10 @@ func main() {
 	flag.IntVar(&o.Memory, "memory", 2048, "in MiB")
 	flag.IntVar(&o.CPUs, "cpus", 2, "processors")
 	flag.DurationVar(&o.Timeout, "timeout", 10*time.Minute, "for the boot and the program")
+	flag.Func("scratch", "a directory that is to be in memory, and empty (may be repeated)", func(dir string) error {
+		o.Scratch = append(o.Scratch, dir)
+		return nil
+	})
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: particle-vm [flags] PROGRAM [ARGUMENTS]")
 		flag.PrintDefaults()

@@ -19,6 +19,10 @@ import (
 // over 9p have no sockets, and overlays cannot be stacked at will.
 const scratch = "/var/tmp"
 
+// Hostname is what the machine is called, by which a program knows that it may do there
+// what it must not do elsewhere.
+const Hostname = "particle-vm"
+
 // statusExit precedes the program's exit status in what init says on its port.
 // Anything else is why there is none.
 const statusExit = "exit "
@@ -152,7 +156,7 @@ func (j job) enterRoot() error {
 			return err
 		}
 	}
-	err = mountAll(root, []mount{
+	mounts := []mount{
 		{"root", "", "overlay", 0, "lowerdir=/machine,upperdir=/memory/upper,workdir=/memory/work"},
 		{"proc", "/proc", "proc", 0, ""},
 		{"sys", "/sys", "sysfs", 0, ""},
@@ -164,8 +168,11 @@ func (j job) enterRoot() error {
 		{"run", "/run", "tmpfs", 0, "mode=755"},
 		{"scratch", scratch, "tmpfs", 0, "mode=1777"},
 		{root + j.Tree, "/lib/modules", "", unix.MS_BIND, ""},
-	})
-	if err != nil {
+	}
+	for _, dir := range j.Scratch {
+		mounts = append(mounts, mount{"scratch", dir, "tmpfs", 0, "mode=755"})
+	}
+	if err := mountAll(root, mounts); err != nil {
 		return err
 	}
 	if err := os.Chdir(root); err != nil {
@@ -177,7 +184,7 @@ func (j job) enterRoot() error {
 	if err := unix.Chroot("."); err != nil {
 		return os.NewSyscallError("chroot", err)
 	}
-	return unix.Sethostname([]byte("particle-vm"))
+	return unix.Sethostname([]byte(Hostname))
 }
 
 // run runs the program and reaps what it leaves to the first process meanwhile.

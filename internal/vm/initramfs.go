@@ -17,6 +17,7 @@ import (
 type job struct {
 	Modules []string // in the initramfs, in the order of loading
 	Tree    string   // the machine's directory that /lib/modules is to be
+	Scratch []string // directories that are to be in memory
 	Argv    []string
 	Env     []string
 	Dir     string

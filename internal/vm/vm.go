@@ -26,6 +26,7 @@ type Options struct {
 	CPUs    int           //
 	Timeout time.Duration // of the whole, boot included
 	Accel   string        // kvm or tcg; "" for the faster one that works
+	Scratch []string      // directories that are to be in memory, and empty
 	Argv    []string      // the program and its arguments
 	Stdout  io.Writer     // of the program
 	Stderr  io.Writer     // of the program, and lines on what takes long
@@ -88,7 +89,7 @@ func (o Options) initrd(k kernel) (*os.File, error) {
 		return nil, &fault.Error{Op: "run", On: o.Argv[0], Err: err}
 	}
 	archive, err := initramfs(k, self, job{
-		Tree: k.modules(), Dir: dir,
+		Tree: k.modules(), Dir: dir, Scratch: o.Scratch,
 		Argv: append([]string{program}, o.Argv[1:]...),
 		Env:  append(os.Environ(), "TMPDIR="+scratch),
 	})

@@ -44,12 +44,12 @@ func TestProgramInMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	mark := filepath.Join(t.TempDir(), "mark")
-	stdout, stderr, status := run(t, vm, "-kernel", "6.1", "sh", "-c", `
-		uname -r | cut -d. -f1,2; pwd; id -u; echo "$VM_TEST"; ls /sys/class/net
+	stdout, stderr, status := run(t, vm, "-kernel", "6.1", "-scratch", "/srv/memory", "sh", "-c", `
+		uname -r | cut -d. -f1,2; pwd; stat -f -c %T /srv/memory; id -u; echo "$VM_TEST"; ls /sys/class/net
 		ip link add wg0 type wireguard && ip link show wg0 | grep -o wg0
 		mount -t tmpfs none /mnt && touch "$1" && ls "$1"
 		echo to stderr >&2; exit 7`, "sh", mark)
-	want := strings.Join([]string{"6.1", dir, "0", "handed on", "lo", "wg0", mark, ""}, "\n")
+	want := strings.Join([]string{"6.1", dir, "tmpfs", "0", "handed on", "lo", "wg0", mark, ""}, "\n")
 	if stdout != want || !strings.HasSuffix(stderr, "to stderr\n") || status != 7 {
 		t.Errorf("stdout:\n%s\nwant:\n%s\nstderr: %s\nstatus %d, want 7", stdout, want, stderr, status)
 	}
