@@ -25,8 +25,8 @@ const MaxServers = 3
 
 // Store is what enrolment needs of the cluster's store.
 type Store interface {
-	// Register fails while the store is not ready.
-	Register() (*Register, error)
+	// Register fails if the store is not ready, nor comes to be within seconds.
+	Register(context.Context) (*Register, error)
 	// Servers lists the hosts whose store answers for itself.
 	Servers(context.Context) ([]Host, error)
 	// Admit makes a host one of the store's servers, and tells who all are in
@@ -160,7 +160,7 @@ func (h *Handler) join(ctx context.Context, from netip.Addr, req JoinRequest) (*
 	if !h.limit.allow(from, h.now()) {
 		return nil, deny(http.StatusTooManyRequests, "too many attempts from "+from.String(), "wait a minute and try again")
 	}
-	register, err := h.store.Register()
+	register, err := h.store.Register(ctx)
 	if err != nil {
 		return nil, &denied{http.StatusServiceUnavailable, err}
 	}
@@ -176,11 +176,11 @@ func (h *Handler) join(ctx context.Context, from netip.Addr, req JoinRequest) (*
 		return nil, err
 	}
 	a := &Admission{Encryption: h.Encryption}
-	certificate, cert, err := h.authority.Issue(req.Request, subject(host), h.now())
+	certificate, cert, err := h.authority.Issue(req.Request, host.Subject(), h.now())
 	if err != nil {
 		return nil, &denied{http.StatusBadRequest, err}
 	}
-	a.Certificate, host.Certificates = certificate, []Certificate{{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter}}
+	a.Certificate, host.Certificates = certificate, []Certificate{CertificateOf(cert)}
 	if host.Server {
 		if a.AuthorityKey, err = h.authority.Key(); err != nil {
 			return nil, err
@@ -198,10 +198,6 @@ func (h *Handler) join(ctx context.Context, from netip.Addr, req JoinRequest) (*
 	}
 	h.log.WithFields(logrus.Fields{"host": host.Name, "id": host.ID.Short(), "address": host.Address.String(), "server": host.Server}).Info("host joined the cluster")
 	return a, nil
-}
-
-func subject(h Host) Subject {
-	return Subject{Node: h.ID, Name: h.Name, Address: h.Address, Server: h.Server}
 }
 
 func (h *Handler) checkSecret(ctx context.Context, register *Register, secret string) error {
@@ -267,12 +263,12 @@ func (h *Handler) caller(ctx context.Context, r *http.Request, hello Hello) (Hos
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return Host{}, nil, deny(http.StatusUnauthorized, "the request carries no certificate of this cluster", "")
 	}
-	register, err := h.store.Register()
+	register, err := h.store.Register(ctx)
 	if err != nil {
 		return Host{}, nil, &denied{http.StatusServiceUnavailable, err}
 	}
 	cert := r.TLS.VerifiedChains[0][0]
-	shown := Certificate{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter}
+	shown := CertificateOf(cert)
 	revoked, err := register.isRevoked(ctx, shown.Serial)
 	if err != nil {
 		return Host{}, nil, err
@@ -300,11 +296,11 @@ func (h *Handler) caller(ctx context.Context, r *http.Request, hello Hello) (Hos
 }
 
 func (h *Handler) renew(ctx context.Context, register *Register, host Host, request []byte) (*Admission, error) {
-	certificate, cert, err := h.authority.Issue(request, subject(host), h.now())
+	certificate, cert, err := h.authority.Issue(request, host.Subject(), h.now())
 	if err != nil {
 		return nil, &denied{http.StatusBadRequest, err}
 	}
-	host.Certificates = append(host.Certificates, Certificate{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter})
+	host.Certificates = append(host.Certificates, CertificateOf(cert))
 	if err := register.Enter(ctx, host); err != nil {
 		return nil, err
 	}
@@ -333,10 +329,10 @@ func (a *Authority) Renew(ctx context.Context, register *Register, h Host, reque
 	} else if !errors.Is(err, ErrNotEnrolled) {
 		return nil, err
 	}
-	certificate, cert, err := a.Issue(request, subject(h), time.Now())
+	certificate, cert, err := a.Issue(request, h.Subject(), time.Now())
 	if err != nil {
 		return nil, err
 	}
-	h.Certificates = append(h.Certificates, Certificate{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter})
+	h.Certificates = append(h.Certificates, CertificateOf(cert))
 	return &Admission{Certificate: certificate, Host: h}, register.Enter(ctx, h)
 }

@@ -3,6 +3,7 @@ package enrol
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,16 @@ type Host struct {
 type Certificate struct {
 	Serial   string    `json:"serial"` // in hex
 	NotAfter time.Time `json:"notAfter"`
+}
+
+// CertificateOf is what the register notes of a certificate.
+func CertificateOf(cert *x509.Certificate) Certificate {
+	return Certificate{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter}
+}
+
+// Subject is the host as its certificates name it.
+func (h Host) Subject() Subject {
+	return Subject{Node: h.ID, Name: h.Name, Address: h.Address, Server: h.Server}
 }
 
 // Enrolment is where the host serves enrolment if it is a server.
@@ -157,10 +168,14 @@ func (r *Register) host(ctx context.Context, id topology.NodeID) (h Host, revisi
 	return h, got.Kvs[0].ModRevision, json.Unmarshal(got.Kvs[0].Value, &h)
 }
 
+// forgetAfter is how long a certificate is remembered that has ended: clocks jump, and
+// then some were only thought to have.
+const forgetAfter = hostLife
+
 // Enter notes a host, and revokes the certificates that its former entry lists
 // and the new one does not.
 func (r *Register) Enter(ctx context.Context, h Host) error {
-	h.Certificates = slices.DeleteFunc(slices.Clone(h.Certificates), func(c Certificate) bool { return c.NotAfter.Before(time.Now()) })
+	h.Certificates = slices.DeleteFunc(slices.Clone(h.Certificates), func(c Certificate) bool { return c.NotAfter.Add(forgetAfter).Before(time.Now()) })
 	raw, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -232,7 +247,7 @@ func (r *Register) Revoked(ctx context.Context) ([]Revoked, error) {
 	all, err := list[Revoked](ctx, r, revokedPrefix)
 	live := all[:0]
 	for _, one := range all {
-		if time.Now().Before(one.NotAfter.Add(backdate)) {
+		if time.Now().Before(one.NotAfter.Add(forgetAfter)) {
 			live = append(live, one)
 		} else if _, err := r.kv.Delete(ctx, revokedPrefix+one.Serial); err != nil {
 			return nil, explainStore("forget certificate", one.Name, err)

@@ -34,11 +34,11 @@ type Server struct {
 	log     *logrus.Entry
 	stop    context.CancelFunc
 	done    chan struct{} // closed when no child is left
-	ready   chan struct{} // closed when a child has been ready for the first time
 
-	mu    sync.Mutex // guards what follows
-	state State
-	kill  func() // of the child that runs
+	mu      sync.Mutex // guards what follows
+	state   State
+	changed chan struct{} // closed when it is ready or not, or has a problem
+	kill    func()        // of the child that runs
 }
 
 // State is how a server is.
@@ -55,19 +55,39 @@ type State struct {
 // Start runs the child until Stop. The command is this program and Argument.
 func Start(c Config, command []string, log *logrus.Entry) *Server {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{config: c, command: command, log: log, stop: stop, done: make(chan struct{}), ready: make(chan struct{})}
+	s := &Server{config: c, command: command, log: log, stop: stop, done: make(chan struct{}), changed: make(chan struct{})}
 	go s.keep(ctx)
 	return s
 }
-
-// Ready is closed when the store has answered for the first time.
-func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // State tells how it is now.
 func (s *Server) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state
+}
+
+// Await is State, once the server is no more starting or ctx has ended.
+func (s *Server) Await(ctx context.Context) State {
+	for {
+		s.mu.Lock()
+		state, changed := s.state, s.changed
+		s.mu.Unlock()
+		if state.Ready || state.Problem != "" {
+			return state
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return state
+		}
+	}
+}
+
+// tell wakes those who wait for another state. s.mu is held.
+func (s *Server) tell() {
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // Stop ends the child and returns when it is gone.
@@ -83,6 +103,8 @@ func (s *Server) Restart() {
 	defer s.mu.Unlock()
 	if s.kill != nil {
 		s.kill()
+		s.state.Ready = false
+		s.tell()
 	}
 }
 
@@ -103,6 +125,7 @@ func (s *Server) keep(ctx context.Context) {
 			s.state.Problem = err.Error()
 			s.state.Removed = errors.Is(err, ErrRemoved)
 		}
+		s.tell()
 		s.mu.Unlock()
 		if asked {
 			continue
@@ -172,11 +195,7 @@ func (s *Server) await(output io.Reader) {
 		}
 		s.mu.Lock()
 		s.state.Ready, s.state.Removed, s.state.Problem = true, false, ""
-		select {
-		case <-s.ready:
-		default:
-			close(s.ready)
-		}
+		s.tell()
 		s.mu.Unlock()
 	}
 }

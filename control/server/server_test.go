@@ -151,6 +151,39 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// A certificate that ends by itself is not revoked, which would be for good: the clock
+// may be wrong that says so. One that a host gives up is, and that is not forgotten
+// before it cannot be good by any clock.
+func TestCertificatesThatHaveEnded(t *testing.T) {
+	w := newWorld(t)
+	ready(t, w.start(t))
+	register := w.dial(t, w.tls).Register()
+	ends := func(serial string, in time.Duration) enrol.Certificate {
+		return enrol.Certificate{Serial: serial, NotAfter: time.Now().Add(in).UTC().Truncate(time.Second)}
+	}
+	const day = 24 * time.Hour
+	h := enrol.Host{ID: hostID(1), Name: "h"}
+	next := ends("d", 365*day)
+	for _, list := range [][]enrol.Certificate{
+		{ends("a", -400*day), ends("b", -100*day), ends("c", 0)},
+		{ends("a", -400*day), ends("b", -100*day), ends("c", 0), next},
+		{ends("b", -100*day), next},
+	} {
+		h.Certificates = list
+		if err := register.Enter(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := register.Host(t.Context(), h.ID)
+	if err != nil || len(got.Certificates) != 2 || got.Certificates[1] != next {
+		t.Errorf("listed: %v, %v; want b and d", got.Certificates, err)
+	}
+	revoked, err := register.Revoked(t.Context())
+	if err != nil || len(revoked) != 1 || revoked[0].Serial != "c" {
+		t.Errorf("revoked: %v, %v; want c", revoked, err)
+	}
+}
+
 // A child whose parent is gone ends.
 func TestOrphan(t *testing.T) {
 	w := newWorld(t)

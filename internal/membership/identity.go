@@ -3,6 +3,7 @@ package membership
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"os"
 	"sync/atomic"
@@ -36,12 +37,57 @@ func openIdentity(f files) (*identity, error) {
 
 // load reads the certificate from its files.
 func (id *identity) load() error {
-	cert, err := tls.LoadX509KeyPair(id.files.certificate(), id.files.key())
+	cert, err := id.read(id.files.certificate())
 	if err != nil {
 		return &fault.Error{Op: "read certificate", On: id.files.certificate(), Err: err, Fix: "leave the cluster with --force and join again"}
 	}
 	id.own.Store(&cert)
 	return nil
+}
+
+func (id *identity) read(path string) (tls.Certificate, error) {
+	return tls.LoadX509KeyPair(path, id.files.key())
+}
+
+// renewed puts a new certificate in force. The one before stays at hand: a clock that
+// was wrong may have made it look as if it had ended.
+func (id *identity) renewed(certificate []byte) error {
+	former := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.own.Load().Certificate[0]})
+	if err := writeFile(id.files.former(), former); err != nil {
+		return err
+	}
+	if err := writeFile(id.files.certificate(), certificate); err != nil {
+		return err
+	}
+	return id.load()
+}
+
+// good says whether the certificate in force is valid by this host's clock.
+func (id *identity) good() bool { return valid(id.own.Load().Leaf) }
+
+func valid(leaf *x509.Certificate) bool {
+	now := time.Now()
+	return now.After(leaf.NotBefore) && now.Before(leaf.NotAfter)
+}
+
+// choose puts the certificate in force that is valid by this host's clock, if one of
+// the two is.
+func (id *identity) choose() {
+	for _, path := range []string{id.files.certificate(), id.files.former()} {
+		if cert, err := id.read(path); err == nil && valid(cert.Leaf) {
+			id.own.Store(&cert)
+			return
+		}
+	}
+}
+
+// request asks for another certificate for the same key.
+func (id *identity) request() ([]byte, error) {
+	key, err := os.ReadFile(id.files.key())
+	if err != nil {
+		return nil, err
+	}
+	return enrol.RequestFor(key)
 }
 
 // life tells when the certificate begins and ends.

@@ -97,7 +97,7 @@ func (m *Membership) prepareFirst(r *record) error {
 		return err
 	}
 	host := r.host(m.node)
-	cert, _, err := authority.Issue(request, enrol.Subject{Node: m.node, Name: r.Name, Address: r.Address, Server: true}, time.Now())
+	cert, _, err := authority.Issue(request, host.Subject(), time.Now())
 	if err != nil {
 		return err
 	}

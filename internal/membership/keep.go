@@ -2,12 +2,9 @@ package membership
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io"
 	stdlog "log"
-	"os"
 	"slices"
 	"time"
 
@@ -34,6 +31,9 @@ func (m *Membership) keep(ctx context.Context, c *current) {
 	var changed <-chan struct{}
 	for {
 		wait := often
+		if err := m.certify(c); err != nil {
+			m.o.Log.WithError(err).Warn("this host's certificate is not valid by its clock")
+		}
 		if c.server != nil {
 			if err := c.server.tend(ctx); err != nil {
 				wait = soon
@@ -62,6 +62,30 @@ func (m *Membership) keep(ctx context.Context, c *current) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// certify sees to it that the certificate is good by this host's clock: that may have
+// jumped, or the host was off for long. Members have the one before, or wait for the
+// clock to be set right; a server, which could not even ask the store, signs itself
+// another.
+func (m *Membership) certify(c *current) error {
+	switch {
+	case c.identity.good():
+		return nil
+	case c.server == nil:
+		c.identity.choose()
+		return nil
+	}
+	request, err := c.identity.request()
+	if err != nil {
+		return err
+	}
+	cert, _, err := c.server.authority.Issue(request, c.server.host.Subject(), time.Now())
+	if err != nil {
+		return err
+	}
+	m.o.Log.Warn("the clock says that this host's certificate is not valid; it has another now")
+	return c.identity.renewed(cert)
 }
 
 // note keeps the latest outcome and says whether it is a failure that is new.
@@ -180,14 +204,9 @@ func (m *Membership) update(c *current, servers []enrol.Host) error {
 	return nil
 }
 
-// renew gets a new certificate. Key and certificate are written in an order that
-// leaves a pair on disk at any moment: the key is kept.
+// renew gets a new certificate, for the same key.
 func (m *Membership) renew(ctx context.Context, c *current) error {
-	key, err := os.ReadFile(c.identity.files.key())
-	if err != nil {
-		return err
-	}
-	request, err := enrol.RequestFor(key)
+	request, err := c.identity.request()
 	if err != nil {
 		return err
 	}
@@ -203,10 +222,7 @@ func (m *Membership) renew(ctx context.Context, c *current) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(c.identity.files.certificate(), a.Certificate); err != nil {
-		return err
-	}
-	return c.identity.load()
+	return c.identity.renewed(a.Certificate)
 }
 
 // renewOwn is how a server renews its own certificate.
@@ -214,23 +230,6 @@ func (m *Membership) renewOwn(ctx context.Context, c *current, request []byte) (
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	return c.server.authority.Renew(ctx, c.server.client.Register(), c.server.host, request)
-}
-
-// certificates describes the one on disk.
-func certificates(f files) ([]enrol.Certificate, error) {
-	raw, err := os.ReadFile(f.certificate())
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(raw)
-	if block == nil {
-		return nil, fault.New("read certificate", f.certificate(), "it is not PEM", "")
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	return []enrol.Certificate{{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter}}, nil
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -208,7 +208,7 @@ func (m *Membership) Token(ctx context.Context, o TokenOptions) (Made, error) {
 
 func (m *Membership) token(ctx context.Context, c *current, o TokenOptions) (Made, error) {
 	made := Made{Address: c.server.host.Enrolment(), Encryption: m.recordOf(c).Encryption}
-	register, err := c.server.Register()
+	register, err := c.server.Register(ctx)
 	if err != nil {
 		return made, err
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -162,6 +163,9 @@ func TestRemoveAndWipe(t *testing.T) {
 	if _, err := h1.Remove(t.Context(), "h2"); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := h1.Token(t.Context(), membership.TokenOptions{}); err != nil {
+		t.Errorf("the next command finds no store: %v", err)
+	}
 	eventually(t, "the end of the removed host's connection", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -201,41 +205,94 @@ func TestRemoveAndWipe(t *testing.T) {
 	h2.join(made, false)
 }
 
+// issue puts a certificate on a host's disk, as one of a time so far from now.
+func (h *host) issue(file string, from *host, age time.Duration) {
+	h.t.Helper()
+	must := func(err error) {
+		h.t.Helper()
+		if err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	root := filepath.Join(from.opts.StateDir, "cluster")
+	authority, err := enrol.ReadAuthority(read(h.t, root, "ca.pem"), read(h.t, root, "ca.key"))
+	must(err)
+	dir := filepath.Join(h.opts.StateDir, "cluster")
+	request, err := enrol.RequestFor(read(h.t, dir, "node.key"))
+	must(err)
+	addr, _ := h.opts.Address(h.t.Context())
+	cert, _, err := authority.Issue(request, enrol.Subject{Node: h.Node(), Name: h.opts.Name, Address: addr, Server: h == from}, time.Now().Add(-age))
+	must(err)
+	must(os.WriteFile(filepath.Join(dir, file), cert, 0o600))
+}
+
+const day = 24 * time.Hour
+
+// left is how long the host's certificate is good for.
+func (h *host) left() time.Duration { return time.Until(h.Status(h.t.Context()).Expires) }
+
 // A certificate that ends soon is renewed, by members and by servers.
 func TestRenewal(t *testing.T) {
 	port := etcdtest.FreePorts(t)
 	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
 	h2.join(h1.init(), false)
-	dir := filepath.Join(h1.opts.StateDir, "cluster")
-	authority, err := enrol.ReadAuthority(read(t, dir, "ca.pem"), read(t, dir, "ca.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, h := range []*host{h2, h1} {
-		dir := filepath.Join(h.opts.StateDir, "cluster")
-		request, err := enrol.RequestFor(read(t, dir, "node.key"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr, _ := h.opts.Address(t.Context())
-		old, _, err := authority.Issue(request, enrol.Subject{Node: h.Node(), Name: h.opts.Name, Address: addr, Server: h == h1},
-			time.Now().Add(-364*24*time.Hour))
-		if err != nil {
-			t.Fatal(err)
-		}
 		if err := h.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "node.pem"), old, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		h.issue("node.pem", h1, 364*day)
 		h.start()
-		eventually(t, "a new certificate of "+h.opts.Name, func() bool {
-			return time.Until(h.Status(t.Context()).Expires) > 360*24*time.Hour
-		})
+		eventually(t, "a new certificate of "+h.opts.Name, func() bool { return h.left() > 360*day })
 		if err := works(t, h.endpoints(1)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A server that was off for longer than its certificate was good, or has one of a time
+// to which its clock had jumped, signs itself another; the register gets to know it.
+func TestServerWithCertificateOfAnotherTime(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	h1 := newHost(t, "h1", "127.0.0.1", port)
+	h1.init()
+	for name, age := range map[string]time.Duration{"ended": 400 * day, "of the future": -400 * day} {
+		t.Run(name, func(t *testing.T) {
+			if err := h1.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h1.issue("node.pem", h1, age)
+			h1.start()
+			conn := h1.endpoints(1)
+			eventually(t, "a certificate that is good", func() bool { return h1.left() > 360*day && h1.left() < 370*day && works(t, conn) == nil })
+			eventually(t, "its entry", func() bool {
+				hosts := h1.Status(t.Context()).Hosts
+				return len(hosts) == 1 && slices.ContainsFunc(hosts[0].Certificates, func(c enrol.Certificate) bool {
+					return c.NotAfter.Equal(h1.Status(t.Context()).Expires)
+				})
+			})
+		})
+	}
+}
+
+// A member whose certificate is of a time to which its clock had jumped goes on with the
+// one before.
+func TestMemberWithCertificateOfTheFuture(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
+	h2.join(h1.init(), false)
+	if err := h2.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(h2.opts.StateDir, "cluster")
+	if err := os.Rename(filepath.Join(dir, "node.pem"), filepath.Join(dir, "node-former.pem")); err != nil {
+		t.Fatal(err)
+	}
+	h2.issue("node.pem", h1, -400*day)
+	h2.start()
+	conn := h2.endpoints(1)
+	eventually(t, "the store's answer", func() bool { return works(t, conn) == nil })
+	if h2.left() > 370*day {
+		t.Error("the certificate of the future is in force")
 	}
 }
 

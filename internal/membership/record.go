@@ -46,6 +46,7 @@ func (f files) record() string       { return filepath.Join(f.dir, "cluster.json
 func (f files) authority() string    { return filepath.Join(f.dir, "ca.pem") }
 func (f files) authorityKey() string { return filepath.Join(f.dir, "ca.key") }
 func (f files) certificate() string  { return filepath.Join(f.dir, "node.pem") }
+func (f files) former() string       { return filepath.Join(f.dir, "node-former.pem") }
 func (f files) key() string          { return filepath.Join(f.dir, "node.key") }
 func (f files) revoked() string      { return filepath.Join(f.dir, "crl.der") }
 func (f files) data() string         { return filepath.Join(f.dir, "etcd") }

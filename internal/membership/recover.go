@@ -91,20 +91,13 @@ func (m *Membership) standAlone(ctx context.Context, c *current) error {
 	config.Alone = true
 	store := server.Start(config, m.o.Command, m.o.Log)
 	defer store.Stop()
-	poll := time.NewTicker(100 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		select {
-		case <-store.Ready():
-			return nil
-		case <-ctx.Done():
-			return &fault.Error{Op: "recover the cluster's store", Err: errors.New("it did not start in time"), Fix: "see the log of the Docker daemon, and try again"}
-		case <-poll.C:
-			if problem := store.State().Problem; problem != "" {
-				return errors.New(problem)
-			}
-		}
+	switch state := store.Await(ctx); {
+	case state.Ready:
+		return nil
+	case state.Problem != "":
+		return errors.New(state.Problem)
 	}
+	return &fault.Error{Op: "recover the cluster's store", Err: errors.New("it did not start in time"), Fix: "see the log of the Docker daemon, and try again"}
 }
 
 // dropServers notes in the register that the others serve the store no more.

@@ -35,7 +35,7 @@ func (m *Membership) Remove(ctx context.Context, ref string) (Removed, error) {
 	if err != nil {
 		return Removed{}, err
 	}
-	register, err := c.server.Register()
+	register, err := c.server.Register(ctx)
 	if err != nil {
 		return Removed{}, err
 	}

@@ -109,9 +109,12 @@ func (s *serving) close() {
 	_ = s.client.Close() // it was for asking alone
 }
 
-// Register implements enrol.Store.
-func (s *serving) Register() (*enrol.Register, error) {
-	if state := s.store.State(); !state.Ready {
+// Register implements enrol.Store. The store is started anew when a host has been
+// removed, and people go on with the next command.
+func (s *serving) Register(ctx context.Context) (*enrol.Register, error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	if state := s.store.Await(ctx); !state.Ready {
 		why := state.Problem
 		if why == "" {
 			why = "it is starting"
@@ -144,19 +147,19 @@ func (s *serving) Admit(ctx context.Context, h enrol.Host) (string, error) {
 // Dismiss implements enrol.Store.
 func (s *serving) Dismiss(ctx context.Context, h enrol.Host) error { return s.client.Remove(ctx, h) }
 
-// tend does what a server does again and again: enter itself if it is the first,
-// get its vote, and write down what is revoked. It returns at the first failure.
+// tend does what a server does again and again: enter itself if it is the first, and
+// its certificate, get its vote, and write down what is revoked. It returns at the first failure.
 func (s *serving) tend(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	register, err := s.Register()
+	register, err := s.Register(ctx)
 	if err != nil {
 		return err
 	}
 	if err := s.promote(ctx); err != nil {
 		return err
 	}
-	if err := s.enterFirst(ctx, register); err != nil {
+	if err := s.enter(ctx, register); err != nil {
 		return err
 	}
 	return s.revoked.Refresh(ctx)
@@ -185,17 +188,24 @@ func (s *serving) promote(ctx context.Context) error {
 	return client.Promote(ctx, s.host.ID)
 }
 
-// enterFirst enters this host where there is none yet.
-func (s *serving) enterFirst(ctx context.Context, register *enrol.Register) error {
+// enter enters this host where there is none yet, and its certificate if it has signed
+// that itself: what the register does not know is not revoked when the host is removed.
+func (s *serving) enter(ctx context.Context, register *enrol.Register) error {
 	hosts, err := register.Hosts(ctx)
-	if err != nil || len(hosts) > 0 {
+	if err != nil {
 		return err
 	}
+	own := enrol.CertificateOf(s.identity.own.Load().Leaf)
 	h := s.host
 	h.Version = s.m.o.Version
-	if h.Certificates, err = certificates(s.files); err != nil {
-		return err
+	if len(hosts) > 0 {
+		i := slices.IndexFunc(hosts, func(h enrol.Host) bool { return h.ID == s.host.ID })
+		if i < 0 || slices.ContainsFunc(hosts[i].Certificates, func(c enrol.Certificate) bool { return c.Serial == own.Serial }) {
+			return nil
+		}
+		h = hosts[i]
 	}
+	h.Certificates = append(h.Certificates, own)
 	return register.Enter(ctx, h)
 }
 
