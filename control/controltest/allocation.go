@@ -23,15 +23,15 @@ type Store interface {
 
 // Cluster is a store under test, with as many hosts as a case wants.
 type Cluster struct {
-	Open func(t *testing.T, n control.Node) Store // the host's store; it ends with the test
-	Stop func()                                   // the store goes away from all hosts
-	Back func()                                   // it comes back with all it had
-	Wipe func()                                   // it has lost everything
-	Save func()                                   // keeps a copy
-	Load func()                                   // sets the store back to the copy
-	// Settle returns when hosts have had the time to claim again what was lost. It
-	// is soon.
-	Settle func()
+	Open   func(t *testing.T, n control.Node) Store // the host's store; it ends with the test
+	Stop   func()                                   // the store goes away from all hosts
+	Back   func()                                   // it comes back with all it had
+	Wipe   func()                                   // it has lost everything
+	Save   func()                                   // keeps a copy
+	Load   func()                                   // sets the store back to the copy
+	Settle func()                                   // the time is over in which hosts claim again what was lost
+	// Expire has the lease of a host run out that has closed its store.
+	Expire func(topology.NodeID)
 }
 
 // allocation is one case: two hosts and one network that the first has made.

@@ -101,6 +101,7 @@ func (a *allocation) nodes() {
 		a.t.Error("a host that is alive was removed")
 	}
 	a.must(a.a.Close())
+	a.Expire(Node(1).ID)
 	w.Until("the suspicion", func() bool { n, ok := w.Have[Node(1).ID]; return ok && !n.Alive })
 	if len(r.Have) != 1 {
 		a.t.Errorf("the claims of a suspect have gone: %v", r.Have)
@@ -110,6 +111,7 @@ func (a *allocation) nodes() {
 	a.must(again.Release(ctx, mine))
 	mine = a.block(again)
 	a.must(again.Close())
+	a.Expire(Node(1).ID)
 	w.Until("the suspicion", func() bool { n, ok := w.Have[Node(1).ID]; return ok && !n.Alive })
 	a.must(a.b.RemoveNode(ctx, Node(1).ID))
 	a.must(a.b.RemoveNode(ctx, Node(1).ID))

@@ -13,19 +13,15 @@ import (
 // that lives does not.
 func TestHostThatStaysAwayIsRemoved(t *testing.T) {
 	srv := etcdtest.Start(t, etcdtest.Current)
-	watcher := func(i int) *etcd.Store {
-		s, err := etcd.Open(t.Context(), etcd.Options{
-			Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(i), LeaseTTL: time.Second, Abandon: 2 * time.Second,
+	watcher := func(i int, lease time.Duration) *etcd.Store {
+		return opened(t, etcd.Options{
+			Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(i), LeaseTTL: lease, Abandon: 2 * time.Second,
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		return s
 	}
 	n := controltest.Network(1)
-	gone, stays := watcher(1), watcher(2)
-	watcher(3)
+	// One is looked for every third of a lease, and must renew its own in time.
+	gone, stays := watcher(1, time.Second), watcher(2, 30*time.Second)
+	watcher(3, time.Second)
 	if _, err := gone.ClaimNetwork(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}

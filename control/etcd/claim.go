@@ -34,22 +34,21 @@ func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet net
 				return err
 			}
 		}
-		for {
-			free, guard, err := s.freeBlocks(ctx, id, subnet, window)
-			if err != nil {
-				return err
-			}
-			tried = candidate{free[rand.IntN(len(free))], guard}
-			got, err := s.takeBlock(ctx, id, tried, mine)
-			if err != nil || got {
-				out.Prefix = tried.prefix
-				return err
-			}
-			tried = candidate{}
-			// The more hosts are at it, the wider they spread. A host on its own
-			// gets the first block, which people like to see.
-			window = min(64*window, 4096)
+		free, guard, err := s.freeBlocks(ctx, id, subnet, window)
+		if err != nil {
+			return err
 		}
+		tried = candidate{free[rand.IntN(len(free))], guard}
+		got, err := s.takeBlock(ctx, id, tried, mine)
+		if err != nil || got {
+			out.Prefix = tried.prefix
+			return err
+		}
+		tried = candidate{}
+		// The more hosts are at it, the wider they spread. A host on its own
+		// gets the first block, which people like to see.
+		window = min(64*window, 4096)
+		return errAgain
 	})
 	if err != nil {
 		return control.Claim{}, err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/controltest"
@@ -16,16 +15,7 @@ import (
 // encrypting is a host's store, as it encrypts.
 func encrypting(t *testing.T, srv *etcdtest.Server, host int, e topology.Encryption) *etcd.Store {
 	t.Helper()
-	s, err := etcd.Open(t.Context(), etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(host), LeaseTTL: 2 * time.Second, Encryption: e})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
+	return opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(host), Encryption: e})
 }
 
 // The first host says how the cluster encrypts; one that does not do as it is shut

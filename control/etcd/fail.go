@@ -17,14 +17,9 @@ import (
 	"github.com/particle-net/particle/internal/fault"
 )
 
-const (
-	// patience is how long an operation waits for the store if its caller sets
-	// no earlier deadline.
-	patience = 10 * time.Second
-	// attempt is how long it waits for one answer. Without a bound of our own a
-	// transaction waits for ever while the store has no quorum.
-	attempt = 3 * time.Second
-)
+// attempt is how long an operation waits for one answer. Without a bound of our own a
+// transaction waits for ever while the store has no quorum.
+const attempt = 3 * time.Second
 
 // errRewound is the cause of an attempt that has found out that the store was set
 // back. It went through, perhaps, on records that are out of date.
@@ -37,7 +32,7 @@ var errAgain = errors.New("other hosts were faster each time")
 // that repeating cannot cure, or time is up. f must bear that an earlier
 // attempt of it has gone through, though it was told otherwise.
 func (s *Store) do(ctx context.Context, op, on string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, s.o.Patience)
 	defer cancel()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := s.try(ctx, f)

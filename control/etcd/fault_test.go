@@ -120,6 +120,7 @@ func TestClaimsUnderFaults(t *testing.T) {
 // etcd is supported to step from one minor release to the next; claims go on
 // meanwhile, and all of them are there at the end.
 func TestUpgradeUnderLoad(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.Debian)
 	keeper := open(t, srv.Endpoint(), controltest.Node(500))
 	n := controltest.Network(2)

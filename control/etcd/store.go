@@ -34,6 +34,7 @@ type Options struct {
 	LeaseTTL       time.Duration       // 0 is 30 s; a host is suspect when it has been silent for so long
 	Settle         time.Duration       // 0 is 10 min; how long hosts have to claim again what the store has lost
 	Abandon        time.Duration       // 0 is 24 h; a host that has been away for so long loses its claims
+	Patience       time.Duration       // 0 is 10 s; how long an operation waits for the store if its caller sets no earlier deadline
 	Log            *logrus.Entry       // nil keeps silent
 }
 
@@ -122,6 +123,9 @@ func (o *Options) complete() error {
 	}
 	if o.Abandon == 0 {
 		o.Abandon = 24 * time.Hour
+	}
+	if o.Patience == 0 {
+		o.Patience = 10 * time.Second
 	}
 	if o.Log == nil {
 		silent := logrus.New()

@@ -14,43 +14,37 @@ import (
 // etcd forgets the tokens that it has given out when it ends, and its release 3.4
 // gives none to a client that still shows an old one.
 func TestSignsInAgain(t *testing.T) {
-	for _, release := range []string{etcdtest.Debian, etcdtest.Current} {
-		t.Run(release, func(t *testing.T) {
-			srv := etcdtest.Start(t, release)
-			users := etcdtest.Users{
-				Endpoint: "http://" + srv.Endpoint(), Root: "r", User: "particle", Password: "p", Prefix: "/particle/",
-			}
-			if err := users.Make(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			s, err := etcd.Open(t.Context(), etcd.Options{
-				Endpoints: []string{srv.Endpoint()}, User: users.User, Password: users.Password, Node: controltest.Node(1), LeaseTTL: 3 * time.Second,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
-			n := controltest.Network(1)
-			routes := controltest.Follow(t, s.WatchRoutes(t.Context(), n), controltest.Key)
-			claim := func() {
-				t.Helper()
-				until(t, func() error {
-					_, err := s.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
-					return err
-				})
-			}
-			until(t, func() error { _, err := s.ClaimNetwork(t.Context(), n); return err })
-			claim()
-			routes.UntilHave(1)
-			srv.Kill()
-			srv.Restart()
-			claim()
-			routes.UntilHave(2)
-			if err := s.Healthy(); err != nil {
-				t.Error(err)
-			}
+	releases(t, func(t *testing.T, release string) {
+		srv := etcdtest.Start(t, release)
+		users := etcdtest.Users{
+			Endpoint: "http://" + srv.Endpoint(), Root: "r", User: "particle", Password: "p", Prefix: "/particle/",
+		}
+		if err := users.Make(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := opened(t, etcd.Options{
+			Endpoints: []string{srv.Endpoint()}, User: users.User, Password: users.Password, Node: controltest.Node(1), LeaseTTL: 3 * time.Second,
 		})
-	}
+		n := controltest.Network(1)
+		routes := controltest.Follow(t, s.WatchRoutes(t.Context(), n), controltest.Key)
+		claim := func() {
+			t.Helper()
+			until(t, func() error {
+				_, err := s.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
+				return err
+			})
+		}
+		until(t, func() error { _, err := s.ClaimNetwork(t.Context(), n); return err })
+		claim()
+		routes.UntilHave(1)
+		srv.Kill()
+		srv.Restart()
+		claim()
+		routes.UntilHave(2)
+		if err := s.Healthy(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // until repeats try for a while.

@@ -6,6 +6,7 @@ import (
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/controltest"
 	"github.com/particle-net/particle/control/memory"
+	"github.com/particle-net/particle/topology"
 )
 
 func TestAllocation(t *testing.T) {
@@ -29,6 +30,7 @@ func TestAllocation(t *testing.T) {
 			Wipe: c.Wipe,
 			Save: func() { saved = c.Save() },
 			Load: func() { c.Load(saved) }, Settle: c.Settle,
+			Expire: func(topology.NodeID) {}, // it has at once
 		}
 	})
 }

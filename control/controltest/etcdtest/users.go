@@ -40,7 +40,7 @@ func (u Users) Make(ctx context.Context) error {
 		func(ctx context.Context) error { _, err := c.UserGrantRole(ctx, u.User, u.User); return err },
 		func(ctx context.Context) error { _, err := c.AuthEnable(ctx); return err },
 	} {
-		bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+		bounded, cancel := context.WithTimeout(ctx, time.Minute)
 		err := step(bounded)
 		cancel()
 		// An earlier attempt may have come so far.
