@@ -190,7 +190,7 @@ func TestBrokenPluginIsTakenBack(t *testing.T) {
 
 // An engine on another machine is reached through ssh and nothing else.
 func TestOverSSH(t *testing.T) {
-	h := boot(t, "inst-ssh", lab.EngineDebian, "{}")
+	h := bootAlone(t, "inst-ssh", lab.EngineDebian, "{}")
 	netnstest.RequireTool(t, "docker")
 	// The ssh of this test goes to no other machine; it runs the command that
 	// ssh would run there, with the host's engine.
@@ -270,8 +270,7 @@ func TestUninstallWaitsForOtherPlugins(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"plugin", "create", "somebody/else", plugin}, {"plugin", "enable", "somebody/else"}} {
-		cmd := exec.Command("docker", args...)
-		if out, err := cmd.CombinedOutput(); err != nil {
+		if out, err := h.command("docker", args...).CombinedOutput(); err != nil {
 			t.Fatalf("docker %v: %v\n%s", args, err, out)
 		}
 	}
@@ -301,7 +300,7 @@ func TestDoctorNamesWhatIsMissing(t *testing.T) {
 	h.sh(t, "docker run -d --network host "+lab.TestImage+" probe udp-echo -listen 0.0.0.0:4789")
 	h.sh(t, "mount --make-rprivate /run")
 	before := h.sh(t, snapshot)
-	cmd := exec.Command(join(programs, "particle"), "doctor")
+	cmd := h.command(join(programs, "particle"), "doctor")
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("it ended with %v", err)

@@ -2,8 +2,6 @@ package install_test
 
 import (
 	"bytes"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -19,8 +17,7 @@ import (
 // it has started, as soon as the condition holds.
 func (h host) killWhen(t *testing.T, reached func() bool, args ...string) {
 	t.Helper()
-	cmd := exec.Command(join(programs, "particle"), args...)
-	cmd.Env = append(os.Environ(), "DOCKER_HOST="+h.DockerHost())
+	cmd := h.command(join(programs, "particle"), args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {

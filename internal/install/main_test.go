@@ -53,8 +53,16 @@ type host struct {
 	api *client.Client
 }
 
-// boot brings a host up whose daemon.json is the given text, to the byte.
+// boot brings a host up whose daemon.json is the given text, to the byte, for a test
+// that goes on beside others.
 func boot(t *testing.T, name, engine, config string) host {
+	t.Helper()
+	t.Parallel()
+	return bootAlone(t, name, engine, config)
+}
+
+// bootAlone is boot for a test that changes the environment.
+func bootAlone(t *testing.T, name, engine, config string) host {
 	t.Helper()
 	netnstest.Require(t, os.Geteuid() == 0, "root, to boot Docker hosts")
 	l, err := lab.Up(t.Context(), lab.Options{Name: "t-" + name, Engine: engine, Replace: true, Tied: true})
@@ -68,8 +76,7 @@ func boot(t *testing.T, name, engine, config string) host {
 	})
 	h := host{Host: l.Hosts()[0]}
 	h.write(t, "/etc/docker/daemon.json", config)
-	t.Setenv("DOCKER_HOST", h.DockerHost())
-	if h.api, err = install.Connect(); err != nil {
+	if h.api, err = client.NewClientWithOpts(client.WithHost(h.DockerHost()), client.WithAPIVersionNegotiation()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.api.Close() })
@@ -129,6 +136,13 @@ func unchanged(t *testing.T, before, after string) {
 // progress logs the steps.
 func progress(t *testing.T) install.Progress {
 	return func(s install.Step) { t.Logf("%s: %s %v (taken back: %v)", s.Name, s.Detail, s.Err, s.Undone) }
+}
+
+// command is one of this machine's, for the host's engine.
+func (h host) command(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+h.DockerHost())
+	return cmd
 }
 
 func (h host) install(t *testing.T, opts install.Options) {

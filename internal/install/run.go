@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,7 +152,7 @@ func (i *installation) checkHost(ctx context.Context) (string, error) {
 	warnings := "everything needed is there"
 	var list []string
 	for _, c := range checks {
-		if c.Grade != "ok" {
+		if c.Grade != "ok" && !slices.Contains(list, c.Name) {
 			list = append(list, c.Name)
 		}
 	}

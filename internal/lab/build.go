@@ -112,7 +112,8 @@ func (b bundle) build(ctx context.Context, progress io.Writer, source, dir strin
 		}
 		// Two compilers at a time: dockerd's largest packages take a gigabyte each.
 		argv := append([]string{"build", "-p", "2", "-trimpath", link, "-o", filepath.Join(dir, "bin", p.name)}, p.flags...)
-		if _, err := goCommand(ctx, module, nil, append(argv, p.pkg)...); err != nil {
+		// runc needs cgo, whatever the caller builds with.
+		if _, err := goCommand(ctx, module, []string{"CGO_ENABLED=1"}, append(argv, p.pkg)...); err != nil {
 			return err
 		}
 		fmt.Fprintf(progress, "  %s built (%.0f s)\n", p.name, time.Since(begun).Seconds())

@@ -64,8 +64,9 @@ func remove(ctx context.Context, name string) error {
 	if err := removeDir(ctx, dir); err != nil {
 		return err
 	}
-	// The parent goes with the last lab.
-	if err := unix.Rmdir(StateDir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EEXIST) {
+	// The parent goes with the last lab, unless somebody has mounted it.
+	may := []error{unix.ENOTEMPTY, unix.EEXIST, unix.ENOENT, unix.EBUSY}
+	if err := unix.Rmdir(StateDir); err != nil && !slices.ContainsFunc(may, func(e error) bool { return errors.Is(err, e) }) {
 		return &fault.Error{Op: "remove", On: StateDir, Err: err}
 	}
 	return nil

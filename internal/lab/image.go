@@ -28,7 +28,26 @@ const busyboxFile = "/bin/busybox"
 // compiled from the particle module's source, which has to be at hand: the working
 // directory must be inside a checkout.
 func LoadImage(ctx context.Context, h *Host) error {
-	archive, err := testImage(ctx)
+	dir, err := os.MkdirTemp("", "particle-probe-")
+	if err != nil {
+		return &fault.Error{Op: "build probe", Err: err}
+	}
+	defer os.RemoveAll(dir)
+	probe := filepath.Join(dir, "probe")
+	source, err := sourceDir()
+	if err != nil {
+		return err
+	}
+	if _, err := goCommand(ctx, source, []string{"CGO_ENABLED=0"}, "build", "-trimpath", "-ldflags=-s -w", "-o", probe, "./integration/probe"); err != nil {
+		return err
+	}
+	return LoadImageWith(ctx, h, probe)
+}
+
+// LoadImageWith is LoadImage with a probe that is compiled: a static program, so that it
+// runs in any image.
+func LoadImageWith(ctx context.Context, h *Host, probe string) error {
+	archive, err := testImage(ctx, probe)
 	if err != nil {
 		return err
 	}
@@ -59,7 +78,7 @@ func (h *Host) ImportImage(ctx context.Context, archive io.Reader, ref string, c
 }
 
 // testImage builds the image's root file system.
-func testImage(ctx context.Context) ([]byte, error) {
+func testImage(ctx context.Context, probe string) ([]byte, error) {
 	if err := installPackages(ctx, io.Discard, map[string]string{busyboxFile: "busybox-static"}); err != nil {
 		return nil, err
 	}
@@ -71,9 +90,9 @@ func testImage(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, &fault.Error{Op: "list busybox's commands", Err: err}
 	}
-	probe, err := buildProbe(ctx)
+	program, err := os.ReadFile(probe)
 	if err != nil {
-		return nil, err
+		return nil, &fault.Error{Op: "read probe", Err: err}
 	}
 	t := newTree()
 	for _, dir := range []string{"bin", "etc", "root", "usr/bin", "usr/sbin", "sbin", "var", "proc", "sys", "dev", "run"} {
@@ -87,29 +106,11 @@ func testImage(ctx context.Context) ([]byte, error) {
 			t.link("bin/"+name, "/bin/busybox")
 		}
 	}
-	t.file("bin/probe", 0o755, probe)
+	t.file("bin/probe", 0o755, program)
 	t.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"))
 	t.file("etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\n"))
 	t.file("etc/nsswitch.conf", 0o644, []byte("hosts: files dns\n"))
 	return t.bytes()
-}
-
-// buildProbe compiles the probe static, so that it runs in any image.
-func buildProbe(ctx context.Context) ([]byte, error) {
-	dir, err := os.MkdirTemp("", "particle-probe-")
-	if err != nil {
-		return nil, &fault.Error{Op: "build probe", Err: err}
-	}
-	defer os.RemoveAll(dir)
-	out := filepath.Join(dir, "probe")
-	source, err := sourceDir()
-	if err != nil {
-		return nil, err
-	}
-	if _, err := goCommand(ctx, source, []string{"CGO_ENABLED=0"}, "build", "-trimpath", "-ldflags=-s -w", "-o", out, "./integration/probe"); err != nil {
-		return nil, err
-	}
-	return os.ReadFile(out)
 }
 
 // tree writes an archive and remembers the first error.

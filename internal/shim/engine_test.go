@@ -19,8 +19,8 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// engineLimit bounds each engine's tests: a host, its image and some thirty
-// containers.
+// engineLimit bounds each engine's tests: an image and some thirty containers. The
+// host comes before: its engine may have to be built.
 const engineLimit = 5 * time.Minute
 
 // engine is a real Docker host with the shim for its default runtime. Its
@@ -35,17 +35,17 @@ type engine struct {
 
 func newEngine(t *testing.T, name string) *engine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), engineLimit)
-	t.Cleanup(cancel)
-	l, err := lab.Up(ctx, lab.Options{Name: "shim-" + name, Engine: name, Replace: true, Tied: true, Progress: os.Stderr})
+	l, err := lab.Up(t.Context(), lab.Options{Name: "shim-" + name, Engine: name, Replace: true, Tied: true, Progress: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := l.Down(context.WithoutCancel(ctx)); err != nil {
+		if err := l.Down(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
+	ctx, cancel := context.WithTimeout(context.Background(), engineLimit)
+	t.Cleanup(cancel)
 	e := &engine{ctx: ctx, host: l.Hosts()[0], plugin: make(chan runtimeapi.Request, 1000)}
 	e.install(t)
 	if err := lab.LoadImage(ctx, e.host); err != nil {
