@@ -51,7 +51,9 @@ func dial(dir string) (Line, error) {
 	for _, step := range []error{
 		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &wait),
 		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &wait),
-		syscall.Connect(fd, &syscall.SockaddrUnix{Name: filepath.Join(dir, socketName)}),
+		uninterrupted(func() error {
+			return syscall.Connect(fd, &syscall.SockaddrUnix{Name: filepath.Join(dir, socketName)})
+		}),
 	} {
 		if step != nil {
 			_ = syscall.Close(fd)
@@ -59,6 +61,16 @@ func dial(dir string) (Line, error) {
 		}
 	}
 	return Line{fd}, nil
+}
+
+// uninterrupted repeats a call that a signal of Go's own ended: with a limit to wait
+// for, the kernel does not resume it (signal(7)).
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); err != syscall.EINTR {
+			return err
+		}
+	}
 }
 
 // start runs a holder and waits until it answers or has ended: another may have been
@@ -110,12 +122,12 @@ func (l Line) ask(o order, listener int) (receipt, error) {
 	}
 	raw, err := json.Marshal(o)
 	if err == nil {
-		err = syscall.Sendmsg(l.fd, raw, rights, nil, syscall.MSG_NOSIGNAL)
+		err = uninterrupted(func() error { return syscall.Sendmsg(l.fd, raw, rights, nil, syscall.MSG_NOSIGNAL) })
 	}
 	buf := make([]byte, 1<<20)
 	n := 0
 	if err == nil {
-		n, err = syscall.Read(l.fd, buf)
+		err = uninterrupted(func() (err error) { n, err = syscall.Read(l.fd, buf); return err })
 	}
 	var r receipt
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -97,6 +98,57 @@ func TestDatagrams(t *testing.T) {
 	two.all("socket e udp4", "send e x 10.77.0.1:53")
 	if name := two.do("name e"); !strings.HasPrefix(name, "10.77.0.2:") {
 		t.Errorf("a socket that sent without a bind is at %s", name)
+	}
+}
+
+// A client calls before it has a filter, and may take its time then: nobody waits for
+// it, and it is served.
+func TestSlowClient(t *testing.T) {
+	b := newBed(t)
+	b.container(1)
+	slow, err := holder.Connect(b.dir, "/nonexistent", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	if held, err := holder.Count(b.dir); err != nil || len(held) != 1 {
+		t.Fatalf("counted %v, %v", held, err)
+	}
+	listener, other, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	defer other.Close() // which lets the listener go
+	disturb(t, b.dir)
+	if err := slow.Hold(id(2), true, int(listener.Fd())); err != nil {
+		t.Error(err)
+	}
+	if held, err := holder.Count(b.dir); err != nil || len(held) != 2 {
+		t.Errorf("counted %v, %v", held, err)
+	}
+}
+
+// disturb sends each thread of the holder the signal by which Go takes processors from
+// its goroutines.
+func disturb(t *testing.T, dir string) {
+	t.Helper()
+	pid, err := holder.Pid(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		tid, err := strconv.Atoi(thread.Name())
+		if err == nil {
+			err = unix.Tgkill(pid, tid, unix.SIGURG)
+		}
+		if err != nil && err != unix.ESRCH { // ended meanwhile
+			t.Fatal(err)
+		}
 	}
 }
 

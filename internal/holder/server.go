@@ -2,12 +2,14 @@ package holder
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/particle-net/particle/internal/fault"
@@ -50,6 +52,10 @@ type Denials struct {
 	Connects uint64 `json:"connects,omitempty"` // to loopback addresses that are not its own
 }
 
+// orderLimit is how long a client may be silent. It calls before it puts itself under
+// a filter, and a host that starts hundreds of containers has it wait for its turn.
+const orderLimit = 30 * time.Second
+
 // maxThreads is what a thousand and more containers can make the holder wait with, of
 // which each has maxCalls. Go ends a process that needs more.
 const maxThreads = 1 << 17
@@ -63,6 +69,7 @@ type server struct {
 	mu         sync.Mutex // guards what follows
 	containers map[topology.ContainerID]*container
 	listeners  map[int]*container // by descriptor
+	ended      bool               // by an order: nothing more is held
 
 	faces faces // has a lock of its own, which ranks last
 }
@@ -123,28 +130,28 @@ func openDoor(path string) (int, error) {
 	return fd, syscall.Listen(fd, 1024)
 }
 
-// admit serves clients, one at a time: an order is a message that is there already.
+// admit serves clients until an order ends it, beside each other: one that is slow
+// keeps nobody waiting.
 func (s *server) admit() error {
 	for {
 		fd, _, err := syscall.Accept4(s.door, syscall.SOCK_CLOEXEC)
 		switch err {
 		case nil:
+			go s.serve(fd)
 		case syscall.EINTR, syscall.ECONNABORTED, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
 			continue
+		case syscall.EINVAL: // the door is shut
+			return nil
 		default:
 			return &fault.Error{Op: "hold address guards in", On: s.dir, Err: err}
-		}
-		end := s.serve(fd)
-		_ = syscall.Close(fd)
-		if end {
-			return nil
 		}
 	}
 }
 
-// serve answers one client; true ends the holder.
-func (s *server) serve(fd int) (end bool) {
-	wait := syscall.Timeval{Sec: 1}
+// serve answers one client.
+func (s *server) serve(fd int) {
+	defer syscall.Close(fd)
+	wait := syscall.Timeval{Sec: int64(orderLimit / time.Second)}
 	_ = syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &wait)
 	o, listener, err := receive(fd)
 	r := receipt{}
@@ -158,30 +165,46 @@ func (s *server) serve(fd int) (end bool) {
 	case o.Count:
 		r.Containers = s.count()
 	case o.End:
-		if n := len(s.count()); n > 0 {
-			err = fmt.Errorf("it holds the guards of %d containers", n)
-		}
-		end = err == nil
+		err = s.end()
 	default:
-		err = fmt.Errorf("it is asked for nothing it knows")
+		err = errors.New("it is asked for nothing it knows")
 	}
 	if listener >= 0 {
 		_ = syscall.Close(listener)
 	}
+	ends := o.End && err == nil
 	if err != nil {
 		r.Err = err.Error()
 	}
 	raw, err := json.Marshal(r)
 	if err == nil {
-		err = syscall.Sendmsg(fd, raw, nil, nil, syscall.MSG_NOSIGNAL)
+		// A client that is gone needs none.
+		_ = uninterrupted(func() error { return syscall.Sendmsg(fd, raw, nil, nil, syscall.MSG_NOSIGNAL) })
 	}
-	return end && err == nil
+	if ends {
+		_ = syscall.Shutdown(s.door, syscall.SHUT_RDWR)
+	}
+}
+
+// end has nothing more held, if nothing is.
+func (s *server) end() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.containers); n > 0 {
+		return fmt.Errorf("it holds the guards of %d containers", n)
+	}
+	s.ended = true
+	return nil
 }
 
 // receive reads an order, and the descriptor that came with it or -1.
 func receive(fd int) (o order, listener int, err error) {
 	raw, oob := make([]byte, 4096), make([]byte, syscall.CmsgSpace(4))
-	n, oobn, _, _, err := syscall.Recvmsg(fd, raw, oob, syscall.MSG_CMSG_CLOEXEC)
+	var n, oobn int
+	err = uninterrupted(func() (err error) {
+		n, oobn, _, _, err = syscall.Recvmsg(fd, raw, oob, syscall.MSG_CMSG_CLOEXEC)
+		return err
+	})
 	if err != nil {
 		return o, -1, err
 	}
@@ -205,6 +228,9 @@ func (s *server) hold(o order, listener int) error {
 	_, _, _ = syscall.Syscall(syscall.SYS_IOCTL, uintptr(listener), ioctlFlags, uintptr(flags))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ended {
+		return errors.New("it has been told to end")
+	}
 	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(listener)}
 	if err := syscall.EpollCtl(s.epoll, syscall.EPOLL_CTL_ADD, listener, &event); err != nil {
 		return err
