@@ -58,7 +58,7 @@ func newBed(ctx context.Context, o lab.Options, plain bool) (*bed, error) {
 	}
 	b := &bed{lab: l, host: l.Hosts()[0]}
 	for _, host := range l.Hosts() {
-		if err := lab.LoadImage(ctx, host); err != nil {
+		if err := lab.LoadImageWith(ctx, host, program("probe")); err != nil {
 			return b, err
 		}
 	}

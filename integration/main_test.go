@@ -18,6 +18,10 @@ var programs struct {
 	cli lab.DockerCLI
 }
 
+// built is the variable that names the directory of the programs if they are built: a
+// virtual machine would take long.
+const built = "PARTICLE_BUILT"
+
 func TestMain(m *testing.M) {
 	lab.MaybeInit()
 	os.Exit(run(m))
@@ -28,10 +32,12 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "integration: these tests boot Docker hosts in namespaces; run them as root")
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "particle-integration-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = build(dir)
+	var err error
+	if programs.bin = os.Getenv(built); programs.bin == "" {
+		if programs.bin, err = os.MkdirTemp("", "particle-integration-"); err == nil {
+			defer os.RemoveAll(programs.bin)
+			err = build()
+		}
 	}
 	if err == nil {
 		programs.cli, err = lab.CLI(context.Background(), os.Stderr)
@@ -43,9 +49,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-func build(dir string) error {
-	programs.bin = dir
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir+"/",
+func build() error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", programs.bin+"/",
 		"../cmd/particle", "../cmd/particle-docker-plugin", "../cmd/particle-runtime", "../cmd/particle-lab", "./probe")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

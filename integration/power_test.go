@@ -20,7 +20,7 @@ func cmdPower(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(host.Reboot(ctx))
 	case "new":
 		ts.Check(host.Replace(ctx))
-		ts.Check(lab.LoadImage(ctx, host))
+		ts.Check(lab.LoadImageWith(ctx, host, program("probe")))
 	default:
 		ts.Fatalf("usage: power off|on|new")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/vm"
 )
 
 func TestScripts(t *testing.T) {
@@ -34,10 +35,15 @@ func TestScripts(t *testing.T) {
 				return nil
 			},
 			Condition: func(name string) (bool, error) {
-				if name == "wireguard" {
-					return encrypts(), nil
+				switch name {
+				case "wireguard":
+					return encrypts()
+				case "vm":
+					machine, err := os.Hostname()
+					return machine == vm.Hostname, err
+				default:
+					return name == engine, nil
 				}
-				return name == engine, nil
 			},
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"lab":        cmdLab,
