@@ -12,6 +12,7 @@ JSON    ?= bench-start-$(ENGINE).json
 GOTESTFLAGS ?=
 
 PROGRAMS = particle particle-docker-plugin particle-runtime
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/
 
 .PHONY: help
 help: ## list what can be made
@@ -42,7 +43,7 @@ lab-down: build ## take them down and leave nothing (NAME=lab)
 
 .PHONY: build
 build: ## the programs, in bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/ $(PROGRAMS:%=./cmd/%) ./cmd/particle-lab ./cmd/particle-vm
+	$(BUILD) $(PROGRAMS:%=./cmd/%) ./cmd/particle-lab ./cmd/particle-vm
 
 .PHONY: generate
 generate: packages ## the eBPF objects from their C, after it was changed
@@ -80,10 +81,14 @@ bench-cluster: ## three hosts: bursts on a shared network, and from a claim to t
 .PHONY: test
 test: packages check test-go test-kernel test-integration ## all tests; installs what they need
 
+# As the programs are built, so that nothing is compiled again for the checks.
+check: export CGO_ENABLED = 0
+check: export GOFLAGS = -trimpath
 .PHONY: check
 check: ## formatting, vet, lint, tidy
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags clock ./control/etcd
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
 
@@ -99,21 +104,25 @@ OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/) internal/vm/,$(patsubst git
 
 .PHONY: test-go
 test-go: ## pure and wire tests, with the race detector
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 $(OTHERS:%/=./%)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -timeout 30m $(OTHERS:%/=./%)
 
 .PHONY: test-kernel
 test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -timeout 30m $(KERNEL:%=./%)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -parallel 4 -timeout 30m $(KERNEL:%=./%)
 
 .PHONY: test-kernels
-test-kernels: packages build ## what touches the kernel under Debian's stock kernels, in virtual machines (KERNELS="6.1 6.12")
+test-kernels: packages build ## what touches the kernel under Debian's stock kernels, clusters that encrypt and whose clocks jump, in virtual machines (KERNELS="6.1 6.12")
 	$(GO) test $(GOTESTFLAGS) -count=1 ./internal/vm
 	@for k in $(KERNELS); do echo "Linux $$k"; PARTICLE_REQUIRE=wireguard $(GO) test $(GOTESTFLAGS) -count=1 -p 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -kernel '$$k' -timeout 60m' $(STOCK:%=./%) || exit 1; done
+	$(BUILD) ./integration/probe
+	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)' -parallel 1 -timeout 60m \
+		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 6000 -scratch /var/lib/particle-lab' ./integration
+	$(GO) test $(GOTESTFLAGS) -count=1 -tags clock -run TestClockJumps -timeout 60m -exec '$(CURDIR)/bin/particle-vm -timeout 60m' ./control/etcd
 
 .PHONY: test-integration
 test-integration: ## the product on both engines (root)
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -count=1 -timeout 60m -parallel 4 $(PRODUCT:%=./%)
+	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 -timeout 60m -parallel 3 $(PRODUCT:%=./%)
 
 .PHONY: test-attack
 test-attack: ## one container against its neighbour, and what sockets do, on both engines (root)
