@@ -8,17 +8,16 @@ import (
 
 // answer decides one call. It runs on a goroutine of its own and may wait as long
 // as the call would have.
-func (c *container) answer(r request) {
+func (c *container) answer(r *request) {
 	if err := r.read(); err != 0 {
 		r.reply(0, err)
 		return
 	}
-	s, err := r.socket()
+	s, err := r.take()
 	if err != 0 {
 		r.reply(0, err)
 		return
 	}
-	defer s.close()
 	if r.op == bind {
 		c.bind(r, s)
 		return
@@ -45,7 +44,7 @@ func (c *container) answer(r request) {
 
 // answerOther lets the kernel connect what is no Internet socket, but for unix sockets
 // by names of the namespace that are not the container's own.
-func (c *container) answerOther(r request, s socket) {
+func (c *container) answerOther(r *request, s socket) {
 	id, known := c.known()
 	if s.domain == syscall.AF_UNIX && r.op != listen && known && s.netns == id.cookie {
 		raw, err := r.addressBytes()
@@ -74,7 +73,7 @@ func (r *request) addressBytes() ([]byte, syscall.Errno) {
 // bind binds the caller's socket to what its wish becomes. Nothing is left to the
 // kernel: between an answer and its going on the caller could put another socket in
 // the place of this one.
-func (c *container) bind(r request, s socket) {
+func (c *container) bind(r *request, s socket) {
 	raw, err := r.addressBytes()
 	if err != 0 {
 		r.reply(0, err)
@@ -149,14 +148,14 @@ func (i guarded) noteBound(s socket, a address) {
 }
 
 // reach answers connect and sendto.
-func (c *container) reach(r request, s socket, i guarded) {
+func (c *container) reach(r *request, s socket, i guarded) {
 	raw, err := r.addressBytes()
 	if err != 0 {
 		r.reply(0, err)
 		return
 	}
 	to, ok := parseAddress(raw)
-	if !ok {
+	if !ok || s.domain == syscall.AF_INET && to.family != syscall.AF_INET {
 		r.proceed() // to dissolve a connection, or for the kernel to refuse
 		return
 	}
@@ -174,7 +173,7 @@ func (c *container) reach(r request, s socket, i guarded) {
 		switch {
 		case r.op == sendto:
 			s.prepare(i.own(six(to.ip)))
-			r.send(s, to)
+			r.transmit(s, to)
 			return
 		case s.kind == syscall.SOCK_DGRAM:
 			// The kernel would take 127.0.0.1, where no answer would find it.
@@ -187,8 +186,8 @@ func (c *container) reach(r request, s socket, i guarded) {
 // maxMessage is what a datagram can hold, and a first packet of TCP is less.
 const maxMessage = 1 << 16
 
-// send sends the caller's data for it.
-func (r *request) send(s socket, to address) {
+// transmit sends the caller's data for it.
+func (r *request) transmit(s socket, to address) {
 	if r.size > maxMessage {
 		r.reply(0, syscall.EMSGSIZE)
 		return

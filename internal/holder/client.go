@@ -13,8 +13,9 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// startLimit bounds the start of a holder, which takes milliseconds.
-const startLimit = 5 * time.Second
+// startLimit bounds the start of a holder. That takes milliseconds where there is
+// nothing else to do.
+const startLimit = orderLimit
 
 // Line is a connection to the holder, for one order.
 type Line struct{ fd int }
@@ -47,7 +48,7 @@ func dial(dir string) (Line, error) {
 	if err != nil {
 		return Line{}, err
 	}
-	wait := syscall.Timeval{Sec: int64(startLimit / time.Second)}
+	wait := syscall.Timeval{Sec: int64(orderLimit / time.Second)}
 	for _, step := range []error{
 		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &wait),
 		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &wait),
@@ -124,7 +125,7 @@ func (l Line) ask(o order, listener int) (receipt, error) {
 	if err == nil {
 		err = uninterrupted(func() error { return syscall.Sendmsg(l.fd, raw, rights, nil, syscall.MSG_NOSIGNAL) })
 	}
-	buf := make([]byte, 1<<20)
+	buf := make([]byte, maxReceipt)
 	n := 0
 	if err == nil {
 		err = uninterrupted(func() (err error) { n, err = syscall.Read(l.fd, buf); return err })

@@ -8,8 +8,8 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// maxCalls is how many calls of one container are answered at once. More get EAGAIN:
-// a container that fills the table must not fill the host.
+// maxCalls is how many calls of one container are answered at once. More wait: a
+// container that fills the table must not fill the host.
 const maxCalls = 64
 
 // container is what the holder knows of one. Its processes have a listener each that
@@ -17,16 +17,19 @@ const maxCalls = 64
 type container struct {
 	id    topology.ContainerID
 	dir   string
-	slots chan struct{}
 	faces *faces
 
 	denied struct{ binds, connects atomic.Uint64 }
 
-	mu        sync.Mutex // guards what follows
+	// The server's lock guards these.
 	listeners int
-	identity  guarded
-	told      bool
-	cut       map[uint64]bool // sockets whose successful bind was not heard of
+	calls     int   // that are being answered
+	waiting   []int // listeners that are not looked at meanwhile
+
+	mu       sync.Mutex // guards what follows
+	identity guarded
+	told     bool
+	cut      map[uint64]bool // sockets whose successful bind was not heard of
 }
 
 // guarded is an identity with the cookie of its namespace.

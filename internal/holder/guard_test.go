@@ -1,9 +1,11 @@
 package holder_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -69,6 +71,9 @@ func TestConnect(t *testing.T) {
 	one.all("socket w tcp4", "bind w 0.0.0.0:84", "listen w", "socket x tcp4", "bind x 127.0.0.1:84", "listen x",
 		"socket y tcp4", "bind y 127.0.0.1:85", "listen y", "socket z tcp4", "bind z 0.0.0.0:85", "listen z",
 		"socket f tcp4", "connect f 127.0.0.1:84", "peer f => 127.0.1.1:84", "socket g tcp4", "connect g 127.0.0.1:85", "peer g => 10.77.0.1:85")
+	// IPv6 for a socket of IPv4 is for the kernel to refuse.
+	two.all("socket f tcp4", "connect f [fd00:77::1]:80 => EAFNOSUPPORT", "connect f [::1]:80 => EAFNOSUPPORT",
+		"socket g udp4", "connect g [2001:db8::1]:80 => EAFNOSUPPORT", "send g hello [2001:db8::1]:80 => EAFNOSUPPORT", "send g hello [::1]:80 => EAFNOSUPPORT")
 	if name := one.do("name never"); !strings.HasPrefix(name, "10.77.0.1:") {
 		t.Errorf("a listener that was never bound is at %s", name)
 	}
@@ -126,6 +131,78 @@ func TestSlowClient(t *testing.T) {
 	}
 	if held, err := holder.Count(b.dir); err != nil || len(held) != 2 {
 		t.Errorf("counted %v, %v", held, err)
+	}
+}
+
+// More calls of a container at once than are answered at once wait for their turn, and
+// none of them fails: here each waits for the server's queue.
+func TestCrowd(t *testing.T) {
+	newBed(t).container(1).all("crowd 127.0.0.1:80")
+}
+
+// crowd connects to a server that accepts when most of its clients wait.
+func crowd(to string) error {
+	const clients = 100
+	server, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err == nil {
+		err = errors.Join(unix.Bind(server, address(to)), unix.Listen(server, 8))
+	}
+	if err != nil {
+		return err
+	}
+	results := make(chan error, clients)
+	for range clients {
+		go func() {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+			if err == nil {
+				err = unix.Connect(fd, address(to))
+			}
+			results <- err
+		}()
+	}
+	connecting := func() int {
+		table, _ := os.ReadFile("/proc/thread-self/net/tcp")
+		return strings.Count(string(table), " 02 ") // SYN_SENT
+	}
+	for len(results) < 9 || connecting() < 55 && len(results) < clients {
+		runtime.Gosched()
+	}
+	go func() {
+		for {
+			if _, _, err := unix.Accept(server); err != nil {
+				return
+			}
+		}
+	}()
+	for range clients {
+		err = errors.Join(err, <-results)
+	}
+	return err
+}
+
+// A host may have thousands of containers; the receipt that lists them is long.
+func TestThousands(t *testing.T) {
+	b := newBed(t)
+	b.container(1)
+	listener, other, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	defer other.Close() // which lets the listeners go
+	const many = 5000
+	for n := 2; n <= many; n++ {
+		line, err := holder.Connect(b.dir, "/nonexistent", nil)
+		if err == nil {
+			err = line.Hold(id(n), true, int(listener.Fd()))
+			line.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if held, err := holder.Count(b.dir); err != nil || len(held) != many {
+		t.Errorf("counted %d, %v", len(held), err)
 	}
 }
 

@@ -115,6 +115,8 @@ func (h *hands) obey(words []string) (string, error) {
 		return ok, signals(last)
 	case "time": // CALL ADDRESS
 		return measure(name, last)
+	case "crowd":
+		return ok, crowd(last)
 	case "race":
 		return race(last)
 	case "umask":

@@ -52,10 +52,21 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) syscall.Errno {
 	return errno
 }
 
+// settle is ioctl for what must be done now: a signal of Go's own ends it while the
+// kernel waits for the filter's lock.
+func settle(fd int, request uintptr, arg unsafe.Pointer) syscall.Errno {
+	for {
+		if errno := ioctl(fd, request, arg); errno != syscall.EINTR {
+			return errno
+		}
+	}
+}
+
 // request is a call that waits for its answer.
 type request struct {
 	notification
 	listener int
+	socket   *socket // the caller's, until it has its answer
 	op       operation
 	fd       int
 	address  uint64 // in the caller's memory
@@ -125,20 +136,28 @@ func (r *request) memory(at uint64, into []byte) syscall.Errno {
 // valid is false when the caller is gone, and its number may be another's.
 func (r *request) valid() bool {
 	id := r.id
-	return ioctl(r.listener, ioctlValid, unsafe.Pointer(&id)) == 0
+	return settle(r.listener, ioctlValid, unsafe.Pointer(&id)) == 0
 }
 
 // reply answers; false says that nobody waits for it any more.
 func (r *request) reply(value int, errno syscall.Errno) bool {
-	answer := response{id: r.id, value: int64(value), errno: -int32(errno)}
+	answer := response{value: int64(value), errno: -int32(errno)}
 	if errno != 0 {
 		answer.value = 0
 	}
-	return ioctl(r.listener, ioctlSend, unsafe.Pointer(&answer)) == 0
+	return r.send(answer)
 }
 
 // proceed lets the kernel do what the caller asks for.
-func (r *request) proceed() {
-	answer := response{id: r.id, flags: flagContinue}
-	ioctl(r.listener, ioctlSend, unsafe.Pointer(&answer))
+func (r *request) proceed() { r.send(response{flags: flagContinue}) }
+
+// send lets the caller's socket go first: it may close it next, and bind its port
+// anew.
+func (r *request) send(answer response) bool {
+	if r.socket != nil {
+		r.socket.close()
+		r.socket = nil
+	}
+	answer.id = r.id
+	return settle(r.listener, ioctlSend, unsafe.Pointer(&answer)) == 0
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -40,6 +41,9 @@ type order struct {
 	End bool `json:"end,omitempty"`
 }
 
+// maxReceipt is how long one can be, bytes: some 15,000 containers.
+const maxReceipt = 1 << 20
+
 // receipt answers.
 type receipt struct {
 	Err        string                           `json:"err,omitempty"`
@@ -52,8 +56,9 @@ type Denials struct {
 	Connects uint64 `json:"connects,omitempty"` // to loopback addresses that are not its own
 }
 
-// orderLimit is how long a client may be silent. It calls before it puts itself under
-// a filter, and a host that starts hundreds of containers has it wait for its turn.
+// orderLimit is how long either side may be silent. A client calls before it puts
+// itself under a filter, and a host that starts hundreds of containers has each wait for
+// its turn.
 const orderLimit = 30 * time.Second
 
 // maxThreads is what a thousand and more containers can make the holder wait with, of
@@ -74,8 +79,8 @@ type server struct {
 	faces faces // has a lock of its own, which ranks last
 }
 
-// Serve is the holder: it takes the directory for itself, tells by closing ready that
-// it answers, and serves until it is ended by an order. If there is one already, it
+// Serve is the holder: it takes the directory for itself, tells by closing ready, if
+// there is one, that it answers, and serves until it is ended by an order. If there is one already, it
 // returns nil at once.
 func Serve(dir string, ready *os.File) error {
 	s, err := open(dir)
@@ -178,6 +183,8 @@ func (s *server) serve(fd int) {
 	}
 	raw, err := json.Marshal(r)
 	if err == nil {
+		// What a socket may hold is less than thousands of containers take.
+		_ = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUFFORCE, maxReceipt)
 		// A client that is gone needs none.
 		_ = uninterrupted(func() error { return syscall.Sendmsg(fd, raw, nil, nil, syscall.MSG_NOSIGNAL) })
 	}
@@ -225,7 +232,12 @@ func (s *server) hold(o order, listener int) error {
 	}
 	flags := uint64(flagSyncWakeUp)
 	// The kernel takes the value itself in place of a pointer; older ones know no flags.
-	_, _, _ = syscall.Syscall(syscall.SYS_IOCTL, uintptr(listener), ioctlFlags, uintptr(flags))
+	_ = uninterrupted(func() error {
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(listener), ioctlFlags, uintptr(flags)); errno != 0 {
+			return errno
+		}
+		return nil
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -237,7 +249,7 @@ func (s *server) hold(o order, listener int) error {
 	}
 	c := s.containers[id]
 	if c == nil || o.Fresh {
-		c = &container{id: id, dir: s.dir, faces: &s.faces, slots: make(chan struct{}, maxCalls)}
+		c = &container{id: id, dir: s.dir, faces: &s.faces}
 		s.containers[id] = c
 	}
 	s.listeners[listener] = c
@@ -264,34 +276,69 @@ func (s *server) watch() {
 			continue // EINTR
 		}
 		for _, e := range events[:n] {
-			if e.Events&syscall.EPOLLIN != 0 {
+			switch {
+			case e.Events&syscall.EPOLLIN != 0:
 				s.take(int(e.Fd))
-			} else { // EPOLLHUP: nobody lives under the filter any more
+			case e.Events&syscall.EPOLLHUP != 0: // nobody lives under the filter any more
 				s.drop(int(e.Fd))
-			}
+			} // else a signal kept the kernel from looking (EPOLLERR)
 		}
 	}
 }
 
 // take receives a call and has it answered.
 func (s *server) take(listener int) {
-	s.mu.Lock()
-	c := s.listeners[listener]
-	s.mu.Unlock()
-	r := request{listener: listener}
-	if errno := ioctl(listener, ioctlReceive, unsafe.Pointer(&r.notification)); errno != 0 {
-		return // the caller is gone
+	c := s.admitted(listener)
+	if c == nil {
+		return
 	}
-	select {
-	case c.slots <- struct{}{}:
-	default:
-		r.reply(0, syscall.EAGAIN)
+	r := &request{listener: listener}
+	if errno := ioctl(listener, ioctlReceive, unsafe.Pointer(&r.notification)); errno != 0 {
+		s.answered(c) // the caller is gone, or a signal came; then it is asked for again
 		return
 	}
 	go func() {
-		defer func() { <-c.slots }()
+		defer s.answered(c)
+		defer func() {
+			// What one container asks must not end the guards of all.
+			if recover() != nil {
+				r.reply(0, syscall.ENOSYS)
+			}
+		}()
 		c.answer(r)
 	}()
+}
+
+// admitted gives the container whose call can be answered now; if it has maxCalls, the
+// listener waits and nil is returned.
+func (s *server) admitted(listener int) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.listeners[listener]
+	if c.calls == maxCalls {
+		s.look(listener, 0)
+		c.waiting = append(c.waiting, listener)
+		return nil
+	}
+	c.calls++
+	return c
+}
+
+// answered lets the listeners be looked at again that have waited.
+func (s *server) answered(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.calls--
+	for _, listener := range c.waiting {
+		s.look(listener, syscall.EPOLLIN)
+	}
+	c.waiting = nil
+}
+
+// look tells what a listener is waited for: calls, or its end alone.
+func (s *server) look(listener int, events uint32) {
+	event := syscall.EpollEvent{Events: events, Fd: int32(listener)}
+	_ = syscall.EpollCtl(s.epoll, syscall.EPOLL_CTL_MOD, listener, &event) // it is there
 }
 
 // drop lets a listener go, and the container with its last one.
@@ -302,6 +349,7 @@ func (s *server) drop(listener int) {
 	_ = syscall.Close(listener)
 	c := s.listeners[listener]
 	delete(s.listeners, listener)
+	c.waiting = slices.DeleteFunc(c.waiting, func(l int) bool { return l == listener })
 	c.listeners--
 	if c.listeners > 0 {
 		return

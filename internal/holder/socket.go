@@ -31,8 +31,8 @@ type socket struct {
 	cookie uint64
 }
 
-// socket takes the caller's; close it.
-func (r *request) socket() (socket, syscall.Errno) {
+// take takes the caller's socket, which goes with the answer.
+func (r *request) take() (socket, syscall.Errno) {
 	pidfd, err := openProcess(int(r.pid))
 	if err != 0 {
 		return socket{}, err
@@ -56,6 +56,7 @@ func (r *request) socket() (socket, syscall.Errno) {
 			return socket{}, err // ENOTSOCK is the caller's
 		}
 	}
+	r.socket = &s
 	return s, 0
 }
 

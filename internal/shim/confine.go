@@ -94,15 +94,24 @@ func (h *Host) forgetGuard(id string) {
 // hold is the command by which the shim is the holder. It keeps no descriptor that
 // it was started with: containerd waits for the ends of some.
 func (h *Host) hold(c Call) int {
-	const ready = 3
-	closeInherited(ready + 1)
+	const three = 3
+	var ready *os.File
+	if isPipe(three) { // not if somebody typed the command
+		ready = os.NewFile(three, "ready")
+	}
+	closeInherited(three + 1)
 	// A host that runs out of memory must not end it: it would end every bind.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0o644)
-	if err := holder.Serve(h.Holder, os.NewFile(ready, "ready")); err != nil {
+	if err := holder.Serve(h.Holder, ready); err != nil {
 		c.report(err)
 		return 1
 	}
 	return 0
+}
+
+func isPipe(fd int) bool {
+	var stat syscall.Stat_t
+	return syscall.Fstat(fd, &stat) == nil && stat.Mode&syscall.S_IFMT == syscall.S_IFIFO
 }
 
 // closeInherited closes what does not bear the mark of this process's own.
