@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,6 +124,9 @@ func openBundle(c Call) (bundle, bool, error) {
 		b.mode = info.Mode().Perm()
 		b.spec, err = os.ReadFile(b.path)
 	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return bundle{}, false, &fault.Error{Op: "read the specification", On: b.path, Err: err}
+	}
 	if err == nil {
 		b.facts, err = seccomp.Inspect(b.spec)
 	}
@@ -183,7 +187,10 @@ func startError(container, fact string, err error) error {
 // namespace. Comparing the namespace itself with ours tells more than following
 // X's records would: X may be a joiner too, at any distance.
 func (h *Host) createJoiner(c Call, b bundle) (*confinement, error) {
-	path := h.sameNamespace(b.facts.Network)
+	path, err := h.sameNamespace(b.facts.Network)
+	if err != nil {
+		return nil, err
+	}
 	resolv := h.joinedResolvConf(b)
 	switch {
 	case path == "" && resolv == "":
@@ -231,8 +238,8 @@ func (h *Host) joinedResolvConf(b bundle) string {
 // refuseUnknown keeps a container out of a tenant namespace that would come
 // into it as it is, because Docker's directory of it was not found.
 func (h *Host) refuseUnknown(c Call, b bundle) error {
-	if h.sameNamespace(b.facts.Network) == "" {
-		return nil
+	if path, err := h.sameNamespace(b.facts.Network); path == "" {
+		return err
 	}
 	return fault.New("start container", topology.ContainerID(c.ID).Short(),
 		"it joins a container of a particle network, and nothing leads to what Docker knows of it",
@@ -268,22 +275,28 @@ func (b bundle) joined() (topology.ContainerID, error) {
 
 // sameNamespace returns the file of the tenant namespace that a path leads to,
 // or nothing if it leads to none.
-func (h *Host) sameNamespace(path string) string {
-	target, err := os.Stat(path)
-	if path == "" || err != nil {
-		return ""
+func (h *Host) sameNamespace(path string) (string, error) {
+	if path == "" {
+		return "", nil
 	}
-	entries, err := os.ReadDir(h.Namespaces)
+	target, err := os.Stat(path)
+	var entries []fs.DirEntry
+	if err == nil {
+		entries, err = os.ReadDir(h.Namespaces)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // of the path the runtime says it better
+		return "", nil
+	}
 	if err != nil {
-		return ""
+		return "", &fault.Error{Op: "look for the tenant namespace of", On: path, Err: err}
 	}
 	for _, entry := range entries {
 		file := filepath.Join(h.Namespaces, entry.Name())
 		if info, err := os.Stat(file); err == nil && os.SameFile(info, target) {
-			return file
+			return file, nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // share writes the edited specification back.

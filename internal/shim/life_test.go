@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -160,6 +161,27 @@ func TestStartOfOthersAsksNobody(t *testing.T) {
 	}
 	if got := p.questions(); len(got) != 0 {
 		t.Errorf("the plugin was asked %+v", got)
+	}
+}
+
+// What cannot be read may be ours: it neither starts nor gets another process.
+func TestUnreadableIsNotPassed(t *testing.T) {
+	w := newWorld(t)
+	unreadable := func(path string) {
+		if err := errors.Join(os.RemoveAll(w.path(path)), os.MkdirAll(w.path(path), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unreadable("root/" + webID + "/state.json")
+	for _, command := range []string{"start", "exec"} {
+		if r := w.run(nil, "--root", w.path("root"), command, webID); r.code == 0 || !strings.Contains(r.stderr, "is a directory") {
+			t.Errorf("%s: %+v", command, r)
+		}
+	}
+	w.container(webID, "jobs", `"jobs":null`, "")
+	unreadable("moby/" + webID + "/config.json")
+	if r := w.create(webID); r.code != 1 || !strings.Contains(r.stderr, "is a directory") {
+		t.Errorf("create: %+v", r)
 	}
 }
 

@@ -2,6 +2,8 @@ package shim
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -54,11 +56,14 @@ func (h *Host) member(c Call) (*state, error) {
 	// Nearly every container on a host may be another's. Finding no mention of
 	// our directory or annotation is much cheaper than reading, and the encoder
 	// that wrote the file leaves both as they are.
-	if err != nil || !bytes.Contains(raw, []byte(h.Namespaces+"/")) && !bytes.Contains(raw, []byte(labelOwn)) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.Contains(raw, []byte(h.Namespaces+"/")) && !bytes.Contains(raw, []byte(labelOwn)) {
 		return nil, nil
 	}
-	s, err := h.readState(raw)
-	if err != nil {
+	var s *state
+	if err == nil {
+		s, err = h.readState(raw)
+	}
+	if err != nil { // one that may be ours and cannot be told must not go on unconfined
 		return nil, &fault.Error{Op: "read runtime state", On: path, Err: err}
 	}
 	s.own = s.own && !s.tenant
