@@ -58,11 +58,12 @@ func (s *steps) back(name string, do func(context.Context) error) {
 // rollBack takes the steps back, the latest first, even if ctx has ended, and
 // adds to cause what could not be taken back.
 func (s *steps) rollBack(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
-	defer cancel()
 	problems := []error{cause}
 	for i := len(s.undo) - 1; i >= 0; i-- {
-		err := s.undo[i].do(ctx)
+		// Some take as long as the steps did.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTimeout)
+		err := s.undo[i].do(bounded)
+		cancel()
 		s.progress(Step{Name: s.undo[i].name, Err: err, Undone: true})
 		if err != nil {
 			problems = append(problems, fmt.Errorf("taking back %s: %w", s.undo[i].name, err))
