@@ -25,17 +25,23 @@ type batch struct {
 
 // work is what programs do with sockets.
 var work = map[string]func(addr [4]byte) (*batch, error){
-	"socket":      func([4]byte) (*batch, error) { return makeSockets(udp), nil },
-	"socket-tcp":  func([4]byte) (*batch, error) { return makeSockets(tcp), nil },
-	"bind-udp":    func([4]byte) (*batch, error) { return onSockets(udp, bindAny), nil },
-	"bind-tcp":    func([4]byte) (*batch, error) { return onSockets(tcp, bindAny), nil },
-	"connect-udp": func(addr [4]byte) (*batch, error) { return onSockets(udp, connectTo(addr)), nil },
-	"getsockname": func([4]byte) (*batch, error) { return onSockets(udp, askName), nil },
-	"pair-udp":    pairs,
-	"tcp":         connections,
+	"socket":       func([4]byte) (*batch, error) { return makeSockets(udp), nil },
+	"socket-tcp":   func([4]byte) (*batch, error) { return makeSockets(tcp), nil },
+	"bind-udp":     func([4]byte) (*batch, error) { return onSockets(udp, bindAny), nil },
+	"bind-tcp":     func([4]byte) (*batch, error) { return onSockets(tcp, bindAny), nil },
+	"bind-tcp-own": func(addr [4]byte) (*batch, error) { return onSockets(tcp, bindTo(addr)), nil },
+	"bind-udp-own": func(addr [4]byte) (*batch, error) { return onSockets(udp, bindTo(addr)), nil },
+	"connect-udp":  func(addr [4]byte) (*batch, error) { return onSockets(udp, connectTo(addr)), nil },
+	"getsockname":  func([4]byte) (*batch, error) { return onSockets(udp, askName), nil },
+	"pair-udp":     pairs,
+	"tcp":          connections,
 }
 
 func bindAny(fd int) error { return unix.Bind(fd, &unix.SockaddrInet4{}) }
+
+func bindTo(addr [4]byte) func(int) error {
+	return func(fd int) error { return unix.Bind(fd, &unix.SockaddrInet4{Addr: addr}) }
+}
 
 func askName(fd int) error {
 	_, err := unix.Getsockname(fd)
@@ -194,7 +200,7 @@ func BenchmarkSockets(b *testing.B) {
 	h.cgroup(h.top + "/other")
 	h.cgroup(h.top + "-outside")
 	places := []*box{h.start(h.top+"-outside", outside), h.start(h.top+"/other", other), guarded}
-	for _, kind := range []string{"socket", "socket-tcp", "bind-udp", "bind-tcp", "connect-udp", "getsockname", "pair-udp", "tcp"} {
+	for _, kind := range []string{"socket", "socket-tcp", "bind-udp", "bind-tcp", "bind-udp-own", "bind-tcp-own", "connect-udp", "getsockname", "pair-udp", "tcp"} {
 		b.Run(kind, func(b *testing.B) {
 			spent := spentAt(b, places, kind)
 			b.ReportMetric(0, "ns/op")
