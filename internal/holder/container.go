@@ -29,6 +29,7 @@ type container struct {
 	mu       sync.Mutex // guards what follows
 	identity guarded
 	told     bool
+	ended    bool            // what is answered still is for nobody
 	cut      map[uint64]bool // sockets whose successful bind was not heard of
 }
 
@@ -44,8 +45,8 @@ type guarded struct {
 func (c *container) known() (guarded, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.told {
-		return c.identity, true
+	if c.told || c.ended {
+		return c.identity, c.told
 	}
 	i, err := readIdentity(c.dir, c.id)
 	if err != nil {
@@ -63,6 +64,7 @@ func (c *container) known() (guarded, bool) {
 func (c *container) gone() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.ended = true
 	if c.told {
 		c.faces.leave(c.identity.Identity)
 	}
