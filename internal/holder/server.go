@@ -65,6 +65,10 @@ const orderLimit = 30 * time.Second
 // which each has maxCalls. Go ends a process that needs more.
 const maxThreads = 1 << 17
 
+// maxFiles is the most that a kernel allows a process unless it is told otherwise
+// (fs.nr_open).
+const maxFiles = 1 << 20
+
 // server is the holder at work.
 type server struct {
 	dir   string
@@ -89,6 +93,9 @@ func Serve(dir string, ready *os.File) error {
 	}
 	_ = ready.Close()
 	debug.SetMaxThreads(maxThreads)
+	// Each container takes a descriptor, and each call some more. Where this is not
+	// allowed, the limit that it was started with holds.
+	_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: maxFiles, Max: maxFiles})
 	go s.watch()
 	return s.admit()
 }
@@ -207,11 +214,14 @@ func (s *server) end() error {
 // receive reads an order, and the descriptor that came with it or -1.
 func receive(fd int) (o order, listener int, err error) {
 	raw, oob := make([]byte, 4096), make([]byte, syscall.CmsgSpace(4))
-	var n, oobn int
+	var n, oobn, flags int
 	err = uninterrupted(func() (err error) {
-		n, oobn, _, _, err = syscall.Recvmsg(fd, raw, oob, syscall.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, err = syscall.Recvmsg(fd, raw, oob, syscall.MSG_CMSG_CLOEXEC)
 		return err
 	})
+	if err == nil && flags&syscall.MSG_CTRUNC != 0 {
+		err = syscall.EMFILE
+	}
 	if err != nil {
 		return o, -1, err
 	}
