@@ -167,15 +167,32 @@ func (b *bed) victim(t *testing.T, network string) (four, six string) {
 	return four, six
 }
 
-// attack runs all attacks in one manner.
-func (s *stage) attack(t *testing.T, m manner) map[string]attack.Result {
+// attack runs all attacks in one manner. Those that must succeed may have waited for
+// somebody who had no turn on a busy machine: if they do not they are run again.
+func (s *stage) attack(t *testing.T, m manner, must func(name string) bool) map[string]attack.Result {
 	t.Helper()
-	var args, names []string
+	var names []string
 	for _, c := range attack.Cases() {
 		if (!m.own || !matches(ownBusiness, c.Name)) && (m.scan || !matches([]string{"scan/*"}, c.Name)) {
 			names = append(names, c.Name)
 		}
 	}
+	const attempts = 4
+	results := map[string]attack.Result{}
+	for range attempts {
+		if len(names) == 0 {
+			break
+		}
+		maps.Copy(results, s.run(t, m, names))
+		names = slices.DeleteFunc(names, func(name string) bool { return results[name].Success || !must(name) })
+	}
+	return results
+}
+
+// run runs the attacks of these names.
+func (s *stage) run(t *testing.T, m manner, names []string) map[string]attack.Result {
+	t.Helper()
+	var args []string
 	if m.exec {
 		s.must(t, "run", "-d", "--name", "idle", "--network", "red", socketsImage, "sockets", "idle")
 		defer s.must(t, "rm", "-f", "idle")
@@ -216,7 +233,7 @@ func TestAttack(t *testing.T) {
 		used := map[string]bool{}
 		for _, m := range manners {
 			t.Run(m.name, func(t *testing.T) {
-				judge(t, m, s.attack(t, m), conceded, used)
+				judge(t, m, s.attack(t, m, m.mustSucceed), conceded, used)
 			})
 		}
 		documented(t, conceded, used)
@@ -247,19 +264,22 @@ func TestAttackWithoutGuard(t *testing.T) {
 		for _, name := range []string{"unconfined", "socketcall", "uring"} {
 			m := manners[slices.IndexFunc(manners, func(m manner) bool { return m.name == name })]
 			t.Run(name, func(t *testing.T) {
-				expectSuccess(t, m, s.attack(t, m))
+				expectSuccess(t, m, s.attack(t, m, m.succeedsUnguarded))
 			})
 		}
 	})
 }
 
-// expectSuccess compares with what the plain kernel lets happen.
+// succeedsUnguarded tells what the plain kernel lets happen. A ring's fast open does
+// not carry data.
+func (m manner) succeedsUnguarded(name string) bool {
+	return !matches(refusedAnyway, name) && (m.entry != sock.Uring || !strings.HasSuffix(name, "-fastopen"))
+}
+
 func expectSuccess(t *testing.T, m manner, results map[string]attack.Result) {
 	t.Helper()
 	for _, r := range sorted(results) {
-		// A ring's fast open does not carry data.
-		refused := matches(refusedAnyway, r.Case) || m.entry == sock.Uring && strings.HasSuffix(r.Case, "-fastopen")
-		if r.Success == refused {
+		if r.Success != m.succeedsUnguarded(r.Case) {
 			t.Errorf("%s: success is %v without the guard: %s %s", r.Case, r.Success, r.Errno, r.Detail)
 		}
 	}

@@ -35,7 +35,7 @@ func TestAttackSupervised(t *testing.T) {
 					s.noRing(t, m)
 					return
 				}
-				judge(t, m, s.attack(t, m), allowed, used)
+				judge(t, m, s.attack(t, m, m.mustSucceed), allowed, used)
 			})
 		}
 		documented(t, allowed, used)
