@@ -18,7 +18,7 @@ import (
 const (
 	loopbackDevice = "lo"
 	overlayDevice  = "vx0"
-	uplinkDevice   = "up0" // sources are rewritten there by nftables
+	uplinkDevice   = "up0" // sources are rewritten behind it by nftables
 	branchDevices  = "pb"  // start of the names of links to containers with a namespace of their own
 )
 

@@ -52,7 +52,7 @@
 //     (SO_MARK) that tells their container, and their packets carry it over lo:
 //     so one program for each packet that lo takes in (tcx) compares sources,
 //     sets those of echo requests right, and steers. Other devices compare on
-//     the way out. On the uplink sources are rewritten before, so all may leave
+//     the way out. Behind the uplink sources are rewritten, so all may leave
 //     there. Only CAP_NET_ADMIN and CAP_NET_RAW can change a mark. Before Linux
 //     6.6 forged sources are dropped at the cgroup (cgroup_skb/egress).
 //   - Abstract unix sockets of others refuse connections and datagrams. The hook

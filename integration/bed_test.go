@@ -195,7 +195,12 @@ func (b *bed) clean(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	bound := 0
 	for _, n := range status.Networks {
+		bound++
+		if n.Uplink != "" { // and has a gateway
+			bound++
+		}
 		if len(n.Endpoints) > 0 {
 			left = append(left, fmt.Sprintf("%d endpoints on network %s", len(n.Endpoints), n.Name))
 		}
@@ -215,8 +220,8 @@ func (b *bed) clean(ctx context.Context) error {
 			left = append(left, "sandbox key "+key)
 		}
 	}
-	if n := strings.Count(string(mounts), hostpath.NamespaceDir+"/"); n != len(status.Networks) {
-		left = append(left, fmt.Sprintf("%d namespaces bound for %d networks", n, len(status.Networks)))
+	if n := strings.Count(string(mounts), hostpath.NamespaceDir+"/"); n != bound {
+		left = append(left, fmt.Sprintf("%d namespaces bound, of networks and gateways, want %d", n, bound))
 	}
 	entries, err := os.ReadDir(b.host.Root() + hostpath.ResolvDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

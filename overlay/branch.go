@@ -35,7 +35,7 @@ import (
 //
 // Both ends know each other's MAC from permanent neighbour entries and the
 // tenant's end has ARP switched off, so whatever the container says about MACs
-// is not heard. Its packets pass the rules of branchRules.
+// is not heard. Its packets pass branchRules.
 //
 // The tenant's end carries the zero address of the pool, which no container has
 // (in IPv6 it is the routers' anycast address, RFC 4291 section 2.6.1): whoever
@@ -169,7 +169,10 @@ func (h *Host) ensureTrunk(b *branch) error {
 	if b.trunk = known; ok && time.Since(known.seen) < h.opts.AcceptEvery {
 		return nil
 	}
-	_, err := b.tenant.ensureTenantRules()
+	_, err := b.tenant.ensureRules(branchTable, branchRules())
+	if err == nil {
+		_, err = b.tenant.ensureTenantRules()
+	}
 	if err == nil {
 		err = enter(b.tenant.file, func() error {
 			_, err := settle([]sysctl{

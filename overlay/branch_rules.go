@@ -3,8 +3,7 @@ package overlay
 import (
 	"net/netip"
 
-	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
+	"github.com/google/nftables"
 )
 
 // anyBranch matches the tenant's ends of all branches.
@@ -19,17 +18,21 @@ var (
 
 // A container with a namespace of its own may be root there, with every
 // capability, so nothing it sends is believed. These rules hold for all
-// branches; the route to each says which address is behind it. They are part of
-// tenantRules.
+// branches; the route to each says which address is behind it.
 
-// branchSources are for the raw table's prerouting.
-func branchSources() []rule {
-	return []rule{
-		// The reverse path filter below leaves these to whoever assigns addresses.
-		newRule("a branch without a source", from(anyBranch), inRange(source, zeroNetwork), drop()),
-		newRule("a branch without a source", from(anyBranch), inRange(source, unspecified6), drop()),
-		newRule("a branch sends from its own address alone", from(anyBranch), strayed(), drop()),
-		newRule("branches, but for what goes out", from(anyBranch), notOutBy(uplinkName), notrack()),
+// branchTable is a table of its own, for networks with branches alone: a chain more
+// costs every packet that comes in from other hosts.
+const branchTable = "particle-branches"
+
+func branchRules() ruleset {
+	return ruleset{
+		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
+			newRule("no branch's", notFrom(anyBranch), accept()),
+			// The reverse path filter below leaves these to whoever assigns addresses.
+			newRule("a branch without a source", inRange(source, zeroNetwork), drop()),
+			newRule("a branch without a source", inRange(source, unspecified6), drop()),
+			newRule("a branch sends from its own address alone", strayed(), drop()),
+		}},
 	}
 }
 
@@ -40,16 +43,6 @@ func branchForwards() []rule {
 		newRule("branches to other hosts", from(anyBranch), to(vxlanName), accept()),
 		newRule("other hosts to branches", from(vxlanName), to(anyBranch), accept()),
 		newRule("branches to outside", from(anyBranch), to(uplinkName), accept()),
-		newRule("answers from outside to branches", from(uplinkName), to(anyBranch), answers(), accept()),
-	}
-}
-
-// notOutBy matches a destination that is not reached by the link of that name.
-func notOutBy(name string) []expr.Any {
-	data := make([]byte, unix.IFNAMSIZ)
-	copy(data, name)
-	return []expr.Any{
-		&expr.Fib{Register: 1, FlagDADDR: true, ResultOIFNAME: true},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: data},
+		newRule("answers from outside to branches", from(uplinkName), to(anyBranch), accept()),
 	}
 }

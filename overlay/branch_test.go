@@ -190,7 +190,7 @@ func TestBranchGoesOut(t *testing.T) {
 		server.send(peer, "answer")
 		client.want("answer")
 	}
-	ownTable(m.Namespace) // the tenant's rules alone
+	ownTable(m.Namespace) // the gateway's rules alone
 	stranger := openUDP(t, m.Namespace, netip.MustParseAddr("192.0.2.1"))
 	stranger.send(client.LocalAddr().String(), "from the host")
 	neighbour := openUDP(t, tenant, netip.MustParseAddr("10.9.0.9"))
@@ -248,6 +248,7 @@ func TestBranchMayBeRepeated(t *testing.T) {
 	if diff := cmp.Diff(before, picture()); diff != "" {
 		t.Errorf("the second ApplyBranch changed the kernel (-want +got):\n%s", diff)
 	}
+	sound := m.tenant(network(1)).Run("nft", "-s", "list", "ruleset")
 	pb := "pb" + endpoint(2).Short()
 	for _, drift := range []struct {
 		in   *netnstest.Namespace
@@ -259,7 +260,8 @@ func TestBranchMayBeRepeated(t *testing.T) {
 		{m.tenant(network(1)), []string{"ip", "address", "flush", "dev", pb}},
 		{m.tenant(network(1)), []string{"ip", "route", "delete", "10.9.0.2", "table", "local"}},
 		{m.tenant(network(1)), []string{"ip", "neighbour", "flush", "all", "nud", "permanent"}},
-		{m.tenant(network(1)), []string{"nft", "flush", "chain", "inet", "particle", "untracked-in"}},
+		{m.tenant(network(1)), []string{"nft", "flush", "table", "inet", "particle-branches"}},
+		{m.tenant(network(1)), []string{"nft", "delete", "table", "inet", "particle"}},
 		{m.tenant(network(1)), []string{"sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"}},
 		{own.Namespace, []string{"ip", "link", "delete", "eth0"}},
 		{own.Namespace, []string{"ip", "link", "set", "eth0", "down"}},
@@ -269,6 +271,9 @@ func TestBranchMayBeRepeated(t *testing.T) {
 	} {
 		drift.in.Run(drift.args[0], drift.args[1:]...)
 		m.attach(own.Branch)
+		if rules := m.tenant(network(1)).Run("nft", "-s", "list", "ruleset"); rules != sound {
+			t.Errorf("rules: %s", rules)
+		}
 		shared := place{"shared", m.tenant(network(1)), netip.MustParseAddr("10.9.0.9")}
 		converse(t, place{"own", own.Namespace, own.IPv4}, shared)
 		shared.addr = netip.MustParseAddr("fd00:9::9")

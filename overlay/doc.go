@@ -12,10 +12,13 @@
 //	┌───────────────────────┐               ┌──────────────────────────────────┐
 //	│ eth0   VTEP           │  UDP socket   │ vx0  VXLAN device, no address    │
 //	│ :4789  ───────────────┼───────────────┤ lo   local POOL dev lo (AnyIP)   │
-//	│ pu4f2a9c01d3b7 ───────┼── veth pair ──┤ up0  default route, masquerade   │
+//	│ pu4f2a9c01d3b7 ───────┼── gateway ────┤ up0  default route               │
 //	│ table inet particle   │               │ table inet particle              │
 //	│ table .. particle-vxlan               │ routes to other hosts by vx0     │
 //	└───────────────────────┘               └──────────────────────────────────┘
+//
+// The way out passes a second namespace, the gateway, where sources are rewritten;
+// see gateway.go.
 //
 // Of a network of several hosts, a host has some pools, and knows of each other
 // host a neighbour, an FDB entry and a route for each of that one's prefixes; see
@@ -32,6 +35,7 @@
 //     asked of the network: no ARP, no learning, no multicast.
 //   - Other hosts reach a network's containers and nothing else: no uplink, and
 //     no other address of the tenant namespace.
+//   - The tenant namespace tracks no connections and translates no addresses.
 //   - No device ever moves between namespaces: each is created where it belongs
 //     (IFLA_NET_NS_FD at creation). A move waits 16-20 ms for RCU while it holds
 //     the lock that every other network change on the host needs.

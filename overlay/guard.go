@@ -50,52 +50,46 @@ func hostRules(port uint16, outward []string) ruleset {
 	}
 }
 
-// tenantRules let a tenant's containers out by its uplink and nothing in, and
-// keep the packets of the overlay and of lo out of connection tracking, which
-// would cost a tenth of the packet rate. These are the packets that are many, so
-// the first rule of a chain that knows them ends it. Other hosts reach what is in the
-// network's subnets and nothing else that is local here: neither the uplink's own
-// address nor what the namespace has for its containers' sake. Without subnets,
-// on a host that is alone, nobody is asked: its VXLAN device hears nobody.
+// tenantRules keep other hosts to the network's containers and make the tenant
+// namespace no router. Other hosts reach what is in the network's subnets and
+// nothing else that is local here: neither the uplink's own address nor what the
+// namespace has for its containers' sake. Without subnets, on a host that is alone,
+// nobody is asked: its VXLAN device hears nobody. What comes in by the uplink has
+// passed the gateway.
+//
+// No rule here may ask for connections or translate addresses: that switches the
+// namespace's connection tracking on, for every packet; see gateway.go.
 func tenantRules(subnets []netip.Prefix) ruleset {
-	var input []rule
-	for _, n := range subnets {
-		input = append(input, newRule("other hosts to containers", from(vxlanName), inRange(destination, n), accept()))
-	}
-	input = append(input, newRule("between containers on this host", from("lo"), accept()))
+	var rules ruleset
 	if len(subnets) > 0 {
+		var input []rule
+		for _, n := range subnets { // the packets that are many end a chain by its first rule
+			input = append(input, newRule("other hosts to containers", from(vxlanName), inRange(destination, n), accept()))
+		}
 		input = append(input, newRule("other hosts to anything else", from(vxlanName), drop()))
+		rules = append(rules, chain{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, input})
 	}
-	input = append(input,
-		newRule("answers from outside", from(uplinkName), answers(), accept()),
-		newRule("nothing else from outside", from(uplinkName), drop()),
-	)
-	return ruleset{
-		{"untracked-in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, append([]rule{
-			newRule("overlay", from(vxlanName), notrack(), accept()),
-			newRule("between containers on this host", from("lo"), accept()), // not tracked on its way out
-		}, branchSources()...)},
-		{"untracked-out", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{
-			newRule("overlay", to(vxlanName), notrack(), accept()),
-			newRule("between containers on this host", to("lo"), notrack(), accept()),
-			newRule("branches", to(anyBranch), notrack()),
-		}},
-		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, input},
-		// New namespaces inherit ip_forward from the host's first one.
-		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, append(branchForwards(),
-			newRule("a tenant is no router", drop()),
-		)},
-		{"postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, []rule{
-			newRule("containers leave as the tenant", to(uplinkName), masquerade()),
-		}},
-	}
+	// New namespaces inherit ip_forward from the host's first one.
+	return append(rules, chain{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter,
+		append(branchForwards(), newRule("a tenant is no router", drop()))})
 }
 
-// ensureTenantRules makes them those of the subnets that the namespace has.
+// ensureTenantRules makes them those of the subnets that the namespace has, and
+// repairs those of branches if it has any.
 func (n *namespace) ensureTenantRules() (changed bool, err error) {
 	subnets, err := n.subnets()
 	if err != nil {
 		return false, err
 	}
-	return n.ensureRules(tenantRules(subnets))
+	ends, err := n.branchEnds()
+	if err != nil {
+		return false, err
+	}
+	if len(ends) > 0 {
+		if changed, err = n.ensureRules(branchTable, branchRules()); err != nil {
+			return changed, err
+		}
+	}
+	did, err := n.ensureRules(tableName, tenantRules(subnets))
+	return changed || did, err
 }

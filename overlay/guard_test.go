@@ -25,7 +25,12 @@ func TestNothingComesInUnasked(t *testing.T) {
 			server.want("answer")
 		}
 		// From beyond the host, which forwards: its rules alone must hold.
-		ownTable(ns)
+		gate := m.gateway(network(1))
+		ownTable(gate)
+		inner := server
+		server = bindUDP(t, gate, at(a.any, 53))
+		server.send(at(a.host, 1000), "hello")
+		peer = known.want("hello")
 		internet.Run("ip", "route", "add", a.uplinks.String(), "via", a.host)
 		internet.Run("ip", "route", "add", a.pool, "via", a.host)
 		distant := bindUDP(t, internet, at(a.router, 1001))
@@ -33,7 +38,31 @@ func TestNothingComesInUnasked(t *testing.T) {
 			distant.send(at(to, 53), "from outside, to "+to)
 			known.send(peer, "answer")
 			server.want("answer")
+			inner.wantNothing()
 		}
+	})
+}
+
+// Nothing that listens in a gateway, such as what the kernel may put there, hears
+// anybody.
+func TestNobodyReachesTheGateway(t *testing.T) {
+	eachVersion(t, func(t *testing.T, a addressing) {
+		m, _ := routed(t)
+		ns := m.tenantWithUplink(1)
+		up := uplink(t, 1)
+		_, outer := a.ends(up)
+		inner, _ := a.ends(up.Inside())
+		listener := bindUDP(t, m.gateway(network(1)), at(a.any, 53))
+		container, known := bindUDP(t, ns, at(a.container, 1000)), bindUDP(t, m.Namespace, at(a.host, 1000))
+		for _, to := range []string{inner, outer} {
+			container.send(at(to, 53), "from a container, to "+to)
+		}
+		known.send(at(outer, 53), "from the host")
+		container.send(at(a.host, 1000), "hello") // the same way, after it
+		peer := known.want("hello")
+		known.send(peer, "answer")
+		container.want("answer")
+		listener.wantNothing()
 	})
 }
 
@@ -45,7 +74,7 @@ func TestTenantsDoNotMeet(t *testing.T) {
 		server := bindUDP(t, two, at(a.any, 53))
 		known, every := bindUDP(t, m.Namespace, at(a.host, 1000)), bindUDP(t, m.Namespace, at(a.any, 1001))
 		attacker := bindUDP(t, one, at(a.container, 1001))
-		attempt := func() {
+		attempt := func(server socket) {
 			t.Helper()
 			server.send(at(a.host, 1000), "hello")
 			peer := known.want("hello")
@@ -57,13 +86,14 @@ func TestTenantsDoNotMeet(t *testing.T) {
 			attacker.send(at(a.host, 1001), "to the host")
 			every.want("to the host")
 		}
-		attempt()
-		ownTable(two) // the host's rules alone
-		attempt()
+		attempt(server)
+		gate := m.gateway(network(2))
+		ownTable(gate) // the host's rules alone
+		attempt(bindUDP(t, gate, at(a.any, 53)))
 		m.applyUplink(2, true)
-		// The tenant's rules alone.
+		// The gateway's rules alone.
 		m.Run("nft", "flush", "chain", "inet", "particle", "forward")
-		attempt()
+		attempt(server)
 	})
 }
 
@@ -76,20 +106,19 @@ func TestForgedSources(t *testing.T) {
 			t.Parallel()
 			a := versions()[version]
 			m, _ := routed(t)
-			ns := m.tenantWithUplink(1)
 			m.tenantWithUplink(2)
 			_, own := a.ends(uplink(t, 1))
 			_, other := a.ends(uplink(t, 2))
 			known := bindUDP(t, m.Namespace, at(a.host, 1000))
-			ownTable(ns) // as root in the tenant could: nothing is rewritten there
+			m.tenantWithUplink(1)
+			ns := m.gateway(network(1))
+			ownTable(ns) // the host's rules alone
 			honest := bindUDP(t, ns, at(own, 1001))
 			// As network managers do, which makes a route that forged sources pass by.
 			m.Run("ip", "address", "add", "fe80::2/64", "dev", "pu"+network(1).Short(), "nodad")
 			for _, forged := range append(lies, a.container, other) {
-				if forged != a.container { // which AnyIP makes local
-					address, _, _ := strings.Cut(forged, "%")
-					ns.Run("ip", "address", "add", address, "dev", "up0", "nodad")
-				}
+				address, _, _ := strings.Cut(forged, "%")
+				ns.Run("ip", "address", "add", address, "dev", "up0", "nodad")
 				liar := bindUDP(t, ns, at(forged, 1001))
 				liar.send(at(a.host, 1000), "from "+forged)
 				honest.send(at(a.host, 1000), "honest")
@@ -106,7 +135,8 @@ func TestForgedSources(t *testing.T) {
 func TestNoDiscoveryFromTenants(t *testing.T) {
 	t.Parallel()
 	m, _ := routed(t)
-	ns := m.tenantWithUplink(1)
+	m.tenantWithUplink(1)
+	ns := m.gateway(network(1))
 	host, tenant := versions()["IPv6"].ends(uplink(t, 1))
 	ownTable(ns)
 	ns.Run("ip", "address", "add", "fe80::1/64", "dev", "up0", "nodad")
@@ -151,7 +181,8 @@ func TestForgedRouterAdvertisement(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m, _ := routed(t)
-			ns := m.tenantWithUplink(1)
+			m.tenantWithUplink(1)
+			ns := m.gateway(network(1))
 			pu := "pu" + network(1).Short()
 			if name != "settings alone" {
 				m.Run("sh", "-c", "echo 2 > /proc/sys/net/ipv6/conf/"+pu+"/accept_ra")
@@ -168,7 +199,7 @@ func TestForgedRouterAdvertisement(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			client := bindUDP(t, ns, "10.9.0.5:1000")
+			client := bindUDP(t, ns, "0.0.0.0:1000")
 			client.send("192.0.2.1:1000", "after it, on the same link")
 			known.want("after it, on the same link")
 			if route := m.Run("ip", "-6", "route", "show", "default"); (route != "") != believed {
@@ -230,7 +261,7 @@ func TestTenantIsNoRouter(t *testing.T) {
 	}
 }
 
-func TestOverlayAndLoopbackAreNotTracked(t *testing.T) {
+func TestTenantsTrackNothing(t *testing.T) {
 	t.Parallel()
 	hosts := peers(t, "198.51.100.1", "198.51.100.2", 24)
 	for i, m := range hosts {
@@ -255,7 +286,10 @@ func TestOverlayAndLoopbackAreNotTracked(t *testing.T) {
 	}
 	out := bindUDP(t, hosts[0].tenant(network(1)), "10.9.1.9:1000")
 	out.send("198.51.100.1:9", "tracked, for its answer must come back")
-	if n := sysctl(hosts[0].tenant(network(1)), "net/netfilter/nf_conntrack_count"); n != "1" {
-		t.Errorf("the tenant tracks %s connections, want the one that leaves by its uplink", n)
+	if n := sysctl(hosts[0].gateway(network(1)), "net/netfilter/nf_conntrack_count"); n != "1" {
+		t.Errorf("the gateway tracks %s connections, want the one that leaves", n)
+	}
+	if n := sysctl(hosts[0].tenant(network(1)), "net/netfilter/nf_conntrack_count"); n != "0" {
+		t.Errorf("the tenant tracks %s connections, want none", n)
 	}
 }

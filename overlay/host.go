@@ -24,7 +24,8 @@ type Options struct {
 	// means the root of this process.
 	HostRoot string
 	// Ready is how many empty namespaces to keep at hand for new networks, from
-	// Open on; 0 keeps none. Each takes about 0.2 MB of the kernel's memory.
+	// Open on; 0 keeps none. One with an uplink takes two. Each takes about 0.2 MB
+	// of the kernel's memory.
 	Ready int
 	// AcceptEvery is how long the rules in the host's own firewall, and where its
 	// links lead, are taken for granted once they were seen; 0 looks at each

@@ -118,6 +118,12 @@ func (m *machine) tenant(id topology.NetworkID) *netnstest.Namespace {
 	return netnstest.At(m.t, filepath.Join(m.opts.NamespaceDir, string(id)))
 }
 
+// gateway is the namespace of the network's way out.
+func (m *machine) gateway(id topology.NetworkID) *netnstest.Namespace {
+	m.t.Helper()
+	return netnstest.At(m.t, filepath.Join(m.opts.NamespaceDir, string(id)+".gateway"))
+}
+
 // apply fails the test if Apply does, or if it says otherwise than expected
 // whether it changed anything.
 func (m *machine) apply(seg topology.Segment, wantChange bool) {

@@ -166,7 +166,7 @@ func TestOtherHostsReachContainersAlone(t *testing.T) {
 	world := bindUDP(t, internet, "198.51.100.9:53")
 	from4, from6 := bindUDP(t, from, "10.9.1.7:0"), bindUDP(t, from, "[fd00:9:1::7]:0")
 	for to, sender := range map[string]socket{
-		up.Tenant.Addr().String(): from4, "169.254.0.53": from4, "fd00:66::7": from6, "10.9.2.7": from4, "fd00:9:2::7": from6,
+		up.Inside().Tenant.Addr().String(): from4, "169.254.0.53": from4, "fd00:66::7": from6, "10.9.2.7": from4, "fd00:9:2::7": from6,
 	} {
 		at := netip.AddrPortFrom(netip.MustParseAddr(to), 53).String()
 		server := there.hearing(t, at)

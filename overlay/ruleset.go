@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tableName is our nftables table's, of family inet, in the host's namespace
-// and in each tenant namespace that has an uplink.
+// tableName is our nftables table's, of family inet, in the host's namespace, in
+// each tenant namespace and in each gateway.
 const tableName = "particle"
 
 // ruleset is the whole wanted content of the table.
@@ -40,7 +40,7 @@ func (c chain) fits(have *nftables.Chain) bool {
 }
 
 // rule is a sequence of matches that ends in a verdict. The note is shown by
-// `nft list table inet particle`.
+// `nft list table`.
 type rule struct {
 	note  string
 	exprs []expr.Any
@@ -62,25 +62,25 @@ func (n *namespace) firewall() (*nftables.Conn, error) {
 	return conn, nil
 }
 
-// ensureRules makes the table hold want. Rules that are there are left alone,
-// with their handles; otherwise the table is filled in one transaction, so that
-// no packet meets half of it.
-func (n *namespace) ensureRules(want ruleset) (changed bool, err error) {
+// ensureRules makes the table of that name hold want. Rules that are there are left
+// alone, with their handles; otherwise the table is filled in one transaction, so
+// that no packet meets half of it.
+func (n *namespace) ensureRules(name string, want ruleset) (changed bool, err error) {
 	conn, err := n.firewall()
 	if err != nil {
 		return false, err
 	}
 	defer func() { _ = conn.CloseLasting() }()
-	state, err := inspect(conn, table(tableName), want)
+	state, err := inspect(conn, table(name), want)
 	if err != nil || state == matching {
 		return false, err
 	}
 	if state == unusable {
-		conn.DelTable(table(tableName))
+		conn.DelTable(table(name))
 	}
-	fill(conn, conn.AddTable(table(tableName)), want)
+	fill(conn, conn.AddTable(table(name)), want)
 	if err := conn.Flush(); err != nil {
-		return false, fmt.Errorf("fill nftables table %s: %w", tableName, err)
+		return false, fmt.Errorf("fill nftables table %s: %w", name, err)
 	}
 	return true, nil
 }
@@ -127,7 +127,7 @@ type condition int
 const (
 	matching condition = iota
 	lacking            // chains or rules are missing or others
-	unusable           // a chain hangs on another hook, which cannot be changed
+	unusable           // a chain hangs on another hook, which cannot be changed, or is none of ours
 )
 
 // inspect compares a table with what is wanted.
@@ -139,9 +139,15 @@ func inspect(conn *nftables.Conn, in *nftables.Table, want ruleset) (condition, 
 	if err != nil {
 		return lacking, fmt.Errorf("list nftables chains: %w", err)
 	}
+	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != in.Name })
+	for _, c := range chains { // such as an earlier version's
+		if !slices.ContainsFunc(want, func(w chain) bool { return w.name == c.Name }) {
+			return unusable, nil
+		}
+	}
 	state := matching
 	for _, w := range want {
-		i := slices.IndexFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == in.Name && c.Name == w.name })
+		i := slices.IndexFunc(chains, func(c *nftables.Chain) bool { return c.Name == w.name })
 		if i < 0 {
 			state = max(state, lacking)
 			continue

@@ -117,7 +117,7 @@ func (h *Host) ensureTunnel(ctx context.Context, ns *namespace, seg topology.Seg
 			if len(subnets) == 0 {
 				return false, nil
 			}
-			return ns.ensureRules(tenantRules(subnets))
+			return ns.ensureRules(tableName, tenantRules(subnets))
 		},
 		func() (bool, error) { return h.ensureReceiver(seg) },
 		func() (bool, error) { return h.ensureVXLAN(ctx, ns, seg) },
@@ -173,9 +173,8 @@ func (h *Host) Remove(ctx context.Context, id topology.NetworkID) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	_, err = h.root.remove(hostEnd(id))
 	_, failed := h.forgetReceiver(id)
-	errs = append(errs, err, failed, unbind(path))
+	errs = append(errs, h.removeGateway(id), failed, unbind(path))
 	if err := errors.Join(errs...); err != nil {
 		return &fault.Error{Op: "remove network", On: id.Short(), Err: err, Fix: "run `particle doctor` on this host"}
 	}

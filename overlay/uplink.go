@@ -16,7 +16,8 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// uplinkName is the tenant's end of the uplink.
+// uplinkName is the name of the end that leads outwards: the tenant's towards the
+// gateway, and the gateway's towards the host.
 const uplinkName = "up0"
 
 // uplinkPrefix starts the names of the host's ends.
@@ -43,23 +44,35 @@ func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed boo
 		return false, err
 	}
 	defer ns.close()
-	steps := []func() (bool, error){
+	gate, changed, err := h.gateway(up.Network)
+	if err != nil {
+		return false, uplinkError("apply uplink", up.Network, err)
+	}
+	defer gate.close()
+	did, err := inTurn(h.steps(ctx, ns, gate, up))
+	changed = changed || did
+	if err == nil && up.Host6.IsValid() && h.surveyed.ipv6 {
+		did, err = inTurn(h.steps6(ctx, ns, gate, up))
+		changed = changed || did
+	}
+	return changed, uplinkError("apply uplink", up.Network, err)
+}
+
+// steps are what an uplink takes.
+func (h *Host) steps(ctx context.Context, ns, gate *namespace, up topology.Uplink) []func() (bool, error) {
+	outside, inside := wayOut(h.root, gate, ns, up)
+	return []func() (bool, error){
 		h.ensureHostRules,
 		ns.ensureTenantRules,
-		func() (bool, error) { return h.ensurePair(ns, up) },
-		func() (bool, error) { return h.root.ensureEnd(hostEnd(up.Network), up.Host, up.MTU) },
-		func() (bool, error) { return ns.ensureEnd(uplinkName, up.Tenant, up.MTU) },
-		func() (bool, error) { return ns.ensureDefault(up.Host.Addr()) },
+		gate.ensureGateway,
+		outside.ensure,
+		inside.ensure,
+		func() (bool, error) { return gate.ensureDefault(outside.outer.Addr()) },
+		func() (bool, error) { return ns.ensureDefault(inside.outer.Addr()) },
+		func() (bool, error) { return gate.ensureReturn(inside.inner.Addr()) },
 		func() (bool, error) { return h.ensureForwarding(up.Network) },
 		func() (bool, error) { return h.ensureAccepted(ctx, iptables) },
 	}
-	changed, err = inTurn(steps)
-	if err == nil && up.Host6.IsValid() && h.surveyed.ipv6 {
-		var more bool
-		more, err = inTurn(h.steps6(ctx, ns, up))
-		changed = changed || more
-	}
-	return changed, uplinkError("apply uplink", up.Network, err)
 }
 
 // inTurn takes steps until one fails.
@@ -80,51 +93,6 @@ func uplinkError(op string, id topology.NetworkID, err error) error {
 		return err
 	}
 	return &fault.Error{Op: op, On: id.Short(), Err: err, Fix: "run `particle doctor` on this host"}
-}
-
-// ensurePair creates the two ends, each where it belongs. Ends that do not
-// belong together, or are alone, are replaced.
-func (h *Host) ensurePair(ns *namespace, up topology.Uplink) (changed bool, err error) {
-	outer, err := h.root.find(hostEnd(up.Network))
-	if err != nil {
-		return false, err
-	}
-	inner, err := ns.find(uplinkName)
-	if err != nil {
-		return false, err
-	}
-	if paired(outer, inner) {
-		return false, nil
-	}
-	_, err = h.root.remove(hostEnd(up.Network))
-	if err == nil {
-		_, err = ns.remove(uplinkName)
-	}
-	if err != nil {
-		return false, err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = hostEnd(up.Network)
-	attrs.MTU = up.MTU
-	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1 // more cost an RCU wait each time the pair is made
-	// udev gives a link whose address the kernel drew another one (systemd.link(5),
-	// MACAddressPolicy=persistent), after the other end has learned the first.
-	attrs.HardwareAddr = HardwareAddr(up.Host.Addr())
-	pair := netlink.NewVeth(attrs)
-	pair.PeerHardwareAddr = HardwareAddr(up.Tenant.Addr())
-	pair.PeerName = uplinkName
-	pair.PeerNamespace = netlink.NsFd(ns.fd())
-	if err := h.root.route.LinkAdd(pair); err != nil {
-		return false, fmt.Errorf("create %s: %w", attrs.Name, err)
-	}
-	return true, nil
-}
-
-func paired(outer, inner netlink.Link) bool {
-	if outer == nil || inner == nil || outer.Type() != "veth" || inner.Type() != "veth" {
-		return false
-	}
-	return outer.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == outer.Attrs().Index
 }
 
 // ensureEnd gives one end its MTU and its address, and brings it up.
@@ -221,8 +189,9 @@ func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) 
 	return true, nil
 }
 
-// RemoveUplink takes the network's way out; gone is success. The rules stay
-// while there are branches or other hosts, which live behind them.
+// RemoveUplink takes the network's way out; gone is success. The tenant
+// namespace's rules stay while there are branches or other hosts, which live
+// behind them.
 func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
 	path, err := h.path(id)
 	if err != nil {
@@ -233,16 +202,16 @@ func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
 		return err
 	}
 	defer release()
-	_, err = h.root.remove(hostEnd(id)) // the other end goes with it
+	err = h.removeGateway(id)
 	ns, openErr := openNamespace(path)
 	switch {
 	case openErr == nil:
+		_, linkErr := ns.remove(uplinkName) // ahead of the gateway, which takes it along later
 		ends, listErr := ns.branchEnds()
 		subnets, subnetErr := ns.subnets()
-		listErr = errors.Join(listErr, subnetErr)
-		err = errors.Join(err, listErr)
-		if len(ends)+len(subnets) == 0 && listErr == nil {
-			err = errors.Join(err, ns.removeRules(tableName))
+		err = errors.Join(err, linkErr, listErr, subnetErr)
+		if len(ends)+len(subnets) == 0 && listErr == nil && subnetErr == nil {
+			err = errors.Join(err, ns.removeRules(tableName), ns.removeRules(branchTable))
 		}
 		ns.close()
 	case !errors.Is(openErr, fs.ErrNotExist):

@@ -14,15 +14,15 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// steps6 are what an uplink with IPv6 takes beyond one without. The link's ends
-// are up by then: a link loses its IPv6 addresses when it goes down.
-func (h *Host) steps6(ctx context.Context, ns *namespace, up topology.Uplink) []func() (bool, error) {
-	host := hostEnd(up.Network)
+// steps6 are what an uplink with IPv6 takes beyond one without.
+func (h *Host) steps6(ctx context.Context, ns, gate *namespace, up topology.Uplink) []func() (bool, error) {
+	outside, inside := wayOut(h.root, gate, ns, up)
 	return []func() (bool, error){
-		func() (bool, error) { return h.root.ensureEnd6(ctx, host, up.Host6) },
-		func() (bool, error) { return ns.ensureEnd6(ctx, uplinkName, up.Tenant6) },
-		func() (bool, error) { return h.ensureNeighbours(ns, up) },
-		func() (bool, error) { return ns.ensureDefault(up.Host6.Addr()) },
+		func() (bool, error) { return outside.ensure6(ctx) },
+		func() (bool, error) { return inside.ensure6(ctx) },
+		func() (bool, error) { return gate.ensureDefault(outside.outer.Addr6()) },
+		func() (bool, error) { return ns.ensureDefault(inside.outer.Addr6()) },
+		func() (bool, error) { return gate.ensureReturn(inside.inner.Addr6()) },
 		func() (bool, error) { return h.ensureForwarding6(ctx) },
 		func() (bool, error) { return h.ensureAccepted(ctx, ip6tables) },
 	}
@@ -74,25 +74,6 @@ func (n *namespace) awaitDelivery(ctx context.Context, addr netip.Addr) error {
 			return fmt.Errorf("wait for the route to %s: %w", addr, errors.Join(err, context.Cause(ctx)))
 		}
 	}
-}
-
-// ensureNeighbours tells each end the other's hardware address for good.
-// Discovery would need link-local addresses, and rules that let it through.
-func (h *Host) ensureNeighbours(ns *namespace, up topology.Uplink) (changed bool, err error) {
-	outer, err := h.root.mustFind(hostEnd(up.Network))
-	if err != nil {
-		return false, err
-	}
-	inner, err := ns.mustFind(uplinkName)
-	if err != nil {
-		return false, err
-	}
-	changed, err = h.root.ensureNeighbour(outer, up.Tenant6.Addr(), inner.Attrs().HardwareAddr)
-	if err != nil {
-		return changed, err
-	}
-	did, err := ns.ensureNeighbour(inner, up.Host6.Addr(), outer.Attrs().HardwareAddr)
-	return changed || did, err
 }
 
 func (n *namespace) ensureNeighbour(on netlink.Link, addr netip.Addr, mac net.HardwareAddr) (changed bool, err error) {

@@ -36,7 +36,7 @@ func TestUplinkWithoutIPv6(t *testing.T) {
 	if rules := m.Run("ip6tables", "-S"); strings.Contains(rules, "DROP") || strings.Contains(rules, "pu+") {
 		t.Errorf("the host's firewall was changed for nobody:\n%s", rules)
 	}
-	for end, of := range map[string]*netnstest.Namespace{pu: m.Namespace, "up0": ns} {
+	for end, of := range map[string]*netnstest.Namespace{pu: m.Namespace, "up0": ns, "in0": m.gateway(network(1))} {
 		if have := of.Run("ip", "-6", "address", "show", "dev", end); have != "" {
 			t.Errorf("%s has %s", end, have)
 		}
@@ -45,6 +45,7 @@ func TestUplinkWithoutIPv6(t *testing.T) {
 		t.Errorf("the tenant has a way out for IPv6: %s", route)
 	}
 	// Nothing that root in the tenant could send reaches the host.
+	ns = m.gateway(network(1))
 	ownTable(ns)
 	six := versions()["IPv6"]
 	_, own := six.ends(uplink(t, 1))
@@ -66,8 +67,10 @@ func TestUplinkKnowsItsHardwareAddresses(t *testing.T) {
 	ns := m.tenantWithUplink(1)
 	pu, up := "pu"+network(1).Short(), uplink(t, 1)
 	for want, link := range map[string]string{
-		overlay.HardwareAddr(up.Host.Addr()).String():   m.Run("ip", "link", "show", pu),
-		overlay.HardwareAddr(up.Tenant.Addr()).String(): ns.Run("ip", "link", "show", "up0"),
+		overlay.HardwareAddr(up.Host.Addr()).String():            m.Run("ip", "link", "show", pu),
+		overlay.HardwareAddr(up.Tenant.Addr()).String():          m.gateway(network(1)).Run("ip", "link", "show", "up0"),
+		overlay.HardwareAddr(up.Inside().Host.Addr()).String():   m.gateway(network(1)).Run("ip", "link", "show", "in0"),
+		overlay.HardwareAddr(up.Inside().Tenant.Addr()).String(): ns.Run("ip", "link", "show", "up0"),
 	} {
 		if !strings.Contains(link, want) {
 			t.Errorf("want %s: %s", want, link)
@@ -77,7 +80,7 @@ func TestUplinkKnowsItsHardwareAddresses(t *testing.T) {
 	six := versions()["IPv6"]
 	serve(t, listenTCP(t, internet, at(six.outside, 80)), "internet")
 	m.Run("ip", "link", "set", pu, "address", "02:00:00:00:00:01")
-	ns.Run("ip", "link", "set", "up0", "address", "02:00:00:00:00:02")
+	m.gateway(network(1)).Run("ip", "link", "set", "up0", "address", "02:00:00:00:00:02")
 	m.applyUplink(1, true)
 	m.applyUplink(1, false)
 	if got, err := ask(ns, six.container, at(six.outside, 80)); err != nil {

@@ -2,11 +2,14 @@ package overlay_test
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/netnstest"
 	"github.com/particle-net/particle/overlay"
@@ -51,9 +54,13 @@ func TestUplinkLetsTenantsOut(t *testing.T) {
 func (m *machine) picture(n int) string {
 	m.t.Helper()
 	var b strings.Builder
-	for _, ns := range []*netnstest.Namespace{m.Namespace, m.tenant(network(n))} {
+	for _, ns := range []*netnstest.Namespace{m.Namespace, m.gateway(network(n)), m.tenant(network(n))} {
 		b.WriteString(ns.Run("nft", "-a", "list", "tables"))
 		b.WriteString(ns.Run("nft", "-s", "list", "table", "inet", "particle"))
+	}
+	gate := m.gateway(network(n))
+	for _, args := range [][]string{{"-o", "address"}, {"-o", "link"}, {"route", "show", "table", "112"}, {"-6", "route", "show", "table", "112"}, {"rule"}, {"-6", "rule"}} {
+		b.WriteString(gate.Run("ip", args...))
 	}
 	b.WriteString(m.Run("ip", "-br", "address", "show", "type", "veth"))
 	b.WriteString(m.Run("ip", "-o", "link", "show", "type", "veth"))
@@ -73,7 +80,9 @@ func TestUplinkIsRepaired(t *testing.T) {
 	}
 	ns := m.tenantWithUplink(1)
 	pu := "pu" + network(1).Short()
-	host6, tenant6 := versions()["IPv6"].ends(uplink(t, 1))
+	_, tenant6 := versions()["IPv6"].ends(uplink(t, 1))
+	host6, _ := versions()["IPv6"].ends(uplink(t, 1).Inside())
+	gate := m.gateway(network(1))
 	before := m.picture(1)
 	m.applyUplink(1, false)
 	if diff := cmp.Diff(before, m.picture(1)); diff != "" {
@@ -116,7 +125,24 @@ func TestUplinkIsRepaired(t *testing.T) {
 		{ns, []string{"ip", "link", "set", "up0", "down"}},
 		{ns, []string{"sh", "-c", "nft flush chain inet particle forward; nft delete chain inet particle forward"}},
 		{ns, []string{"ip", "route", "delete", "default"}},
-		{ns, []string{"ip", "route", "replace", "default", "via", "169.254.192.2", "dev", "up0", "proto", "112", "metric", "7"}},
+		{ns, []string{"ip", "route", "replace", "default", "via", "169.254.255.252", "dev", "up0", "proto", "112", "metric", "7"}},
+		{gate, []string{"ip", "link", "delete", "up0"}},
+		{gate, []string{"ip", "link", "delete", "in0"}},
+		{gate, []string{"ip", "link", "set", "in0", "down"}},
+		{gate, []string{"ip", "address", "flush", "dev", "in0"}},
+		{gate, []string{"ip", "-6", "address", "flush", "dev", "up0"}},
+		{gate, []string{"ip", "-6", "neighbour", "flush", "dev", "in0", "nud", "all"}},
+		{gate, []string{"ip", "route", "delete", "default"}},
+		{gate, []string{"ip", "route", "flush", "table", "112"}},
+		{gate, []string{"ip", "-6", "route", "flush", "table", "112"}},
+		{gate, []string{"ip", "rule", "delete", "iif", "up0"}},
+		{gate, []string{"ip", "-6", "rule", "delete", "iif", "up0"}},
+		{gate, []string{"nft", "flush", "table", "inet", "particle"}},
+		{gate, []string{"nft", "delete", "table", "inet", "particle"}},
+		{gate, []string{"sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"}},
+		{gate, []string{"sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding"}},
+		{gate, []string{"sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter"}},
+		{ns, []string{"nft", "add", "chain", "inet", "particle", "untracked-in", "{ type filter hook prerouting priority -300; }"}}, // an earlier version's
 		{ns, []string{"nft", "flush", "table", "inet", "particle"}},
 		{ns, []string{"nft", "delete", "table", "inet", "particle"}},
 		{ns, []string{"sh", "-c", "nft delete table inet particle; nft add table inet particle; nft 'add chain inet particle input { type filter hook input priority 10; }'"}},
@@ -166,4 +192,31 @@ func TestRemoveUplink(t *testing.T) {
 	if err := m.RemoveUplink(t.Context(), network(1)); err != nil {
 		t.Errorf("RemoveUplink of a removed network: %v", err)
 	}
+}
+
+// "The way out takes one hop more than from a bridge", where one reaches the host.
+func TestWayOutTakesOneHopMore(t *testing.T) {
+	eachVersion(t, func(t *testing.T, a addressing) {
+		m, _ := routed(t)
+		ns := m.tenantWithUplink(1)
+		server, client := bindUDP(t, m.Namespace, at(a.host, 1000)), bindUDP(t, ns, at(a.container, 1000))
+		raw, err := client.PacketConn.(*net.UDPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for hops := 1; hops <= 2; hops++ {
+			failed := raw.Control(func(fd uintptr) {
+				if a.family == "-4" {
+					err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, hops)
+				} else {
+					err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, hops)
+				}
+			})
+			if err := errors.Join(failed, err); err != nil {
+				t.Fatal(err)
+			}
+			client.send(at(a.host, 1000), fmt.Sprintf("%d hops", hops))
+		}
+		server.want("2 hops")
+	})
 }

@@ -44,15 +44,18 @@ func TestParseVNI(t *testing.T) {
 // Every uplink has a link of its own inside the range, and no two overlap.
 func TestUplinksAreDisjoint(t *testing.T) {
 	seen := map[netip.Addr]int{}
-	for i := range topology.MaxUplinks {
-		u, err := topology.NewUplink("abc", i, 1500)
+	for i := range topology.MaxUplinks + 1 {
+		u, err := topology.NewUplink("abc", min(i, topology.MaxUplinks-1), 1500)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if u.Host6.IsValid() || u.Tenant6.IsValid() {
+		if u.Host6.IsValid() || u.Tenant6.IsValid() || u.Inside().Host6.IsValid() {
 			t.Fatalf("uplink %d has IPv6 unasked: %v", i, u)
 		}
 		u = u.WithIPv6()
+		if i == topology.MaxUplinks {
+			u = u.Inside()
+		}
 		for a, within := range map[netip.Addr]netip.Prefix{
 			u.Host.Addr(): topology.UplinkRange, u.Tenant.Addr(): topology.UplinkRange,
 			u.Host6.Addr(): topology.UplinkRange6, u.Tenant6.Addr(): topology.UplinkRange6,

@@ -114,8 +114,8 @@ static __always_inline bool passes(struct __sk_buff *skb)
 	return false;
 }
 
-/* On all devices that lead to others but the uplink, where sources are rewritten
- * before. What goes over lo is seen where it comes in. */
+/* On all devices that lead to others but the uplink, behind which sources are
+ * rewritten. What goes over lo is seen where it comes in. */
 SEC("tcx/egress")
 int ping(struct __sk_buff *skb)
 {

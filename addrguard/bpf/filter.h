@@ -55,8 +55,8 @@ static __always_inline bool is_settled(const struct bpf_sock *sk)
 	return sk->protocol == IPPROTO_TCP && sk->state != TCP_LISTEN;
 }
 
-/* Beyond the uplink, sources are rewritten before this hook: nothing leaves
- * there under a container's address. */
+/* Behind the uplink, in the gateway, sources are rewritten: nothing leaves the
+ * host under a container's address. */
 static __always_inline bool on_uplink(struct __sk_buff *skb, const struct subject *s)
 {
 	struct network *n = bpf_map_lookup_elem(&networks, &s->netns);

@@ -107,14 +107,14 @@ func networks(ctx context.Context, dir string) []report.Check {
 
 // exit tries what carries packets of containers out of their host.
 func exit(ctx context.Context, host *overlay.Host, id topology.NetworkID) report.Check {
-	c := report.Check{Name: "uplinks", Grade: report.OK, Finding: "veth pairs and nftables' address translation work"}
+	c := report.Check{Name: "uplinks", Grade: report.OK, Finding: "veth pairs, policy routing and nftables' address translation work"}
 	up, err := topology.NewUplink(id, 0, 1450)
 	if err == nil {
 		_, err = host.ApplyUplink(ctx, up)
 	}
 	if err != nil {
 		c.Grade, c.Finding = report.Missing, err.Error()
-		c.Remedy = "load the kernel modules veth, nf_tables, nft_masq and nft_chain_nat, or boot a kernel that has them"
+		c.Remedy = "load the kernel modules veth, nf_tables, nft_masq and nft_chain_nat, or boot a kernel that has them and CONFIG_IP_MULTIPLE_TABLES"
 	}
 	return c
 }
