@@ -34,9 +34,11 @@ import (
 )
 
 const (
-	// callLimit bounds a call of Docker's or of the runtime's. Docker itself
-	// gives up repeating one after 30 s.
+	// callLimit bounds a call of Docker's, which gives up repeating one after 30 s.
 	callLimit = 20 * time.Second
+	// requestLimit bounds one of our own programs'. A store that is begun, joined or
+	// recovered may take longer than a call of Docker's.
+	requestLimit = 50 * time.Second
 	// drainLimit stays under the 10 s after which Docker kills a plugin.
 	drainLimit = 8 * time.Second
 	// reconcileEvery is how long drift may last.
@@ -191,7 +193,7 @@ func (p *plugin) serve(ctx context.Context, open doors) error {
 	context.AfterFunc(ctx, open.close)
 	group.Go(func() error {
 		api := hostapi.API{Fabric: p.fabric, Guard: p.guard, Held: held, Cluster: &hostapi.Cluster{Membership: p.cluster.membership, Member: p.cluster.member, Encrypting: p.under.Problem}}
-		return runtimeapi.Serve(ctx, runtime, api, callLimit)
+		return runtimeapi.Serve(ctx, runtime, api, requestLimit)
 	})
 	group.Go(func() error { p.cluster.run(ctx); return nil })
 	group.Go(func() error { p.reconcile(ctx); return nil })

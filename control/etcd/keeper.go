@@ -65,6 +65,9 @@ func (s *Store) watchConnection() {
 		}
 		conn := c.ActiveConnection()
 		state := conn.GetState()
+		if state == connectivity.Shutdown {
+			continue // another took its place meanwhile; the state of this one stays as it is
+		}
 		if state != connectivity.Ready {
 			s.poke()
 		}

@@ -19,7 +19,7 @@ const askTimeout = 20 * time.Second
 
 // clusterTimeout bounds what it does for a cluster, which may take it until its
 // own limit for one request.
-const clusterTimeout = 30 * time.Second
+const clusterTimeout = 60 * time.Second
 
 // Status asks the plugin of the engine what it knows: over its socket if that
 // is within reach, otherwise through a helper container on the engine.

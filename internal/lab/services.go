@@ -100,7 +100,7 @@ func (s *services) reap() {
 			return
 		}
 		for _, svc := range s.byName {
-			if svc.pid == pid {
+			if svc.pid == pid && svc.reply().Running { // the number may have been another's before
 				svc.status = status
 				close(svc.ended)
 			}
