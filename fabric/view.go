@@ -24,7 +24,7 @@ type NetworkView struct {
 	Network
 	Mode       GuardMode // what it has, whether asked for or not
 	UplinkUp   bool
-	UplinkAddr netip.Addr // the tenant's end, valid if UplinkUp
+	UplinkAddr netip.Addr // the network's end, valid if UplinkUp
 	Problem    string
 	Peers      int  // other hosts that have a part of it
 	Suspended  bool // no new addresses, see SuspendClaims

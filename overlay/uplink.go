@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -187,35 +186,4 @@ func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) 
 		return false, fmt.Errorf("set default route via %s: %w", gateway, err)
 	}
 	return true, nil
-}
-
-// RemoveUplink takes the network's way out; gone is success. The tenant
-// namespace's rules stay while there are branches or other hosts, which live
-// behind them.
-func (h *Host) RemoveUplink(ctx context.Context, id topology.NetworkID) error {
-	path, err := h.path(id)
-	if err != nil {
-		return err
-	}
-	release, err := h.write(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	err = h.removeGateway(id)
-	ns, openErr := openNamespace(path)
-	switch {
-	case openErr == nil:
-		_, linkErr := ns.remove(uplinkName) // ahead of the gateway, which takes it along later
-		ends, listErr := ns.branchEnds()
-		subnets, subnetErr := ns.subnets()
-		err = errors.Join(err, linkErr, listErr, subnetErr)
-		if len(ends)+len(subnets) == 0 && listErr == nil && subnetErr == nil {
-			err = errors.Join(err, ns.removeRules(tableName), ns.removeRules(branchTable))
-		}
-		ns.close()
-	case !errors.Is(openErr, fs.ErrNotExist):
-		err = errors.Join(err, openErr)
-	}
-	return uplinkError("remove uplink", id, err)
 }

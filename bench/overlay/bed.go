@@ -24,6 +24,7 @@ const (
 	plainWay    = "plain VXLAN"
 	swarmWay    = "Swarm's overlay"
 	ownWay      = "particle"
+	guardedWay  = "particle, guarded"
 )
 
 const (
@@ -36,6 +37,13 @@ type way struct {
 	name  string
 	ends  [2]*space
 	addrs [2]netip.Addr
+	// as are who makes the sockets, if that matters.
+	as [2]*container
+}
+
+// do runs fn on a thread at an end, as who lives there.
+func (w way) do(end int, fn func() error) error {
+	return w.as[end].do(func() error { return w.ends[end].do(fn) })
 }
 
 // bed is two hosts, and all ways between them at once.
@@ -43,6 +51,7 @@ type bed struct {
 	hosts  [2]*space
 	spaces []*space
 	planes []*overlay.Host
+	guards []*container
 	ways   []way
 }
 
@@ -70,7 +79,7 @@ func newBed() (*bed, error) {
 			return b, err
 		}
 	}
-	for _, connect := range []func() (way, error){b.underlay, b.plain, b.swarm, b.own} {
+	for _, connect := range []func() (way, error){b.underlay, b.plain, b.swarm, b.own, b.guarded} {
 		w, err := connect()
 		if err != nil {
 			return b, fmt.Errorf("%s: %w", w.name, err)
@@ -90,8 +99,14 @@ func (b *bed) space() (*space, error) {
 
 func (b *bed) close() error {
 	var errs []error
+	for _, c := range b.guards {
+		errs = append(errs, c.close())
+	}
 	for _, h := range b.planes {
-		errs = append(errs, h.Remove(context.Background(), network()), h.Close())
+		for _, number := range []int{ownNumber, guardedNumber} {
+			errs = append(errs, h.Remove(context.Background(), network(number)))
+		}
+		errs = append(errs, h.Close())
 	}
 	for _, s := range b.spaces {
 		s.close()
@@ -100,7 +115,7 @@ func (b *bed) close() error {
 }
 
 func (b *bed) underlay() (way, error) {
-	return way{underlayWay, b.hosts, [2]netip.Addr{vtep(0), vtep(1)}}, nil
+	return way{name: underlayWay, ends: b.hosts, addrs: [2]netip.Addr{vtep(0), vtep(1)}}, nil
 }
 
 // tunnel makes a VXLAN device of the host in a namespace, with the entry for its
@@ -195,51 +210,88 @@ func (b *bed) swarm() (w way, err error) {
 	return w, nil
 }
 
-func network() topology.NetworkID { return topology.NetworkID(strings.Repeat("0a", 32)) }
+// The networks' numbers, which are their VNIs and in their subnets, too.
+const (
+	ownNumber     = 102
+	guardedNumber = 103
+)
 
-func block(host int) netip.Prefix {
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 52, byte(host + 1), 0}), 24)
+func network(number int) topology.NetworkID {
+	return topology.NetworkID(strings.Repeat(fmt.Sprintf("%02x", number), 32))
+}
+
+func subnet(number int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(number), 0, 0}), 16)
+}
+
+func block(number, host int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(number), byte(host + 1), 0}), 24)
 }
 
 // own is the product's own code.
 func (b *bed) own() (w way, err error) {
 	w.name = ownWay
-	ctx := context.Background()
 	for i, outer := range b.hosts {
-		dir := filepath.Join(rig.RunDir, fmt.Sprint("host-", i))
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(planeDir(i), 0o755); err != nil {
 			return w, err
 		}
-		var h *overlay.Host
-		err := outer.do(func() (err error) {
-			h, err = overlay.Open(ctx, overlay.Options{NamespaceDir: dir})
+		err := outer.do(func() error {
+			h, err := overlay.Open(context.Background(), overlay.Options{NamespaceDir: planeDir(i)})
+			if err == nil {
+				b.planes = append(b.planes, h)
+				err = h.SetMembers(context.Background(), []netip.Addr{vtep(1 - i)})
+			}
 			return err
 		})
 		if err != nil {
 			return w, err
 		}
-		b.planes = append(b.planes, h)
-		if err := h.SetMembers(ctx, []netip.Addr{vtep(1 - i)}); err != nil {
-			return w, err
+	}
+	return w, b.network(&w, ownNumber)
+}
+
+func planeDir(host int) string { return filepath.Join(rig.RunDir, fmt.Sprint("host-", host)) }
+
+// network makes one on both hosts.
+func (b *bed) network(w *way, number int) error {
+	ctx := context.Background()
+	id := network(number)
+	for i, h := range b.planes {
+		seg := topology.Segment{Network: id, VNI: topology.VNI(number), VTEP: vtep(i), Port: port, MTU: mtu,
+			Pools: []netip.Prefix{block(number, i)}, Subnets: []netip.Prefix{subnet(number)},
+			Peers: []topology.Peer{{VTEP: vtep(1 - i), Prefixes: []netip.Prefix{block(number, 1-i)}}}}
+		up, err := topology.NewUplink(id, number, mtu)
+		if err != nil {
+			return err
 		}
-		seg := topology.Segment{Network: network(), VNI: 102, VTEP: vtep(i), Port: port, MTU: mtu,
-			Pools: []netip.Prefix{block(i)}, Subnets: []netip.Prefix{netip.MustParsePrefix("10.52.0.0/16")},
-			Peers: []topology.Peer{{VTEP: vtep(1 - i), Prefixes: []netip.Prefix{block(1 - i)}}}}
-		up, err := topology.NewUplink(network(), 0, mtu)
+		if _, err := h.Apply(ctx, seg); err != nil {
+			return err
+		}
+		if _, err := h.ApplyUplink(ctx, up); err != nil {
+			return err
+		}
+		if w.ends[i], err = openSpace(filepath.Join(planeDir(i), string(id))); err != nil {
+			return err
+		}
+		b.spaces = append(b.spaces, w.ends[i])
+		w.addrs[i] = block(number, i).Addr().Next()
+	}
+	return nil
+}
+
+// guarded is own with the address guard, as containers have it.
+func (b *bed) guarded() (w way, err error) {
+	w.name = guardedWay
+	if err := b.network(&w, guardedNumber); err != nil {
+		return w, err
+	}
+	for i, h := range b.planes {
+		c, err := admit(h, i, network(guardedNumber), w.addrs[i])
+		b.guards = append(b.guards, c)
 		if err != nil {
 			return w, err
 		}
-		if _, err := h.Apply(ctx, seg); err != nil {
-			return w, err
-		}
-		if _, err := h.ApplyUplink(ctx, up); err != nil {
-			return w, err
-		}
-		if w.ends[i], err = openSpace(filepath.Join(dir, string(network()))); err != nil {
-			return w, err
-		}
-		b.spaces = append(b.spaces, w.ends[i])
-		w.addrs[i] = block(i).Addr().Next()
+		w.as[i] = c
 	}
 	return w, nil
 }

@@ -70,7 +70,7 @@ func pair(receive, send func() error) error {
 // dial gives both ends of a TCP connection.
 func dial(w way) (client, server *net.TCPConn, err error) {
 	var l net.Listener
-	err = w.ends[1].do(func() (err error) {
+	err = w.do(1, func() (err error) {
 		l, err = net.Listen("tcp", netip.AddrPortFrom(w.addrs[1], 0).String())
 		return err
 	})
@@ -79,7 +79,7 @@ func dial(w way) (client, server *net.TCPConn, err error) {
 	}
 	defer l.Close()
 	var conn net.Conn
-	err = w.ends[0].do(func() (err error) {
+	err = w.do(0, func() (err error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: w.addrs[0].AsSlice()}, Timeout: patience}
 		conn, err = d.Dial("tcp", l.Addr().String())
 		return err
@@ -204,7 +204,7 @@ func pingPong(w way, length time.Duration) ([]value, error) {
 
 // blast sends small datagrams as fast as can be, and counts those that arrive.
 func blast(w way, length time.Duration) ([]value, error) {
-	server, err := udp(w.ends[1], w.addrs[1], netip.AddrPort{})
+	server, err := udp(w, 1, netip.AddrPort{})
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func blast(w way, length time.Duration) ([]value, error) {
 		return nil, err
 	}
 	to := netip.AddrPortFrom(w.addrs[1], uint16(name.(*unix.SockaddrInet4).Port))
-	client, err := udp(w.ends[0], w.addrs[0], to)
+	client, err := udp(w, 0, to)
 	if err != nil {
 		return nil, err
 	}
@@ -261,14 +261,14 @@ func blast(w way, length time.Duration) ([]value, error) {
 }
 
 // udp is a socket that gives up waiting now and then.
-func udp(s *space, from netip.Addr, to netip.AddrPort) (fd int, err error) {
-	err = s.do(func() error {
+func udp(w way, end int, to netip.AddrPort) (fd int, err error) {
+	err = w.do(end, func() error {
 		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
 		limit := unix.NsecToTimeval((100 * time.Millisecond).Nanoseconds())
 		err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
-			unix.Bind(fd, &unix.SockaddrInet4{Addr: from.As4()}))
+			unix.Bind(fd, &unix.SockaddrInet4{Addr: w.addrs[end].As4()}))
 		if err == nil && to.IsValid() {
 			err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
 		}

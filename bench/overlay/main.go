@@ -13,6 +13,7 @@
 //     the VXLAN device.
 //   - particle: what this repository makes, by overlay.Host: with other hosts, the
 //     members of the cluster, and an uplink.
+//   - particle, guarded: the same with the address guard, as containers have it.
 //
 // A virtual wire would carry packets of 64 KB. Here it takes packets of its MTU
 // alone, and the receiver puts them together again as a network card's driver does. On each host connections are tracked, as on every
@@ -93,7 +94,7 @@ func (r *report) fill(b *bed, p plan) error {
 				}
 				for _, v := range values {
 					r.add(v.quantity, w.name, v.value)
-					fmt.Fprintf(os.Stderr, "round %d/%d  %-16s %-26s %10.2f\n", round+1, p.rounds, w.name, v.quantity.Name, v.value)
+					fmt.Fprintf(os.Stderr, "round %d/%d  %-17s %-26s %10.2f\n", round+1, p.rounds, w.name, v.quantity.Name, v.value)
 				}
 			}
 		}

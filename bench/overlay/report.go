@@ -64,7 +64,7 @@ func (r *report) table(w io.Writer, q quantity) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer t.Flush()
 	fmt.Fprintf(t, "\n%s\tmedian [least..most]\tbetter than %s\tthan %s\n", q.Name, plainWay, swarmWay)
-	for _, way := range []string{underlayWay, plainWay, swarmWay, ownWay} {
+	for _, way := range []string{underlayWay, plainWay, swarmWay, ownWay, guardedWay} {
 		c := r.cell(q, way)
 		if c == nil {
 			continue

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/netnstest"
 )
@@ -31,6 +35,18 @@ func TestEveryWayCarriesEveryLoad(t *testing.T) {
 			if err != nil || len(values) == 0 {
 				t.Errorf("%s, %s: %v, %v", w.name, l.name, values, err)
 			}
+		}
+		// The guard is on one way, and on no other.
+		if w.name != ownWay && w.name != guardedWay {
+			continue
+		}
+		w.addrs[0] = w.addrs[0].Next()
+		fd, err := udp(w, 0, netip.AddrPort{})
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		if errors.Is(err, unix.EADDRNOTAVAIL) != (w.name == guardedWay) {
+			t.Errorf("%s: bind to another's address: %v", w.name, err)
 		}
 	}
 }

@@ -168,7 +168,7 @@ type NetworkStatus struct {
 	MTU       int                `json:"mtu"`
 	Internal  bool               `json:"internal"`
 	Guard     string             `json:"guard,omitempty"`  // bpf, seccomp or off
-	Uplink    string             `json:"uplink,omitempty"` // the tenant's address on it, if made
+	Uplink    string             `json:"uplink,omitempty"` // the network's address on it, if made
 	Scope     string             `json:"scope"`            // host or cluster
 	Shared    topology.SharedID  `json:"shared,omitempty"` // its id in the cluster
 	Peers     int                `json:"peers,omitempty"`  // other hosts that have a part of it
