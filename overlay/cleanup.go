@@ -52,7 +52,7 @@ func Cleanup(ctx context.Context, opts Options) error {
 	return nil
 }
 
-// removeNetworks removes networks by their files, bound or not.
+// removeNetworks removes networks by their files and their gateways', bound or not.
 func (h *Host) removeNetworks(ctx context.Context) error {
 	entries, err := os.ReadDir(h.opts.NamespaceDir)
 	if err != nil {
@@ -60,7 +60,7 @@ func (h *Host) removeNetworks(ctx context.Context) error {
 	}
 	var errs []error
 	for _, entry := range entries {
-		if id, err := topology.ParseNetworkID(entry.Name()); err == nil {
+		if id, err := topology.ParseNetworkID(strings.TrimSuffix(entry.Name(), gatewaySuffix)); err == nil {
 			errs = append(errs, h.Remove(ctx, id))
 		}
 	}

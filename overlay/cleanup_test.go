@@ -27,8 +27,10 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	m.tenantWithUplink(1)
 	m.apply(segment(2, 7, "192.0.2.1", "10.9.0.0/24"), true)
 	m.Run("ip", "link", "add", "pu0123456789ab", "type", "veth", "peer", "name", "stray") // of a network forgotten
-	if err := os.WriteFile(dir+"/"+string(network(3)), nil, 0o644); err != nil {          // of a crash
-		t.Fatal(err)
+	for _, name := range []string{string(network(3)), string(network(4)) + ".gateway"} {  // of a crash
+		if err := os.WriteFile(dir+"/"+name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if before == inventory() {
 		t.Fatal("the inventory shows nothing")
