@@ -24,9 +24,9 @@ import (
 //	                           └──────────────────────┘
 //
 // Addresses are translated with the help of connection tracking, for which every
-// packet pays in a namespace that has it: a tenth to a seventh of the rate of small
-// packets between hosts, whether they are tracked or exempt. So the tenant
-// namespace has none, and what does not leave the host by the uplink never meets it.
+// packet pays in a namespace that has it, tracked or exempt: a tenth of the rate of
+// small ones between hosts. So the tenant namespace has none, and what does not
+// leave the host by the uplink never meets it.
 //
 // What comes back is routed by the link it came in by, so the gateway knows none of
 // the network's subnets.
