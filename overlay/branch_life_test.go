@@ -182,6 +182,25 @@ func (m *machine) lists(want []branched) {
 	}
 }
 
+// As all else of a network is, without a container that comes.
+func TestBranchRulesAreRepaired(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	seg := segment(1, 0, "", "10.9.0.0/24")
+	m.apply(seg, true)
+	m.branch4(1, 2)
+	rules := func() string {
+		return m.tenant(network(1)).Run("nft", "-s", "list", "table", "inet", "particle-branches")
+	}
+	sound := rules()
+	m.apply(seg, false)
+	m.tenant(network(1)).Run("nft", "delete", "table", "inet", "particle-branches")
+	m.apply(seg, true)
+	if diff := cmp.Diff(sound, rules()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestNetworkGoesWithItsBranches(t *testing.T) {
 	t.Parallel()
 	m, _ := routed(t)

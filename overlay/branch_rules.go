@@ -36,6 +36,15 @@ func branchRules() ruleset {
 	}
 }
 
+// repairBranchRules makes them what they should be if there are branches.
+func (n *namespace) repairBranchRules() (changed bool, err error) {
+	ends, err := n.branchEnds()
+	if err != nil || len(ends) == 0 {
+		return false, err
+	}
+	return n.ensureRules(branchTable, branchRules())
+}
+
 // branchForwards are the exceptions from "a tenant is no router".
 func branchForwards() []rule {
 	return []rule{

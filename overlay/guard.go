@@ -74,22 +74,11 @@ func tenantRules(subnets []netip.Prefix) ruleset {
 		append(branchForwards(), newRule("a tenant is no router", drop()))})
 }
 
-// ensureTenantRules makes them those of the subnets that the namespace has, and
-// repairs those of branches if it has any.
+// ensureTenantRules makes them those of the subnets that the namespace has.
 func (n *namespace) ensureTenantRules() (changed bool, err error) {
 	subnets, err := n.subnets()
 	if err != nil {
 		return false, err
 	}
-	ends, err := n.branchEnds()
-	if err != nil {
-		return false, err
-	}
-	if len(ends) > 0 {
-		if changed, err = n.ensureRules(branchTable, branchRules()); err != nil {
-			return changed, err
-		}
-	}
-	did, err := n.ensureRules(tableName, tenantRules(subnets))
-	return changed || did, err
+	return n.ensureRules(tableName, tenantRules(subnets))
 }

@@ -95,6 +95,7 @@ func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment) 
 			return changed, err
 		},
 		ns.ensureBase,
+		ns.repairBranchRules,
 		func() (bool, error) { return ns.ensurePools(seg.Pools) },
 		func() (bool, error) { return h.ensureTunnel(ctx, ns, seg) },
 		func() (bool, error) { return ns.ensurePeers(seg) },
