@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -58,11 +59,15 @@ func (h *Host) removeNetworks(ctx context.Context) error {
 	if err != nil {
 		return &fault.Error{Op: "list networks", On: h.opts.NamespaceDir, Err: err, Fix: "check that it is readable"}
 	}
-	var errs []error
+	var ids []topology.NetworkID
 	for _, entry := range entries {
 		if id, err := topology.ParseNetworkID(strings.TrimSuffix(entry.Name(), gatewaySuffix)); err == nil {
-			errs = append(errs, h.Remove(ctx, id))
+			ids = append(ids, id)
 		}
+	}
+	var errs []error
+	for _, id := range slices.Compact(ids) { // entries are in order of their names
+		errs = append(errs, h.Remove(ctx, id))
 	}
 	return errors.Join(errs...)
 }

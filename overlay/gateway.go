@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/topology"
 )
@@ -41,6 +42,37 @@ const (
 	// rule that leads there: after table local's, before table main's.
 	returnTable = 112
 )
+
+// wayOut is the way from a tenant namespace by its gateway to the host.
+type wayOut struct {
+	tenant, gate    *namespace
+	inside, outside pair // as seen from the gateway
+}
+
+func newWayOut(root, gate, tenant *namespace, up topology.Uplink) wayOut {
+	in := up.Inside()
+	return wayOut{
+		tenant: tenant, gate: gate,
+		outside: pair{end{root, hostEnd(up.Network), up.Host, up.Host6}, end{gate, uplinkName, up.Tenant, up.Tenant6}, up.MTU},
+		inside:  pair{end{gate, gatewayName, in.Host, in.Host6}, end{tenant, uplinkName, in.Tenant, in.Tenant6}, in.MTU},
+	}
+}
+
+// ensureRoutes leads out and back again, in the family of the addresses that addr
+// tells of ends.
+func (w wayOut) ensureRoutes(addr func(end) netip.Addr) (changed bool, err error) {
+	back := addr(w.inside.inner)
+	return inTurn([]func() (bool, error){
+		func() (bool, error) {
+			return w.gate.ensureDefault(uplinkName, unix.RT_TABLE_MAIN, addr(w.outside.outer))
+		},
+		func() (bool, error) {
+			return w.tenant.ensureDefault(uplinkName, unix.RT_TABLE_MAIN, addr(w.inside.outer))
+		},
+		func() (bool, error) { return w.gate.ensureDefault(gatewayName, returnTable, back) },
+		func() (bool, error) { return w.gate.ensureReturnRule(familyOf(back)) },
+	})
+}
 
 // gatewayPath is the file the network's gateway is bound on.
 func (h *Host) gatewayPath(id topology.NetworkID) (string, error) {
@@ -107,35 +139,7 @@ func gatewayRules() ruleset {
 	}
 }
 
-// ensureReturn sends what comes in by the uplink to the tenant's end of the link
-// inside, for the address's family.
-func (n *namespace) ensureReturn(tenant netip.Addr) (changed bool, err error) {
-	in, err := n.mustFind(gatewayName)
-	if err != nil {
-		return false, err
-	}
-	want := netlink.Route{
-		LinkIndex: in.Attrs().Index, Dst: ipNet(netip.PrefixFrom(tenant, 0).Masked()), Gw: tenant.AsSlice(),
-		Table: returnTable, Protocol: routeProtocol,
-	}
-	have, err := listed(func() ([]netlink.Route, error) {
-		return n.route.RouteListFiltered(familyOf(tenant), &netlink.Route{Table: returnTable}, netlink.RT_FILTER_TABLE)
-	})
-	if err != nil {
-		return false, fmt.Errorf("list routes: %w", err)
-	}
-	if !slices.ContainsFunc(have, func(r netlink.Route) bool {
-		return r.LinkIndex == want.LinkIndex && (r.Dst == nil || prefix(r.Dst).Bits() == 0) && address(r.Gw) == tenant
-	}) {
-		if err := n.route.RouteReplace(&want); err != nil {
-			return false, fmt.Errorf("set route of answers via %s: %w", tenant, err)
-		}
-		changed = true
-	}
-	did, err := n.ensureReturnRule(familyOf(tenant))
-	return changed || did, err
-}
-
+// ensureReturnRule has what comes in by the uplink follow returnTable.
 func (n *namespace) ensureReturnRule(family int) (changed bool, err error) {
 	rules, err := listed(func() ([]netlink.Rule, error) { return n.route.RuleList(family) })
 	if err != nil {

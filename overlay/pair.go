@@ -6,8 +6,6 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-
-	"github.com/particle-net/particle/topology"
 )
 
 // pair is a routed veth pair whose ends have addresses: the link of an uplink, or
@@ -23,17 +21,8 @@ type end struct {
 	ipv4, ipv6 netip.Prefix // the second is invalid if the link has no IPv6
 }
 
-// Addr is the end's address of IPv4, Addr6 that of IPv6.
-func (e end) Addr() netip.Addr  { return e.ipv4.Addr() }
-func (e end) Addr6() netip.Addr { return e.ipv6.Addr() }
-
-// wayOut are the two links from the tenant namespace ns by its gateway to the host.
-func wayOut(root, gate, ns *namespace, up topology.Uplink) (outside, inside pair) {
-	in := up.Inside()
-	outside = pair{end{root, hostEnd(up.Network), up.Host, up.Host6}, end{gate, uplinkName, up.Tenant, up.Tenant6}, up.MTU}
-	inside = pair{end{gate, gatewayName, in.Host, in.Host6}, end{ns, uplinkName, in.Tenant, in.Tenant6}, in.MTU}
-	return outside, inside
-}
+func (e end) addr() netip.Addr  { return e.ipv4.Addr() }
+func (e end) addr6() netip.Addr { return e.ipv6.Addr() }
 
 // ensure makes the pair and gives its ends what they have of IPv4.
 func (p pair) ensure() (changed bool, err error) {
@@ -81,9 +70,9 @@ func (p pair) ensureLink() (changed bool, err error) {
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1 // more cost an RCU wait each time the pair is made
 	// udev gives a link whose address the kernel drew another one (systemd.link(5),
 	// MACAddressPolicy=persistent), after the other end has learned the first.
-	attrs.HardwareAddr = HardwareAddr(p.outer.Addr())
+	attrs.HardwareAddr = HardwareAddr(p.outer.addr())
 	veth := netlink.NewVeth(attrs)
-	veth.PeerHardwareAddr = HardwareAddr(p.inner.Addr())
+	veth.PeerHardwareAddr = HardwareAddr(p.inner.addr())
 	veth.PeerName = p.inner.name
 	veth.PeerNamespace = netlink.NsFd(p.inner.in.fd())
 	if err := p.outer.in.route.LinkAdd(veth); err != nil {
@@ -110,10 +99,10 @@ func (p pair) ensureNeighbours() (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	changed, err = p.outer.in.ensureNeighbour(outer, p.inner.Addr6(), inner.Attrs().HardwareAddr)
+	changed, err = p.outer.in.ensureNeighbour(outer, p.inner.addr6(), inner.Attrs().HardwareAddr)
 	if err != nil {
 		return changed, err
 	}
-	did, err := p.inner.in.ensureNeighbour(inner, p.outer.Addr6(), outer.Attrs().HardwareAddr)
+	did, err := p.inner.in.ensureNeighbour(inner, p.outer.addr6(), outer.Attrs().HardwareAddr)
 	return changed || did, err
 }

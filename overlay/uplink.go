@@ -48,28 +48,26 @@ func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed boo
 		return false, uplinkError("apply uplink", up.Network, err)
 	}
 	defer gate.close()
-	did, err := inTurn(h.steps(ctx, ns, gate, up))
+	w := newWayOut(h.root, gate, ns, up)
+	did, err := inTurn(h.steps(ctx, w, up.Network))
 	changed = changed || did
 	if err == nil && up.Host6.IsValid() && h.surveyed.ipv6 {
-		did, err = inTurn(h.steps6(ctx, ns, gate, up))
+		did, err = inTurn(h.steps6(ctx, w))
 		changed = changed || did
 	}
 	return changed, uplinkError("apply uplink", up.Network, err)
 }
 
 // steps are what an uplink takes.
-func (h *Host) steps(ctx context.Context, ns, gate *namespace, up topology.Uplink) []func() (bool, error) {
-	outside, inside := wayOut(h.root, gate, ns, up)
+func (h *Host) steps(ctx context.Context, w wayOut, id topology.NetworkID) []func() (bool, error) {
 	return []func() (bool, error){
 		h.ensureHostRules,
-		ns.ensureTenantRules,
-		gate.ensureGateway,
-		outside.ensure,
-		inside.ensure,
-		func() (bool, error) { return gate.ensureDefault(outside.outer.Addr()) },
-		func() (bool, error) { return ns.ensureDefault(inside.outer.Addr()) },
-		func() (bool, error) { return gate.ensureReturn(inside.inner.Addr()) },
-		func() (bool, error) { return h.ensureForwarding(up.Network) },
+		w.tenant.ensureTenantRules,
+		w.gate.ensureGateway,
+		w.outside.ensure,
+		w.inside.ensure,
+		func() (bool, error) { return w.ensureRoutes(end.addr) },
+		func() (bool, error) { return h.ensureForwarding(id) },
 		func() (bool, error) { return h.ensureAccepted(ctx, iptables) },
 	}
 }
@@ -159,18 +157,17 @@ func (n *namespace) ensureAddress(on netlink.Link, addr netip.Prefix) (changed b
 	return true, nil
 }
 
-// ensureDefault makes the host's end the tenant's gateway for the address's
-// family.
-func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) {
-	up, err := n.mustFind(uplinkName)
+// ensureDefault makes an address the gateway by a link, for its family, in a routing
+// table.
+func (n *namespace) ensureDefault(name string, table int, gateway netip.Addr) (changed bool, err error) {
+	link, err := n.mustFind(name)
 	if err != nil {
 		return false, err
 	}
-	family, everything := netlink.FAMILY_V4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	if gateway.Is6() {
-		family, everything = netlink.FAMILY_V6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
-	have, err := listed(func() ([]netlink.Route, error) { return n.route.RouteList(up, family) })
+	have, err := listed(func() ([]netlink.Route, error) {
+		filter := &netlink.Route{LinkIndex: link.Attrs().Index, Table: table}
+		return n.route.RouteListFiltered(familyOf(gateway), filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return false, fmt.Errorf("list routes: %w", err)
 	}
@@ -180,10 +177,11 @@ func (n *namespace) ensureDefault(gateway netip.Addr) (changed bool, err error) 
 		return false, nil
 	}
 	err = n.route.RouteReplace(&netlink.Route{
-		LinkIndex: up.Attrs().Index, Dst: ipNet(everything), Gw: gateway.AsSlice(), Protocol: routeProtocol,
+		LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(gateway, 0).Masked()), Gw: gateway.AsSlice(),
+		Table: table, Protocol: routeProtocol,
 	})
 	if err != nil {
-		return false, fmt.Errorf("set default route via %s: %w", gateway, err)
+		return false, fmt.Errorf("set default route via %s in table %d: %w", gateway, table, err)
 	}
 	return true, nil
 }

@@ -10,19 +10,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/particle-net/particle/topology"
 )
 
 // steps6 are what an uplink with IPv6 takes beyond one without.
-func (h *Host) steps6(ctx context.Context, ns, gate *namespace, up topology.Uplink) []func() (bool, error) {
-	outside, inside := wayOut(h.root, gate, ns, up)
+func (h *Host) steps6(ctx context.Context, w wayOut) []func() (bool, error) {
 	return []func() (bool, error){
-		func() (bool, error) { return outside.ensure6(ctx) },
-		func() (bool, error) { return inside.ensure6(ctx) },
-		func() (bool, error) { return gate.ensureDefault(outside.outer.Addr6()) },
-		func() (bool, error) { return ns.ensureDefault(inside.outer.Addr6()) },
-		func() (bool, error) { return gate.ensureReturn(inside.inner.Addr6()) },
+		func() (bool, error) { return w.outside.ensure6(ctx) },
+		func() (bool, error) { return w.inside.ensure6(ctx) },
+		func() (bool, error) { return w.ensureRoutes(end.addr6) },
 		func() (bool, error) { return h.ensureForwarding6(ctx) },
 		func() (bool, error) { return h.ensureAccepted(ctx, ip6tables) },
 	}

@@ -44,7 +44,7 @@ func TestUplinkWithoutIPv6(t *testing.T) {
 	if route := ns.Run("ip", "-6", "route", "show", "default"); route != "" {
 		t.Errorf("the tenant has a way out for IPv6: %s", route)
 	}
-	// Nothing that root in the tenant could send reaches the host.
+	// Nothing that root in the gateway could send reaches the host.
 	ns = m.gateway(network(1))
 	ownTable(ns)
 	six := versions()["IPv6"]

@@ -8,11 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/bench/rig"
+	"github.com/particle-net/particle/internal/process"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
@@ -37,10 +37,11 @@ func admit(h *overlay.Host, host int, id topology.NetworkID, addr netip.Addr) (c
 	if c.guard, err = addrguard.Open(ctx, c.opts); err != nil {
 		return c, err
 	}
-	if c.home, err = ownCgroup(); err != nil {
+	home, err := process.Unified("/proc/self/cgroup")
+	if err != nil {
 		return c, err
 	}
-	c.home = filepath.Join(c.opts.Cgroups, c.home)
+	c.home = filepath.Join(c.opts.Cgroups, home)
 	c.path = filepath.Join(c.opts.Cgroups, cgroup)
 	if err := os.MkdirAll(c.path, 0o755); err != nil {
 		return c, err
@@ -50,20 +51,6 @@ func admit(h *overlay.Host, host int, id topology.NetworkID, addr netip.Addr) (c
 	}
 	_, err = c.guard.Admit(ctx, cgroup, addrguard.Identity{Identity: topology.Identity{Network: id, IPv4: addr, Slot: 1}})
 	return c, err
-}
-
-// ownCgroup is this process's in the version 2 hierarchy.
-func ownCgroup() (string, error) {
-	table, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(table)) {
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			return path, nil
-		}
-	}
-	return "", errors.New("this process is in no cgroup of version 2")
 }
 
 // do runs fn with this whole process in the container. Sockets stay the container's
