@@ -11,6 +11,7 @@ import (
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/controltest"
 	"github.com/particle-net/particle/control/controltest/etcdtest"
+	"github.com/particle-net/particle/control/etcd"
 )
 
 // load is hosts that claim and release all the time, each by a gate of its own.
@@ -18,15 +19,23 @@ type load struct {
 	t     *testing.T
 	h     *controltest.History
 	n     control.Network
-	gates []*etcdtest.Gate
-	done  chan struct{} // closed when all hosts have taken their steps
+	first *etcd.Store // of a host that has nothing
+	hosts []*loadHost
 	steps chan struct{} // gets one for each step of any host
 	end   context.CancelFunc
+	ended sync.WaitGroup
 }
 
-// begin starts the hosts; each takes so many steps, or goes on until stop if
-// that is 0.
-func begin(t *testing.T, srv *etcdtest.Server, hosts, steps int) *load {
+// loadHost is one of them.
+type loadHost struct {
+	controltest.Recorded
+	gate  *etcdtest.Gate
+	tasks chan func() // done between two of its steps
+	have  []control.Claim
+}
+
+// begin starts the hosts, which go on until stop.
+func begin(t *testing.T, srv *etcdtest.Server, hosts int) *load {
 	t.Helper()
 	n := controltest.Network(1)
 	n.Subnets = []control.Subnet{{Prefix: netip.MustParsePrefix("10.5.0.0/24"), Block: 27}}
@@ -37,83 +46,117 @@ func begin(t *testing.T, srv *etcdtest.Server, hosts, steps int) *load {
 	}
 	n.VNI = vni
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{t: t, h: controltest.NewHistory(n), n: n, done: make(chan struct{}), steps: make(chan struct{}), end: cancel}
+	l := &load{t: t, h: controltest.NewHistory(n), n: n, first: first, steps: make(chan struct{}), end: cancel}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	var all sync.WaitGroup
 	for i := range hosts {
-		g := etcdtest.NewGate(t, srv)
-		l.gates = append(l.gates, g)
-		node := controltest.Node(i + 1)
-		a := l.h.Record(open(t, g.Endpoint(), node), node.ID)
+		g, node := etcdtest.NewGate(t, srv), controltest.Node(i+1)
+		host := &loadHost{Recorded: l.h.Record(open(t, g.Endpoint(), node), node.ID), gate: g, tasks: make(chan func())}
+		l.hosts = append(l.hosts, host)
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
-		all.Go(func() {
-			var have []control.Claim
-			for j := 0; (steps == 0 || j < steps) && ctx.Err() == nil; j++ {
-				asking, done := context.WithTimeout(context.WithoutCancel(ctx), 700*time.Millisecond)
-				have = controltest.Churn(asking, a, n, rng, have)
-				done()
-				select {
-				case l.steps <- struct{}{}:
-				case <-ctx.Done():
-				}
-			}
-		})
+		l.ended.Go(func() { l.run(ctx, host, rng) })
 	}
-	go func() {
-		all.Wait()
-		close(l.done)
-	}()
 	return l
 }
 
-// pass waits until the hosts have taken so many steps more; false if they have
-// finished before.
-func (l *load) pass(steps int) bool {
-	for range steps {
+func (l *load) run(ctx context.Context, host *loadHost, rng *rand.Rand) {
+	for ctx.Err() == nil {
+		asking, done := context.WithTimeout(context.WithoutCancel(ctx), 700*time.Millisecond)
+		host.have = controltest.Churn(asking, host, l.n, rng, host.have)
+		done()
 		select {
-		case <-l.steps:
-		case <-l.done:
-			return false
+		case l.steps <- struct{}{}:
+		case do := <-host.tasks:
+			do()
+		case <-ctx.Done():
 		}
 	}
-	return true
+}
+
+// pass waits until the hosts have taken so many steps more.
+func (l *load) pass(steps int) {
+	for range steps {
+		<-l.steps
+	}
+}
+
+// each has every host do something between two of its steps, and waits for all.
+func (l *load) each(do func(*loadHost)) {
+	var all sync.WaitGroup
+	for _, host := range l.hosts {
+		all.Add(1)
+		host.tasks <- func() {
+			defer all.Done()
+			do(host)
+		}
+	}
+	all.Wait()
 }
 
 // stop ends the hosts and checks what they have seen.
 func (l *load) stop() {
 	l.t.Helper()
 	l.end()
-	<-l.done
+	l.ended.Wait()
 	all, unknown := l.h.Len()
 	l.t.Logf("%d operations, %d of unknown outcome", all, unknown)
 	controltest.Check(l.t, l.h)
 }
 
-// Hosts claim and release while etcd is killed and while some of them are parted
-// from it, so that questions and answers arrive late or never.
+// Hosts claim and release while etcd is killed, loses what it had or a part of it,
+// and forgets leases and history, and while some of them are parted from it, so that
+// questions and answers arrive late or never.
 func TestClaimsUnderFaults(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
 		srv := etcdtest.Start(t, release)
-		l := begin(t, srv, 6, 150)
-		for round := 0; l.pass(60); round++ {
-			gate := l.gates[round%len(l.gates)]
-			switch round % 3 {
-			case 0:
-				srv.Kill()
-				l.pass(2) // somebody has asked in vain
-				srv.Restart()
-			case 1:
-				gate.Close()
-				l.pass(40)
-				gate.Open()
-			case 2:
-				srv.Freeze()
-				l.pass(2)
-				srv.Thaw()
+		l := begin(t, srv, 6)
+		gate := etcdtest.NewGate(t, srv)
+		watched := controltest.Follow(t, open(t, gate.Endpoint(), controltest.Node(1001)).WatchRoutes(t.Context(), l.n), controltest.Key)
+		for round := range 2 {
+			for i, strike := range []func(){
+				func() { // killed
+					srv.Kill()
+					l.pass(2) // somebody has asked in vain
+					srv.Restart()
+				},
+				func() { // parted from one host
+					gate := l.hosts[round].gate
+					gate.Close()
+					l.pass(40)
+					gate.Open()
+				},
+				func() { // frozen
+					srv.Freeze()
+					l.pass(2)
+					srv.Thaw()
+				},
+				func() { srv.Expire("/alive") }, // claims have no lease
+				func() { // compacted, while one does not hear of what is forgotten
+					gate.Close()
+					l.pass(20)
+					srv.Compact()
+					gate.Open()
+				},
+				func() { // set back
+					srv.Save()
+					l.each(func(host *loadHost) { host.look(l) }) // all know that it was newer
+					l.pass(60)
+					l.loses(srv, srv.Load)
+				},
+				func() { l.loses(srv, srv.Wipe) },
+			} {
+				l.pass(20 + 5*i)
+				strike()
 			}
 		}
+		l.pass(40)
+		l.settles(srv)
 		l.stop()
+		for _, host := range l.hosts {
+			host.reclaim(l) // an answer may have been lost
+		}
+		// Who has watched from the start knows exactly what is there in the end.
+		watched.Until("what the hosts have", func() bool { return watched.Down == nil && l.same(watched.Have) })
 	})
 }
 
@@ -141,7 +184,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	routes.UntilHave(kept)
 	instance := keeper.Instance()
-	l := begin(t, srv, 4, 0)
+	l := begin(t, srv, 4)
 	for _, release := range []string{etcdtest.V35, etcdtest.V36, etcdtest.Current} {
 		l.pass(100)
 		srv.Upgrade(release)
