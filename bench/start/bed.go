@@ -59,7 +59,7 @@ func (b *bed) prepare(ctx context.Context, o options) error {
 	if err := lab.LoadImage(ctx, b.host); err != nil {
 		return err
 	}
-	if slices.Contains(o.variants, variantParticle) {
+	if slices.ContainsFunc(o.variants, variant.ours) {
 		if err := installParticle(ctx, b.host.DockerHost(), os.Stderr); err != nil {
 			return err
 		}

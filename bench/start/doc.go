@@ -13,6 +13,7 @@
 //	bridge     a user-defined network of Docker's bridge driver
 //	overlay    an attachable overlay network of Docker Swarm
 //	particle   a network of this project
+//	own        the same, each container with a namespace of its own
 //
 // A round makes a network, starts a collector on it, starts the containers, waits
 // until the collector has heard of each from an address of its own, and removes

@@ -52,7 +52,7 @@ func parseFlags(args []string, out io.Writer) (options, error) {
 	f.IntVar(&o.n, "n", 100, "containers per round, 1 to 10000")
 	f.IntVar(&o.c, "c", 8, "containers started at a time")
 	f.IntVar(&o.rounds, "rounds", 5, "rounds, 1 to 49; each runs every variant once")
-	f.StringVar(&names, "variants", "host,bridge,particle,overlay", "comma separated, of host, none, bridge, overlay, particle; host is always needed")
+	f.StringVar(&names, "variants", "host,bridge,particle,own,overlay", "comma separated, of host, none, bridge, overlay, particle, own; host is always needed")
 	f.BoolVar(&o.report, "report", true, "let each container report to a collector; false: measure the start alone")
 	f.BoolVar(&o.cli, "cli", false, "start containers with the docker command instead of the API (measures the command too)")
 	f.StringVar(&o.engine, "engine", lab.EngineDebian, "engine of the lab host: debian or current")

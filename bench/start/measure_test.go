@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func TestMeasure(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	o := options{
-		plan:   plan{n: 6, c: 3, rounds: 2, report: true, variants: []variant{variantHost, variantNone, variantBridge, variantParticle}},
+		plan:   plan{n: 6, c: 3, rounds: 2, report: true, variants: []variant{variantHost, variantNone, variantBridge, variantParticle, variantOwn}},
 		engine: lab.EngineDebian,
 		lab:    fmt.Sprintf("t-start-%d", os.Getpid()),
 	}
@@ -57,6 +58,7 @@ func TestMeasure(t *testing.T) {
 	checkNothingStays(ctx, t, b)
 	r := result{Engine: b.engine, N: o.n, C: o.c, Rounds: o.rounds, Report: true, Figures: all, Summary: summarise(o.variants, all)}
 	checkOutput(t, r)
+	t.Run("namespaces", func(t *testing.T) { checkNamespaces(ctx, t, b) })
 	t.Run("a container that fails", func(t *testing.T) { checkFailure(ctx, t, b, o.plan) })
 }
 
@@ -114,7 +116,7 @@ func checkOutput(t *testing.T, r result) {
 	if err := r.print(&table); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []variant{variantHost, variantNone, variantBridge, variantParticle} {
+	for _, v := range []variant{variantHost, variantNone, variantBridge, variantParticle, variantOwn} {
 		if !strings.Contains(table.String(), "\n"+string(v)+" ") {
 			t.Errorf("no line for %s in\n%s", v, table.String())
 		}
@@ -130,6 +132,36 @@ func checkOutput(t *testing.T, r result) {
 	}
 	if err != nil || len(back.Figures) != len(r.Figures) || back.Engine.Version == "" {
 		t.Errorf("%d figures of engine %q in the file, %v", len(back.Figures), back.Engine.Version, err)
+	}
+}
+
+// The variants of particle differ in whose namespace a container has, by whichever
+// way it is started.
+func checkNamespaces(ctx context.Context, t *testing.T, b *bed) {
+	for way, by := range map[string]starter{"api": overAPI{b.api}, "cli": overCLI{b.host.DockerHost()}} {
+		for v, want := range map[variant]int64{variantParticle: 1, variantOwn: 0} {
+			r := &round{api: b.api, variant: v, prefix: way + "-" + string(v), note: func(text string) { t.Log(text) }}
+			if _, err := r.makeNetwork(ctx); err != nil {
+				t.Fatal(err)
+			}
+			s := r.spec(0)
+			s.program = []string{"test", "-e", "/sys/class/net/eth0"}
+			if err := by.start(ctx, s); err != nil {
+				t.Fatal(err)
+			}
+			done, failed := b.api.ContainerWait(ctx, s.name, container.WaitConditionNotRunning)
+			select {
+			case end := <-done:
+				if end.StatusCode != want {
+					t.Errorf("%s: looking for eth0 ends with %d, want %d", r.prefix, end.StatusCode, want)
+				}
+			case err := <-failed:
+				t.Fatal(err)
+			}
+			if err := errors.Join(r.removeContainer(ctx, s.name), r.removeNetwork(ctx)); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 

@@ -45,6 +45,12 @@ func TestFlags(t *testing.T) {
 	if o.n != 100 || o.c != 8 || o.rounds != 5 {
 		t.Errorf("%d containers, %d at a time, %d rounds; want 100, 8, 5", o.n, o.c, o.rounds)
 	}
+	if o, err = parseFlags(nil, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if want := []variant{variantHost, variantBridge, variantParticle, variantOwn, variantOverlay}; !cmp.Equal(o.variants, want) {
+		t.Errorf("variants %v, want %v", o.variants, want)
+	}
 	o, err = parseFlags([]string{"-demo", "-rounds", "3", "-variants", "overlay"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)

@@ -64,7 +64,7 @@ func (r *round) run(ctx context.Context) (f figures, err error) {
 	program := []string{"sleep", "86400"}
 	var c *collector
 	if r.plan.report && r.variant.reports() {
-		if c, err = startCollector(ctx, r.api, r.variant, spec{name: r.name(-1), network: r.network, runtime: r.variant.runtime()}, r.plan.n); err != nil {
+		if c, err = startCollector(ctx, r.api, r.variant, r.spec(-1), r.plan.n); err != nil {
 			return f, err
 		}
 		defer c.close()
@@ -93,6 +93,11 @@ func (r *round) name(i int) string {
 	return fmt.Sprintf("%s-%d", r.prefix, i)
 }
 
+// spec is that of container i, without its program.
+func (r *round) spec(i int) spec {
+	return spec{name: r.name(i), network: r.network, runtime: r.variant.runtime(), label: r.variant.label()}
+}
+
 func (r *round) makeNetwork(ctx context.Context) (float64, error) {
 	if r.variant.ready() {
 		r.network = string(r.variant)
@@ -116,7 +121,8 @@ func (r *round) startAll(ctx context.Context, program []string) ([]float64, erro
 		if ctx.Err() != nil {
 			break
 		}
-		s := spec{name: r.name(i), network: r.network, runtime: r.variant.runtime(), program: program}
+		s := r.spec(i)
+		s.program = program
 		if r.variant == variantHost && r.plan.report {
 			// The probe looks its own address up in /etc/hosts, by the host name.
 			s.hostname = s.name

@@ -20,6 +20,7 @@ type spec struct {
 	name     string
 	network  string
 	runtime  string // "" is the engine's default
+	label    string // KEY=VALUE, or ""
 	program  []string
 	hostname string // "" is Docker's choice
 	hosts    []string
@@ -46,8 +47,12 @@ func (a overAPI) start(ctx context.Context, s spec) error {
 }
 
 func createContainer(ctx context.Context, api *client.Client, s spec) error {
+	labels := map[string]string{}
+	if key, value, ok := strings.Cut(s.label, "="); ok {
+		labels[key] = value
+	}
 	_, err := api.ContainerCreate(ctx,
-		&container.Config{Image: lab.TestImage, Cmd: s.program, Hostname: s.hostname},
+		&container.Config{Image: lab.TestImage, Cmd: s.program, Hostname: s.hostname, Labels: labels},
 		&container.HostConfig{NetworkMode: container.NetworkMode(s.network), Runtime: s.runtime, ExtraHosts: s.hosts},
 		nil, nil, s.name)
 	return err
@@ -60,6 +65,9 @@ func (c overCLI) start(ctx context.Context, s spec) error {
 	args := []string{"run", "-d", "--name", s.name, "--network", s.network}
 	if s.runtime != "" {
 		args = append(args, "--runtime", s.runtime)
+	}
+	if s.label != "" {
+		args = append(args, "--label", s.label)
 	}
 	if s.hostname != "" {
 		args = append(args, "--hostname", s.hostname)
