@@ -114,6 +114,8 @@ func TestAutobindTakesNothing(t *testing.T) {
 	}
 }
 
+// "Raw sockets, packet sockets, SCTP, DCCP and the like are refused. Ping through ICMP
+// sockets works." SCTP and DCCP are on kernels that have them.
 func TestRefusedSockets(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -130,6 +132,7 @@ func TestRefusedSockets(t *testing.T) {
 		{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE, unix.EPROTONOSUPPORT},
 		{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP, unix.EPROTONOSUPPORT},
 		{unix.AF_INET, unix.SOCK_SEQPACKET, unix.IPPROTO_SCTP, h.spacesErr(network, unix.SOCK_SEQPACKET, unix.IPPROTO_SCTP)},
+		{unix.AF_INET, unix.SOCK_DCCP, unix.IPPROTO_DCCP, h.spacesErr(network, unix.SOCK_DCCP, unix.IPPROTO_DCCP)},
 		{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP, 0},
 		{unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6, 0},
 		{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP, 0},

@@ -11,6 +11,8 @@ import (
 	"github.com/particle-net/particle/internal/netnstest"
 )
 
+// "A name of an abstract unix socket that one container holds cannot be taken by
+// another (EADDRINUSE). It cannot be reached either."
 func TestAbstractSockets(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -3,9 +3,11 @@ package fabric_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/topology"
@@ -86,6 +88,30 @@ func TestUplinkHasTheFamiliesOfTheSubnets(t *testing.T) {
 		if u, want := w.uplinks[netID(c)], len(subnets) == 2; u.Host6.IsValid() != want || u.Tenant6.IsValid() != want {
 			t.Errorf("network with %v has uplink %+v", subnets, u)
 		}
+	}
+}
+
+// "At most 8,190 networks on a host can have a way out."
+func TestUplinksRunOut(t *testing.T) {
+	w := newWorld(t)
+	records := table[fabric.Network](w, w.store("durable.db"), "networks")
+	for i := range 8190 - 1 {
+		id := fmt.Sprintf("%064x", i)
+		record := fabric.Network{ID: topology.NetworkID(id), VNI: topology.VNI(i + 1), MTU: 1450, Uplink: i, Created: time.Now()}
+		if err := records.Put(id, record); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.crash()
+	f := w.open()
+	w.create(f, netID("a"), "last", "10.1.0.0/16")
+	w.create(f, netID("b"), "late", "10.2.0.0/16")
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "last"}}, false); err != nil {
+		t.Error(err)
+	}
+	const want = "make uplink of network late: all 8190 uplinks of this host are taken; remove networks or create this one with --internal"
+	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "late"}}, false); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/netnstest"
@@ -337,5 +339,45 @@ func TestBranchesAreTrackedBeyondTheTenantAlone(t *testing.T) {
 	}
 	if n := count(tenant); n != "0" {
 		t.Errorf("%s connections are tracked in the tenant, want none", n)
+	}
+}
+
+// "A process with CAP_NET_ADMIN (and no user namespace) can change links of the
+// namespaces that its links lead to (IFLA_TARGET_NETNSID of rtnetlink)": from the
+// container it makes one there, and removes it.
+func TestContainerChangesLinksWhereItsLinksLead(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.apply(segment(1, 0, "", "10.9.0.0/24", "fd00:9::/64"), true)
+	container := m.branch(1, 2)
+	request := func(kind, flags int, there int) (err error) {
+		container.Do(func() {
+			req := nl.NewNetlinkRequest(kind, flags|unix.NLM_F_ACK)
+			req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+			req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("intruder")))
+			req.AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(there))))
+			info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+			info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+			req.AddData(info)
+			_, err = req.Execute(unix.NETLINK_ROUTE, 0)
+		})
+		return err
+	}
+	var link netlink.Link
+	var err error
+	container.Do(func() { link, err = netlink.LinkByName("eth0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, tenant := link.Attrs().NetNsID, m.tenant(network(1))
+	if err := request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, there); err != nil {
+		t.Fatal(err)
+	}
+	tenant.Run("ip", "link", "show", "dev", "intruder")
+	if err := request(unix.RTM_DELLINK, 0, there); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := tenant.Try("ip", "link", "show", "dev", "intruder"); err == nil {
+		t.Errorf("it is there still: %s", out)
 	}
 }

@@ -71,6 +71,10 @@ func TestConnect(t *testing.T) {
 	one.all("socket w tcp4", "bind w 0.0.0.0:84", "listen w", "socket x tcp4", "bind x 127.0.0.1:84", "listen x",
 		"socket y tcp4", "bind y 127.0.0.1:85", "listen y", "socket z tcp4", "bind z 0.0.0.0:85", "listen z",
 		"socket f tcp4", "connect f 127.0.0.1:84", "peer f => 127.0.1.1:84", "socket g tcp4", "connect g 127.0.0.1:85", "peer g => 10.77.0.1:85")
+	// "A server for both families on the wildcard has IPv4 alone; at ::1 it is found if
+	// the client's socket is for both", as d was.
+	two.all("socket h tcp4", "connect h 10.77.0.1:82", "socket i tcp6", "connect i [fd00:77::1]:82 => ECONNREFUSED")
+	one.all("socket h tcp6", "only6 h", "connect h [::1]:82 => ENETUNREACH")
 	// IPv6 for a socket of IPv4 is for the kernel to refuse.
 	two.all("socket f tcp4", "connect f [fd00:77::1]:80 => EAFNOSUPPORT", "connect f [::1]:80 => EAFNOSUPPORT",
 		"socket g udp4", "connect g [2001:db8::1]:80 => EAFNOSUPPORT", "send g hello [2001:db8::1]:80 => EAFNOSUPPORT", "send g hello [::1]:80 => EAFNOSUPPORT")
