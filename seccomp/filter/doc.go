@@ -14,14 +14,15 @@
 //
 // Hardening keeps families of sockets off that belong to a network namespace and
 // ask none of the address guard's hooks (RDS, TIPC, RxRPC, SMC, KCM and the like):
-// they fail with EAFNOSUPPORT, as where the kernel lacks them. It costs a few
-// instructions in socket(2), and nothing elsewhere.
+// they fail with EAFNOSUPPORT, as where the kernel lacks them. So does netlink's
+// protocol for programs among themselves (NETLINK_USERSOCK, EPROTONOSUPPORT). It
+// costs a few instructions in socket(2), and nothing elsewhere.
 //
 // Supervise adds the guard for hosts where eBPF cannot be attached: the calls that
 // choose addresses wait for the answer of package holder, and what would go past
 // them (io_uring, protocols with calls of their own) is denied.
 //
 // A 32-bit program's socketcall(2) keeps its arguments in memory, which a filter
-// cannot read: sockets that are opened in this way are not hardened. Docker's own
-// profile has the same gap.
+// cannot read, as does io_uring, which some profiles allow: sockets that are opened
+// in these ways are not hardened. Docker's own profile has the same gap.
 package filter

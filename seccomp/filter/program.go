@@ -6,7 +6,8 @@ import "syscall"
 type Kind int
 
 const (
-	// Harden denies families of sockets that the address guard does not know.
+	// Harden denies families of sockets that the address guard does not know, and
+	// netlink between programs.
 	Harden Kind = iota
 	// Supervise does, and lets the holder answer the calls that choose addresses.
 	Supervise
@@ -103,16 +104,18 @@ func (a *assembler) calls(t table, kind Kind) {
 func (a *assembler) answers(kind Kind) {
 	a.label("pair")
 	a.load(argument(0))
-	a.families("allow", "allow")
+	a.families("allow", "allow") // netlink makes no pairs
 	a.label("socket")
 	a.load(argument(0))
 	if kind == Harden {
-		a.families("allow", "allow")
+		a.families("allow", "netlink")
+		a.netlink()
 		a.label("allow")
 		a.ret(retAllow)
 		return
 	}
-	a.families("inet", "allow")
+	a.families("inet", "netlink")
+	a.netlink()
 	a.label("inet")
 	a.protocols()
 	a.label("addressed")
@@ -142,13 +145,27 @@ func (a *assembler) answers(kind Kind) {
 }
 
 // families jumps with the known ones and denies all others.
-func (a *assembler) families(inet, other string) {
+func (a *assembler) families(inet, netlink string) {
 	a.jumpIf(afInet, inet)
 	a.jumpIf(afInet6, inet)
-	for _, family := range []uint32{afUnix, afNetlink, afPacket, afAlg, afVsock} {
-		a.jumpIf(family, other)
+	a.jumpIf(afNetlink, netlink)
+	for _, family := range []uint32{afUnix, afPacket, afAlg, afVsock} {
+		a.jumpIf(family, "allow")
 	}
 	a.ret(retErrno | uint32(syscall.EAFNOSUPPORT))
+}
+
+// netlink denies the protocol that is for programs to talk to each other, which
+// would be those of neighbours. By all others programs talk to the kernel alone,
+// which says EPERM to messages from one program to another (netlink_sendmsg, which
+// asks for NL_CFG_F_NONROOT_SEND or CAP_NET_ADMIN).
+func (a *assembler) netlink() {
+	a.label("netlink")
+	a.load(argument(2))
+	a.jumpIf(syscall.NETLINK_USERSOCK, "usersock")
+	a.ret(retAllow)
+	a.label("usersock")
+	a.ret(retErrno | uint32(syscall.EPROTONOSUPPORT))
 }
 
 // protocols allows the ones whose addresses are chosen by bind, connect and sendto

@@ -13,6 +13,8 @@ const (
 	nftBatchBegin = 0x10 // NFNL_MSG_BATCH_BEGIN
 	diagDestroy   = unix.SOCK_DESTROY
 	loIndex       = 1
+
+	netlinkProtocols = 32 // MAX_LINKS
 )
 
 // netlinkCases try to change the namespace: its addresses, routes, neighbours,

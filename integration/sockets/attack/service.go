@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -34,7 +35,7 @@ const (
 	portUDPLo6     = 7024
 	portWitness    = 7040 // own address
 	identPing      = 7050 // own address
-	numberNetlink  = 7051 // NETLINK_USERSOCK
+	numberNetlink  = 7051 // of all protocols that there are
 	portFree       = 7060 // to this and the next 39 the victim binds nothing
 	abstractPrefix = "particle-victim-"
 )
@@ -210,22 +211,27 @@ func (v *victim) openUnbound() error {
 
 // openNetlink hears what other programs say by netlink.
 func (v *victim) openNetlink() error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_USERSOCK)
-	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: numberNetlink})
-	}
-	if err != nil {
-		return err
-	}
-	go func() {
-		packet := make([]byte, 2048)
-		for {
-			n, _, err := unix.Recvfrom(fd, packet, 0)
-			if err == nil && n > unix.SizeofNlMsghdr {
-				v.touched("netlink", nil, string(packet[unix.SizeofNlMsghdr:n]))
-			}
+	for protocol := range netlinkProtocols {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			continue
 		}
-	}()
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: numberNetlink})
+		}
+		if err != nil {
+			return fmt.Errorf("netlink's protocol %d: %w", protocol, err)
+		}
+		go func() {
+			packet := make([]byte, 2048)
+			for {
+				n, _, err := unix.Recvfrom(fd, packet, 0)
+				if err == nil && n > unix.SizeofNlMsghdr {
+					v.touched("netlink", nil, string(packet[unix.SizeofNlMsghdr:n]))
+				}
+			}
+		}()
+	}
 	return nil
 }
 

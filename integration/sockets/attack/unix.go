@@ -1,6 +1,9 @@
 package attack
 
 import (
+	"errors"
+	"fmt"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/integration/sockets/sock"
@@ -32,15 +35,20 @@ func unixCases() []Case {
 	}
 	// Messages between programs that are not the kernel's.
 	cases = append(cases, Case{"unix/netlink", func(a *attacker) verdict {
-		fd, err := a.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_USERSOCK)
-		if err == nil {
-			data := append(make([]byte, unix.SizeofNlMsghdr), a.token()...)
-			_, err = a.Send(fd, sock.Message{Data: data, To: sock.Netlink(numberNetlink)})
+		v := verdict{token: a.token()}
+		for protocol := range netlinkProtocols {
+			fd, err := a.Socket(unix.AF_NETLINK, unix.SOCK_RAW, protocol)
+			if err == nil {
+				data := append(make([]byte, unix.SizeofNlMsghdr), a.token()...)
+				_, err = a.Send(fd, sock.Message{Data: data, To: sock.Netlink(numberNetlink)})
+			}
+			if err == nil {
+				v.detail += fmt.Sprintf("said by protocol %d ", protocol)
+			} else if !errors.Is(err, unix.EPROTONOSUPPORT) {
+				v.err = err
+			}
 		}
-		if err != nil {
-			return failed(err)
-		}
-		return verdict{token: a.token()}
+		return v
 	}})
 	return append(cases, Case{"unix/dgram-unconnected", func(a *attacker) verdict {
 		fd, err := a.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
