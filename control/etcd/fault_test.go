@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +16,7 @@ import (
 	"github.com/particle-net/particle/control/etcd"
 )
 
-// load is hosts that claim and release all the time, each by a gate of its own.
+// load is hosts that claim and release all the time.
 type load struct {
 	t     *testing.T
 	h     *controltest.History
@@ -29,17 +31,17 @@ type load struct {
 // loadHost is one of them.
 type loadHost struct {
 	controltest.Recorded
-	gate  *etcdtest.Gate
 	tasks chan func() // done between two of its steps
 	have  []control.Claim
 }
 
-// begin starts the hosts, which go on until stop.
-func begin(t *testing.T, srv *etcdtest.Server, hosts int) *load {
+// begin starts hosts, of each of which ways has the endpoints that it knows. They go on
+// until stop.
+func begin(t *testing.T, ways [][]string) *load {
 	t.Helper()
 	n := controltest.Network(1)
 	n.Subnets = []control.Subnet{{Prefix: netip.MustParsePrefix("10.5.0.0/24"), Block: 27}}
-	first := open(t, srv.Endpoint(), controltest.Node(1000))
+	first := opened(t, etcd.Options{Endpoints: ways[0], Node: controltest.Node(1000)})
 	vni, err := first.ClaimNetwork(t.Context(), n)
 	if err != nil {
 		t.Fatal(err)
@@ -49,9 +51,10 @@ func begin(t *testing.T, srv *etcdtest.Server, hosts int) *load {
 	l := &load{t: t, h: controltest.NewHistory(n), n: n, first: first, steps: make(chan struct{}), end: cancel}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	for i := range hosts {
-		g, node := etcdtest.NewGate(t, srv), controltest.Node(i+1)
-		host := &loadHost{Recorded: l.h.Record(open(t, g.Endpoint(), node), node.ID), gate: g, tasks: make(chan func())}
+	for i, endpoints := range ways {
+		node := controltest.Node(i + 1)
+		store := opened(t, etcd.Options{Endpoints: endpoints, Node: node})
+		host := &loadHost{Recorded: l.h.Record(store, node.ID), tasks: make(chan func())}
 		l.hosts = append(l.hosts, host)
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		l.ended.Go(func() { l.run(ctx, host, rng) })
@@ -109,7 +112,13 @@ func (l *load) stop() {
 func TestClaimsUnderFaults(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
 		srv := etcdtest.Start(t, release)
-		l := begin(t, srv, 6)
+		var gates []*etcdtest.Gate
+		var ways [][]string
+		for range 6 {
+			g := etcdtest.NewGate(t, srv)
+			gates, ways = append(gates, g), append(ways, []string{g.Endpoint()})
+		}
+		l := begin(t, ways)
 		gate := etcdtest.NewGate(t, srv)
 		watched := controltest.Follow(t, open(t, gate.Endpoint(), controltest.Node(1001)).WatchRoutes(t.Context(), l.n), controltest.Key)
 		for round := range 2 {
@@ -120,7 +129,7 @@ func TestClaimsUnderFaults(t *testing.T) {
 					srv.Restart()
 				},
 				func() { // parted from one host
-					gate := l.hosts[round].gate
+					gate := gates[round]
 					gate.Close()
 					l.pass(40)
 					gate.Open()
@@ -160,12 +169,17 @@ func TestClaimsUnderFaults(t *testing.T) {
 	})
 }
 
-// etcd is supported to step from one minor release to the next; claims go on
+// etcd is upgraded as docs/operations.md says: one of three servers after the other gets
+// the next release, and when all are well, the release after that. Claims go on
 // meanwhile, and all of them are there at the end.
 func TestUpgradeUnderLoad(t *testing.T) {
 	t.Parallel()
-	srv := etcdtest.Start(t, etcdtest.Debian)
-	keeper := open(t, srv.Endpoint(), controltest.Node(500))
+	servers := etcdtest.StartCluster(t, etcdtest.Debian, 3)
+	var endpoints []string
+	for _, s := range servers {
+		endpoints = append(endpoints, s.Endpoint())
+	}
+	keeper := opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(500)})
 	n := controltest.Network(2)
 	if _, err := keeper.ClaimNetwork(t.Context(), n); err != nil {
 		t.Fatal(err)
@@ -184,17 +198,28 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	routes.UntilHave(kept)
 	instance := keeper.Instance()
-	l := begin(t, srv, 4)
+	l := begin(t, slices.Repeat([][]string{endpoints}, 4))
 	for _, release := range []string{etcdtest.V35, etcdtest.V36, etcdtest.Current} {
-		l.pass(100)
-		srv.Upgrade(release)
-		t.Logf("etcd %s runs", release)
-		l.pass(100)
-		claim()
-		routes.UntilHave(kept) // by the same watch, which may not even have noticed
-		if keeper.Instance() != instance {
-			t.Errorf("etcd %s: instance %s, want %s", release, keeper.Instance(), instance)
+		for _, s := range servers {
+			l.pass(30)
+			s.Upgrade(release)
+			claim()
+			routes.UntilHave(kept) // by the same watch, which may not even have noticed
+			if keeper.Instance() != instance {
+				t.Errorf("etcd %s: instance %s, want %s", release, keeper.Instance(), instance)
+			}
 		}
+		for _, s := range servers {
+			s.Await()
+			if v := s.Version(); !strings.HasPrefix(v, release+".") {
+				t.Errorf("etcd %s runs, want %s", v, release)
+			}
+		}
+		t.Logf("etcd %s runs", release)
 	}
+	l.pass(100)
 	l.stop()
+	if err := keeper.Healthy(); err != nil {
+		t.Error(err)
+	}
 }

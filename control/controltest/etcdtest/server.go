@@ -2,6 +2,7 @@ package etcdtest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -33,7 +34,7 @@ const (
 	Current = "3.7" // the one that the plugin embeds
 )
 
-// A server that is alone needs not wait a second for others before it leads.
+// A server needs not wait a second for others before it leads.
 const (
 	heartbeat = 20  // ms
 	election  = 200 // ms
@@ -43,43 +44,47 @@ const (
 // detector each sign-in would take seconds.
 const bcryptCost = 4
 
-// variable asks the test's program to be an etcd server in the folder it names.
+// variable asks the test's program to be an etcd server, the [member] that it holds.
 const variable = "PARTICLE_ETCDTEST"
 
 // Main runs the tests, or the server that one of them has started.
 func Main(m *testing.M) {
-	dir, client, peer := server()
-	if dir == "" {
+	raw := os.Getenv(variable)
+	if raw == "" {
 		os.Exit(m.Run())
 	}
-	if err := serve(dir, client, peer); err != nil {
+	var who member
+	err := json.Unmarshal([]byte(raw), &who)
+	if err == nil {
+		err = who.serve()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-// server tells what the environment asks for.
-func server() (dir, client, peer string) {
-	parts := strings.Split(os.Getenv(variable), " ")
-	if len(parts) != 3 {
-		return "", "", ""
-	}
-	return parts[0], parts[1], parts[2]
+// member is what a server has to know when it is started.
+type member struct {
+	Name         string
+	Dir          string // of its data
+	Client, Peer string // URLs
+	Cluster      string // all members, as --initial-cluster wants them
 }
 
 // serve is an etcd server until the process is ended.
-func serve(dir, client, peer string) error {
+func (m member) serve() error {
 	cfg := embed.NewConfig()
-	cfg.Name, cfg.Dir, cfg.LogLevel = "test", dir, "warn"
+	cfg.Name, cfg.Dir, cfg.LogLevel = m.Name, m.Dir, "warn"
 	cfg.TickMs, cfg.ElectionMs, cfg.BcryptCost = heartbeat, election, bcryptCost
-	c, errC := url.Parse(client)
-	p, errP := url.Parse(peer)
+	c, errC := url.Parse(m.Client)
+	p, errP := url.Parse(m.Peer)
 	if errC != nil || errP != nil {
 		return fmt.Errorf("bad URLs: %w, %w", errC, errP)
 	}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*c}, []url.URL{*c}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*p}, []url.URL{*p}
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	cfg.InitialCluster = m.Cluster
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return err
@@ -95,30 +100,53 @@ func serve(dir, client, peer string) error {
 	}
 }
 
-// Server is one etcd server, alone in its cluster.
+// Server is one etcd server.
 type Server struct {
-	t            testing.TB
-	release      string
-	folder       string // of data, log and copies
-	client, peer string // URLs
-	cmd          *exec.Cmd
-	exited       chan struct{}
+	t       testing.TB
+	release string
+	folder  string // of data, log and copies
+	member  member
+	cmd     *exec.Cmd
+	exited  chan struct{}
 }
 
-// Start starts a server and waits until it answers; it ends with the test.
+// Start starts a server that is alone in its cluster, and waits until it answers; it
+// ends with the test.
 func Start(t testing.TB, release string) *Server {
 	t.Helper()
-	client, peer := address()
-	s := &Server{t: t, release: release, folder: t.TempDir(), client: client, peer: peer}
-	t.Cleanup(func() {
-		s.Kill()
-		if t.Failed() {
-			raw, _ := os.ReadFile(s.logFile())
-			t.Logf("etcd %s said, at the end:\n%s", s.release, raw[max(0, len(raw)-4000):])
-		}
-	})
-	s.Restart()
-	return s
+	return StartCluster(t, release, 1)[0]
+}
+
+// StartCluster starts the servers of one cluster, and waits until each answers; they end
+// with the test.
+func StartCluster(t testing.TB, release string, size int) []*Server {
+	t.Helper()
+	var all []*Server
+	var cluster []string
+	for i := range size {
+		s := &Server{t: t, release: release, folder: t.TempDir()}
+		s.member = member{Name: fmt.Sprintf("test%d", i+1), Dir: filepath.Join(s.folder, "data")}
+		s.member.Client, s.member.Peer = address()
+		cluster = append(cluster, s.member.Name+"="+s.member.Peer)
+		all = append(all, s)
+		t.Cleanup(s.finish)
+	}
+	for _, s := range all {
+		s.member.Cluster = strings.Join(cluster, ",")
+		s.launch(s.command())
+	}
+	for _, s := range all {
+		s.Await()
+	}
+	return all
+}
+
+func (s *Server) finish() {
+	s.Kill()
+	if s.t.Failed() {
+		raw, _ := os.ReadFile(s.logFile())
+		s.t.Logf("etcd %s said, at the end:\n%s", s.release, raw[max(0, len(raw)-4000):])
+	}
 }
 
 // servers is how many this process has started.
@@ -135,14 +163,22 @@ func address() (client, peer string) {
 	return "http://" + netip.AddrPortFrom(at, port).String(), "http://" + netip.AddrPortFrom(at, port+1).String()
 }
 
-func (s *Server) data() string    { return filepath.Join(s.folder, "data") }
 func (s *Server) logFile() string { return filepath.Join(s.folder, "log") }
 
 // Endpoint is where clients find it.
-func (s *Server) Endpoint() string { return strings.TrimPrefix(s.client, "http://") }
+func (s *Server) Endpoint() string { return strings.TrimPrefix(s.member.Client, "http://") }
 
-// Release is what it runs.
-func (s *Server) Release() string { return s.release }
+// Version is the release that it says it runs.
+func (s *Server) Version() string {
+	s.t.Helper()
+	c := s.dial()
+	defer c.Close()
+	status, err := c.Status(s.t.Context(), s.Endpoint())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return status.Version
+}
 
 // command is what starts the server.
 func (s *Server) command() *exec.Cmd {
@@ -151,17 +187,22 @@ func (s *Server) command() *exec.Cmd {
 		if err != nil {
 			s.t.Fatal(err)
 		}
+		who, err := json.Marshal(s.member)
+		if err != nil {
+			s.t.Fatal(err)
+		}
 		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", variable, s.data(), s.client, s.peer))
+		cmd.Env = append(os.Environ(), variable+"="+string(who))
 		return cmd
 	}
 	path, err := lab.FindEtcd(s.t.Context(), s.release, s.t.Output())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return exec.Command(path, "--name=test", "--data-dir="+s.data(),
-		"--listen-client-urls="+s.client, "--advertise-client-urls="+s.client,
-		"--listen-peer-urls="+s.peer, "--initial-advertise-peer-urls="+s.peer, "--initial-cluster=test="+s.peer,
+	m := s.member
+	return exec.Command(path, "--name="+m.Name, "--data-dir="+m.Dir,
+		"--listen-client-urls="+m.Client, "--advertise-client-urls="+m.Client,
+		"--listen-peer-urls="+m.Peer, "--initial-advertise-peer-urls="+m.Peer, "--initial-cluster="+m.Cluster,
 		"--logger=zap", "--log-level=warn", fmt.Sprintf("--bcrypt-cost=%d", bcryptCost),
 		fmt.Sprintf("--heartbeat-interval=%d", heartbeat), fmt.Sprintf("--election-timeout=%d", election))
 }
@@ -170,10 +211,12 @@ func (s *Server) command() *exec.Cmd {
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Kill()
-	s.start(s.command())
+	s.launch(s.command())
+	s.Await()
 }
 
-func (s *Server) start(cmd *exec.Cmd) {
+// launch starts the server, which may have to wait for others before it answers.
+func (s *Server) launch(cmd *exec.Cmd) {
 	s.t.Helper()
 	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -191,11 +234,10 @@ func (s *Server) start(cmd *exec.Cmd) {
 		close(exited)
 	}()
 	s.cmd, s.exited = cmd, exited
-	s.await()
 }
 
-// await waits until the server answers.
-func (s *Server) await() {
+// Await waits until the server is well: it answers, and those that it has to ask do.
+func (s *Server) Await() {
 	s.t.Helper()
 	c := s.dial()
 	defer c.Close()
@@ -269,7 +311,7 @@ func (s *Server) signal(sig os.Signal) {
 func (s *Server) Wipe() {
 	s.t.Helper()
 	s.Kill()
-	if err := os.RemoveAll(s.data()); err != nil {
+	if err := os.RemoveAll(s.member.Dir); err != nil {
 		s.t.Fatal(err)
 	}
 	s.Restart()
@@ -281,14 +323,15 @@ func (s *Server) Upgrade(release string) {
 	s.release = release
 	next := s.command() // which may take minutes to build
 	s.Stop()
-	s.start(next)
+	s.launch(next)
+	s.Await()
 }
 
 // Save keeps a copy of the data for Load. The server is down meanwhile.
 func (s *Server) Save() {
 	s.t.Helper()
 	s.Stop()
-	s.copy(s.data(), filepath.Join(s.folder, "copy"))
+	s.copy(s.member.Dir, filepath.Join(s.folder, "copy"))
 	s.Restart()
 }
 
@@ -297,7 +340,7 @@ func (s *Server) Save() {
 func (s *Server) Load() {
 	s.t.Helper()
 	s.Kill()
-	s.copy(filepath.Join(s.folder, "copy"), s.data())
+	s.copy(filepath.Join(s.folder, "copy"), s.member.Dir)
 	s.Restart()
 }
 
