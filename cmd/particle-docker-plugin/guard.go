@@ -55,17 +55,22 @@ func (g guard) Status() runtimeapi.GuardStatus {
 	if err != nil {
 		s.Problem = err.Error()
 	}
-	s.Strangers = totals.StrangersDenied
+	s.Strangers, s.Denied = totals.StrangersDenied, denials(totals)
+	s.Changed = runtimeapi.Rewritings{Binds: totals.BindsRewritten, Steered: totals.Steered, Pings: totals.PingsRewritten}
 	return s
 }
 
 // Denials implements hostapi.Guard.
 func (g guard) Denials(id topology.CgroupID) (runtimeapi.Denials, error) {
 	c, err := g.Counters(id)
+	return denials(c), err
+}
+
+func denials(c addrguard.Counters) runtimeapi.Denials {
 	return runtimeapi.Denials{
 		Binds: c.BindsDenied, Connects: c.ConnectsDenied, Sources: c.SourcesDenied, Sockets: c.SocketsDenied,
 		Unix: c.UnixDenied, Packets: c.EgressDropped + c.IngressDropped,
-	}, err
+	}
 }
 
 // unguarded is the guard of a host without eBPF: that by system calls, which

@@ -18,7 +18,8 @@ func TestStatus(t *testing.T) {
 	s := runtimeapi.Status{
 		Version: "0.1.0", Started: now.Add(-26 * time.Hour), Repairs: 1,
 		Underlay: runtimeapi.UnderlayStatus{VTEP: "192.0.2.7", MTU: 1500, Port: 4789},
-		Guard:    runtimeapi.GuardStatus{Mode: "bpf", Lacks: []string{"keep abstract unix sockets apart: not supported"}, Strangers: 1},
+		Guard: runtimeapi.GuardStatus{Mode: "bpf", Lacks: []string{"keep abstract unix sockets apart: not supported"}, Strangers: 1,
+			Denied: runtimeapi.Denials{Binds: 12, Packets: 3}, Changed: runtimeapi.Rewritings{Binds: 1204, Pings: 2}},
 		Networks: []runtimeapi.NetworkStatus{
 			{
 				ID: "4f2a9c01d3b74f2a9c01d3b7", Name: "jobs", VNI: 4097, MTU: 1450, Uplink: "198.18.0.2",
@@ -40,6 +41,7 @@ func TestStatus(t *testing.T) {
 	want := `particle 0.1.0, up 26h, VTEP 192.0.2.7, port 4789, MTU 1500
 1 repair since then: something else changed what belongs to particle
 the address guard does without a part: keep abstract unix sockets apart: not supported
+address guard since the boot: 1204 binds rewritten, 2 pings rewritten, 12 binds denied, 3 packets dropped
 1 socket denied to processes that are in a network's namespace and in no container
 
 NETWORK        NAME   SCOPE     PEERS   VNI    MTU    UPLINK       ENDPOINTS   STATE

@@ -68,6 +68,9 @@ func writeGuard(b *strings.Builder, g runtimeapi.GuardStatus) {
 	for _, lack := range g.Lacks {
 		fmt.Fprintf(b, "the address guard does without a part: %s\n", lack)
 	}
+	if text := counted(g); text != "" {
+		fmt.Fprintf(b, "address guard since the boot: %s\n", text)
+	}
 	if g.Strangers > 0 {
 		fmt.Fprintf(b, "%s denied to processes that are in a network's namespace and in no container\n", plural(int(g.Strangers), "socket"))
 	}
@@ -158,6 +161,25 @@ func endpointTable(networks []runtimeapi.NetworkStatus, now time.Time) table {
 		}
 	}
 	return t
+}
+
+// counted are the guard's verdicts on all containers, of which those that end take
+// theirs with them.
+func counted(g runtimeapi.GuardStatus) string {
+	var parts []string
+	for _, c := range []struct {
+		n    uint64
+		what string
+	}{
+		{g.Changed.Binds, "binds rewritten"}, {g.Changed.Steered, "steered to IPv4"}, {g.Changed.Pings, "pings rewritten"},
+		{g.Denied.Binds, "binds denied"}, {g.Denied.Connects, "connects denied"}, {g.Denied.Sources, "sources denied"},
+		{g.Denied.Sockets, "sockets denied"}, {g.Denied.Unix, "abstract names denied"}, {g.Denied.Packets, "packets dropped"},
+	} {
+		if c.n > 0 {
+			parts = append(parts, fmt.Sprint(c.n, " ", c.what))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // denied is how often the guard stepped in.

@@ -133,7 +133,17 @@ type GuardStatus struct {
 	// Strangers counts the sockets denied to processes in tenant namespaces that
 	// belong to no container.
 	Strangers uint64 `json:"strangers"`
-	Problem   string `json:"problem,omitempty"` // why its counters could not be read
+	// Since the boot, containers that have ended included.
+	Denied  Denials    `json:"denied"`
+	Changed Rewritings `json:"changed"`
+	Problem string     `json:"problem,omitempty"` // why its counters could not be read
+}
+
+// Rewritings count what the guard has let pass in another form.
+type Rewritings struct {
+	Binds   uint64 `json:"binds,omitempty"`   // of the wildcard or of loopback
+	Steered uint64 `json:"steered,omitempty"` // over IPv6, to sockets for both families
+	Pings   uint64 `json:"pings,omitempty"`   // echo requests that got their own source
 }
 
 // Denials count what the guard has kept a container from since its start.
