@@ -24,7 +24,7 @@ func commands() map[string]run {
 	return map[string]run{
 		"addr": addr, "serve": serve, "get": get, "report": report, "collect": collect,
 		"udp-echo": udpEcho, "udp-send": udpSend, "lookup": lookup, "dns": serveDNS,
-		"caps": caps, "sleep": sleep, "echo": echo, "talk": talk,
+		"caps": caps, "sleep": sleep, "echo": echo, "talk": talk, "pester": pester,
 	}
 }
 
@@ -40,6 +40,7 @@ const usage = `usage: probe COMMAND
   talk ADDR:PORT [-timeout D]                 keep one connection to an echo busy
   lookup NAME [-server ADDR:PORT] [-timeout D]
   dns -listen ADDR:PORT NAME=ADDR...          authoritative for these names
+  pester ADDR:PORT                            try to bind what is another's, until it is allowed
   caps                                        print the capability sets
   sleep                                       until a signal
 `

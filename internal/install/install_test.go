@@ -68,47 +68,6 @@ func TestUninstallKeepsWhatOthersHaveSetSince(t *testing.T) {
 	}
 }
 
-func TestUpgradeKeepsSettingsAndContainers(t *testing.T) {
-	h := boot(t, "inst-up", lab.EngineDebian, "{}")
-	h.install(t, install.Options{NoVerify: true, Settings: map[string]string{"PARTICLE_READY": "2"}})
-	if err := lab.LoadImage(t.Context(), h.Host); err != nil {
-		t.Fatal(err)
-	}
-	h.sh(t, "docker network create -d particle --ipam-driver particle jobs")
-	h.sh(t, "docker run -d --name web --network jobs "+lab.TestImage+" probe sleep")
-	pid := h.sh(t, "docker inspect -f '{{.State.Pid}}' web")
-	h.install(t, install.Options{})
-	if got := h.sh(t, "docker inspect -f '{{.State.Pid}}' web"); got != pid {
-		t.Errorf("the container's process is %s after the upgrade, and was %s before", got, pid)
-	}
-	h.sh(t, "docker exec web true")
-	plugin, _, err := h.api.PluginInspectWithRaw(t.Context(), hostpath.PluginName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(strings.Join(plugin.Settings.Env, " "), "PARTICLE_READY=2") {
-		t.Errorf("the plugin's settings after the upgrade are %q", plugin.Settings.Env)
-	}
-	status, err := install.Status(t.Context(), h.api)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(status.Networks) != 1 || len(status.Networks[0].Endpoints) != 1 || status.Networks[0].Endpoints[0].Name != "web" {
-		t.Errorf("status after the upgrade is %+v", status.Networks)
-	}
-	// Uninstalling is refused for as long as these two are there.
-	err = install.Remove(t.Context(), h.api, install.RemoveOptions{}, progress(t))
-	if err == nil || !strings.Contains(err.Error(), "networks jobs") || !strings.Contains(err.Error(), "containers web") {
-		t.Errorf("uninstalling under a running container says %v", err)
-	}
-	if err := install.Remove(t.Context(), h.api, install.RemoveOptions{Force: true}, progress(t)); err != nil {
-		t.Fatal(err)
-	}
-	if left := h.sh(t, "docker ps -q; docker network ls -q --filter name=jobs; ls -d /run/particle /var/lib/particle 2>/dev/null || true"); left != "" {
-		t.Errorf("after a forced removal there is %q", left)
-	}
-}
-
 func TestNamedRuntimeOnly(t *testing.T) {
 	h := boot(t, "inst-named", lab.EngineDebian, `{"default-runtime": "other", "runtimes": {"other": {"path": "runc"}}}`)
 	before := h.sh(t, snapshot)
