@@ -12,14 +12,19 @@ import (
 //
 //   - "`/proc/net`, `ss` and `netstat` show all containers' sockets."
 //   - "One set of `net.*` settings holds for all containers."
+//   - "IP_PKTINFO, IP_RECVERR and `/proc/net` show loopback addresses as the namespace
+//     knows them (127.H.L.x, or the own address)."
 func TestWhatIsShared(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	network := h.network(1, v4)
 	a, b := h.box(network, 1, v4), h.box(network, 2, v4)
 	b.listening("0.0.0.0:80")
+	b.listening("127.0.0.1:81")
 	list := a.must(Call{Name: "read", Text: "/proc/self/net/tcp"}).Text
 	expect(t, "a neighbour's server is listed", strings.Contains(list, " 02004D0A:0050 "), true)
+	expect(t, "so is that on its loopback", strings.Contains(list, "7F:0051 "), true)
+	expect(t, "as 127.0.0.1", strings.Contains(list, " 0100007F:0051 "), false)
 
 	const setting = "/proc/sys/net/ipv4/ip_default_ttl"
 	h.spaces[network].Do(func() {
