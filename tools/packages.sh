@@ -20,6 +20,8 @@ needed() {
 	/usr/bin/python3 python3
 	/usr/sbin/nginx nginx
 	/usr/bin/redis-server redis-server
+	/usr/bin/crun crun
+	/usr/bin/runsc runsc
 	/usr/bin/etcd etcd-server
 	/usr/bin/qemu-system-x86_64 qemu-system-x86
 	/usr/sbin/modprobe kmod
