@@ -26,7 +26,8 @@
 //	   an older revision, or lacks more than half of what was known, all is kept,
 //	   each host claims again what it had, and what nobody has claimed within
 //	   10 minutes of healthy time goes. Until then no host claims what it has not
-//	   had: it may be another's, who has not come yet.
+//	   had: it may be another's, who has not come yet. For those who have not come
+//	   the others vouch, with what they remember, and rule G goes for that too.
 //	G  Claims have no lease. They end when their owner releases them, when an
 //	   operator removes the owner, or after the owner has been away for 24 h. A
 //	   host that could not verify its claims for 12 h gives out no new addresses

@@ -53,11 +53,15 @@ func NewHold[T any](key func(T) string) *Hold[T] {
 }
 
 // Verdict is what an Update has led to.
-type Verdict struct {
+type Verdict[T any] struct {
 	Changed bool // some record is new, other than before, or gone
 	// Loss tells why a list was not believed; empty if it was. All that was known
 	// is kept, and this host should claim again what it has.
 	Loss string
+	// Forgotten is what was current, and is not in the list of a store that is
+	// another one, or older, than before. What a list of the same store lacks has
+	// ended there, however much it is.
+	Forgotten []T
 }
 
 // Remember enters what was known before a restart.
@@ -69,14 +73,14 @@ func (h *Hold[T]) Remember(all []T, instance string, revision int64) {
 }
 
 // Update follows one message of the watch.
-func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict {
+func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict[T] {
 	changed := h.Tick(now)
 	if u.Down != nil {
 		h.healthy = false
-		return Verdict{Changed: changed}
+		return Verdict[T]{Changed: changed}
 	}
 	h.healthy = true
-	var v Verdict
+	var v Verdict[T]
 	if u.Whole {
 		v = h.list(u)
 	} else {
@@ -104,7 +108,7 @@ func (h *Hold[T]) change(u Update[T]) bool {
 // list takes a whole list. What it lacks goes by rule W, or by rule M if too
 // much is lacking. A record that is held already keeps its time, so that a watch
 // that breaks off again and again does not keep it for ever.
-func (h *Hold[T]) list(u Update[T]) Verdict {
+func (h *Hold[T]) list(u Update[T]) Verdict[T] {
 	put := make(map[string]bool, len(u.Put))
 	for _, v := range u.Put {
 		put[h.key(v)] = true
@@ -118,7 +122,8 @@ func (h *Hold[T]) list(u Update[T]) Verdict {
 			}
 		}
 	}
-	v := Verdict{Changed: true, Loss: h.loss(u, known, missing)}
+	v := Verdict[T]{Changed: true, Loss: h.loss(u, known, missing)}
+	other := h.another(u) || h.older(u)
 	standing, until := Withdrawn, h.elapsed+withdrawnFor
 	if v.Loss != "" {
 		standing, until = Doubted, h.elapsed+doubtedFor
@@ -128,6 +133,9 @@ func (h *Hold[T]) list(u Update[T]) Verdict {
 		case put[key]:
 		case k.standing == Current:
 			k.standing, k.until = standing, until
+			if other {
+				v.Forgotten = append(v.Forgotten, k.value)
+			}
 		case k.standing == Withdrawn:
 			if v.Loss != "" { // the withdrawal was told by a store that cannot be believed any more
 				k.standing, k.until = standing, until
@@ -143,9 +151,9 @@ func (h *Hold[T]) list(u Update[T]) Verdict {
 
 func (h *Hold[T]) loss(u Update[T], known, missing int) string {
 	switch {
-	case h.instance != "" && u.Instance != "" && h.instance != u.Instance:
+	case h.another(u):
 		return "the list is of another instance of the store"
-	case u.Revision != 0 && u.Revision < h.revision:
+	case h.older(u):
 		return "the list is older than what was known"
 	case known > 0 && len(u.Put) == 0:
 		return "the list is empty"
@@ -154,6 +162,12 @@ func (h *Hold[T]) loss(u Update[T], known, missing int) string {
 	}
 	return ""
 }
+
+func (h *Hold[T]) another(u Update[T]) bool {
+	return h.instance != "" && u.Instance != "" && h.instance != u.Instance
+}
+
+func (h *Hold[T]) older(u Update[T]) bool { return u.Revision != 0 && u.Revision < h.revision }
 
 // Tick lets time pass. Call it at least every few seconds while Waiting.
 func (h *Hold[T]) Tick(now time.Duration) (changed bool) {

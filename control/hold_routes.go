@@ -23,7 +23,11 @@ func NewRoutes(self topology.NodeID) *Routes {
 }
 
 func routeKey(r Route) string {
-	return string(r.Network) + "/" + r.Prefix.String() + "/" + string(r.Node)
+	key := string(r.Network) + "/" + r.Prefix.String() + "/" + string(r.Node)
+	if r.Vouched {
+		key += "/vouched" // it ends as the owner's own begins
+	}
+	return key
 }
 
 // Remember enters what was known before a restart.
@@ -32,7 +36,7 @@ func (r *Routes) Remember(all []Route, instance string, revision int64) {
 }
 
 // Update follows one message of the watch (see Hold).
-func (r *Routes) Update(u Update[Route], now time.Duration) Verdict {
+func (r *Routes) Update(u Update[Route], now time.Duration) Verdict[Route] {
 	v := r.hold.Update(u, now)
 	if r.hold.Waiting() {
 		r.replace()
@@ -41,13 +45,21 @@ func (r *Routes) Update(u Update[Route], now time.Duration) Verdict {
 }
 
 // replace lets go of held routes of which all addresses have another owner now
-// (rule W). A longer prefix of a former owner would win over the new one's.
+// (rule W). A longer prefix of a former owner would win over the new one's. What
+// another host vouches for is in doubt no more, and takes nothing from anybody.
 func (r *Routes) replace() {
 	owners := map[netip.Prefix][]topology.NodeID{}
+	vouched := map[string]bool{}
 	for _, route := range r.hold.All(Current) {
-		owners[route.Prefix] = append(owners[route.Prefix], route.Node)
+		if vouched[routeKey(route)] = route.Vouched; !route.Vouched {
+			owners[route.Prefix] = append(owners[route.Prefix], route.Node)
+		}
 	}
 	r.hold.drop(func(held Route) bool {
+		again := held
+		if again.Vouched = true; vouched[routeKey(again)] {
+			return true
+		}
 		for bits := held.Prefix.Bits(); bits >= 0; bits-- {
 			around, _ := held.Prefix.Addr().Prefix(bits) // no error: bits only shrink
 			if slices.ContainsFunc(owners[around], func(n topology.NodeID) bool { return n != held.Node }) {
@@ -77,14 +89,32 @@ func (r *Routes) Known() (all []Route, instance string, revision int64) {
 }
 
 // Own lists what the watch says that this host answers for.
-func (r *Routes) Own() []netip.Prefix {
-	var own []netip.Prefix
+func (r *Routes) Own() []netip.Prefix { return r.mine(false) }
+
+// Vouched lists what others have vouched for in this host's name, and it has not
+// claimed again.
+func (r *Routes) Vouched() []netip.Prefix { return r.mine(true) }
+
+func (r *Routes) mine(vouched bool) []netip.Prefix {
+	var mine []netip.Prefix
 	for _, route := range r.hold.All(Current) {
-		if route.Node == r.self {
-			own = append(own, route.Prefix)
+		if route.Node == r.self && route.Vouched == vouched {
+			mine = append(mine, route.Prefix)
 		}
 	}
-	return own
+	return mine
+}
+
+// Told says whether the watch says that a host answers for a prefix, or that
+// others vouch for it.
+func (r *Routes) Told(route Route) bool {
+	for _, vouched := range []bool{false, true} {
+		route.Vouched = vouched
+		if _, standing, ok := r.hold.Find(routeKey(route)); ok && standing == Current {
+			return true
+		}
+	}
+	return false
 }
 
 // Owner is another host that answers, or lately did, for any address of a
@@ -111,6 +141,9 @@ func (r *Routes) Duplicates() []Duplicate {
 	var all []Duplicate
 	for _, route := range r.ranked() {
 		winner, taken := winners[route.Prefix]
+		if route.Vouched {
+			continue // it may be out of date, and its owner has not said so
+		}
 		if !taken {
 			winners[route.Prefix] = route
 		} else if route.Node != winner.Node {
@@ -123,6 +156,12 @@ func (r *Routes) Duplicates() []Duplicate {
 // ranked lists the routes, the one that wins before all others of its prefix.
 func (r *Routes) ranked() []Route {
 	rank := func(a, b Route) int {
+		if a.Vouched != b.Vouched {
+			if b.Vouched {
+				return -1
+			}
+			return 1
+		}
 		if c := a.VTEP.Compare(b.VTEP); c != 0 {
 			return c
 		}

@@ -327,3 +327,45 @@ func TestRulesHoldForAnyWatch(t *testing.T) {
 		t.Repeat(step)
 	})
 }
+
+// What a store has lost is told apart from what has ended in it.
+func TestForgotten(t *testing.T) {
+	var c clock
+	for name, u := range map[string]update{
+		"another": {Whole: true, Put: []control.Route{own}, Instance: "b", Revision: 9},
+		"older":   {Whole: true, Put: []control.Route{own}, Instance: "a", Revision: 6},
+		"same":    {Whole: true, Put: []control.Route{own}, Instance: "a", Revision: 9},
+	} {
+		r := listed(&c)
+		r.Update(update{Deleted: []control.Route{tree}}, c.now)
+		var got []string
+		for _, f := range r.Update(u, c.now).Forgotten {
+			got = append(got, string(f.Node))
+		}
+		slices.Sort(got)
+		want := []string{"1", "2"} // three has given it up before
+		if name == "same" {
+			want = nil
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: forgotten %v, want %v", name, got, want)
+		}
+	}
+}
+
+// What others vouch for is a route, but of less weight than any host's own word.
+func TestVouchedRoutes(t *testing.T) {
+	var c clock
+	r := listed(&c)
+	vouched, mine, stale := two, own, route(1, "10.0.3.0/24")
+	vouched.Vouched, mine.Vouched, stale.Vouched = true, true, true
+	mine.Prefix = netip.MustParsePrefix("10.0.9.0/24")
+	r.Update(update{Whole: true, Put: []control.Route{own, one, tree, vouched, mine, stale}, Instance: "b"}, c.now)
+	want(t, r, "vouched for", all)
+	if len(r.Duplicates()) != 0 || r.Waiting() || !r.Told(two) || !slices.Equal(r.Own(), []netip.Prefix{own.Prefix}) || !slices.Equal(r.Vouched(), []netip.Prefix{mine.Prefix}) {
+		t.Errorf("duplicates %v, waiting %t, own %v, vouched %v", r.Duplicates(), r.Waiting(), r.Own(), r.Vouched())
+	}
+	r.Update(update{Put: []control.Route{two}, Deleted: []control.Route{vouched}}, c.now)
+	c.pass(r, time.Hour)
+	want(t, r, "an hour after the owner has come", all)
+}

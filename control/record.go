@@ -87,12 +87,14 @@ type Claim struct {
 func (c Claim) Single() bool { return c.Prefix.IsSingleIP() }
 
 // Route says which host answers for addresses of a network. Two hosts that
-// announce the same prefix are two routes: Network, Prefix and Node tell them
-// apart.
+// announce the same prefix are two routes: Network, Prefix, Node and Vouched tell
+// them apart.
 type Route struct {
 	Network topology.SharedID
 	Prefix  netip.Prefix
 	Node    topology.NodeID
 	VTEP    netip.Addr
 	MAC     net.HardwareAddr `json:",omitempty"` // nil derives it from VTEP
+	// Vouched: others say so in its name, see Allocator.Vouch.
+	Vouched bool `json:",omitempty"`
 }

@@ -10,13 +10,14 @@ import (
 
 // Causes that callers may ask for.
 var (
-	ErrTaken       = errors.New("taken")                                     // by another host or network; the text says by whom
-	ErrExhausted   = errors.New("no free block is left")                     //
-	ErrNoNetwork   = errors.New("the cluster has no such network")           // or no more
-	ErrSettling    = errors.New("hosts are claiming again what they had")    // after a loss of the store; new claims have to wait
-	ErrUnreachable = errors.New("the cluster's store does not answer")       // the outcome of a write is unknown
-	ErrAlive       = errors.New("it is alive")                               // a host that was to be suspect
-	ErrReserved    = errors.New("the address is kept by the network itself") // gateway, auxiliary address, first or last
+	ErrTaken       = errors.New("taken")                                       // by another host or network; the text says by whom
+	ErrExhausted   = errors.New("no free block is left")                       //
+	ErrNoNetwork   = errors.New("the cluster has no such network")             // or no more
+	ErrSettling    = errors.New("hosts are claiming again what they had")      // after a loss of the store; new claims have to wait
+	ErrSettled     = errors.New("the time is over in which hosts could do so") // after a loss of the store
+	ErrUnreachable = errors.New("the cluster's store does not answer")         // the outcome of a write is unknown
+	ErrAlive       = errors.New("it is alive")                                 // a host that was to be suspect
+	ErrReserved    = errors.New("the address is kept by the network itself")   // gateway, auxiliary address, first or last
 )
 
 // Allocator decides who owns what, for the host it was opened for. Every method
@@ -49,7 +50,17 @@ type Allocator interface {
 	// store was set back. Cause: ErrTaken if another host has it, or part of it, by
 	// now.
 	Restore(ctx context.Context, n Network, c Claim) error
-	// Release gives up a claim of this host; not there, or another's, is success.
+	// Vouch notes in a host's name what it answered for before the store lost it,
+	// for as long as that host is away: nobody else is granted any of it until the
+	// owner has restored or released it, or has been removed. What several hosts
+	// remember differently all counts. If the owner has claimed it meanwhile,
+	// nothing happens. owner is entered as a suspect host if the store does not know
+	// it. Only for itself can a host do so at any time; for others while hosts
+	// restore what they had. Causes: ErrNoNetwork, ErrTaken if the network is
+	// another by now, ErrSettled.
+	Vouch(ctx context.Context, n Network, r Route, owner Node) error
+	// Release gives up a claim of this host, and what others have vouched for in its
+	// name; not there, or another's, is success.
 	Release(ctx context.Context, c Claim) error
 }
 

@@ -204,6 +204,7 @@ type SharedNetwork struct {
 	Subnets  []Subnet
 	Ranges   []netip.Prefix  // of the subnet of the same index; invalid: all of it
 	Claims   []netip.Prefix  // blocks and single addresses of this host
+	Leaving  []netip.Prefix  // blocks that it has lost, and that containers have addresses of
 	Peers    []topology.Peer // as SetPeers told last, before a restart of the plugin too
 	Live     bool            // a container lives on it
 	Doomed   bool            // removed here, but for those
@@ -225,7 +226,7 @@ func (f *Fabric) Shared() []SharedNetwork {
 		}
 		s := SharedNetwork{
 			ID: id, Network: n.ID, Name: n.Name, VNI: n.VNI, MTU: n.MTU, Internal: n.Internal, Block: n.Block,
-			Subnets: slices.Clone(n.Subnets), Claims: slices.Clone(n.Claims),
+			Subnets: slices.Clone(n.Subnets), Claims: slices.Clone(n.Claims), Leaving: slices.Clone(n.Leaving),
 			Peers: slices.Clone(n.peers), Doomed: n.Doomed,
 		}
 		for _, subnet := range n.Subnets {

@@ -68,6 +68,8 @@ func Allocation(t *testing.T, fresh func(t *testing.T) Cluster) {
 		{"leaving gives up all claims", (*allocation).leave},
 		{"a store that was wiped gets everything back", (*allocation).wipe},
 		{"a store that was set back is told", (*allocation).rewind},
+		{"what hosts vouch for is kept for its owner", (*allocation).vouch},
+		{"a removed network stays for a host that is vouched for", (*allocation).vouchRemoved},
 		{"without the store nothing waits for ever", (*allocation).unreachable},
 		{"hosts are seen, suspect and removed", (*allocation).nodes},
 		{"a new tunnel address reaches all claims", (*allocation).readdress},

@@ -248,7 +248,7 @@ func (a *allocation) release() {
 	a.must(a.a.Release(ctx, mine))
 	a.must(a.a.Release(ctx, mine))
 	w.UntilHave(1)
-	if _, ok := w.Have[RouteKey{second.Prefix.String(), Node(2).ID}]; !ok {
+	if _, ok := w.Have[RouteKey{second.Prefix.String(), Node(2).ID, false}]; !ok {
 		a.t.Errorf("the wrong claim has gone; left: %v", w.Have)
 	}
 }
@@ -265,7 +265,7 @@ func (a *allocation) leave() {
 	w.UntilHave(122)
 	a.must(a.a.LeaveNetwork(ctx, a.n.ID))
 	w.UntilHave(1)
-	if _, ok := w.Have[RouteKey{kept.Prefix.String(), Node(2).ID}]; !ok {
+	if _, ok := w.Have[RouteKey{kept.Prefix.String(), Node(2).ID, false}]; !ok {
 		a.t.Errorf("another host's claim has gone; left: %v", w.Have)
 	}
 }
@@ -289,6 +289,7 @@ func (a *allocation) unreachable() {
 			return err
 		},
 		"Restore":    func() error { return a.b.Restore(ctx, a.n, c) },
+		"Vouch":      func() error { return a.b.Vouch(ctx, a.n, a.routeOf(3, c.Prefix), Node(3)) },
 		"Release":    func() error { return a.b.Release(ctx, c) },
 		"RemoveNode": func() error { return a.b.RemoveNode(ctx, Node(3).ID) },
 	} {

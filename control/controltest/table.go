@@ -59,12 +59,13 @@ func Follow[K comparable, T any](t testing.TB, updates <-chan control.Update[T],
 
 // RouteKey is what tells routes apart.
 type RouteKey struct {
-	Prefix string
-	Node   topology.NodeID
+	Prefix  string
+	Node    topology.NodeID
+	Vouched bool
 }
 
 // Key of a route within its network.
-func Key(r control.Route) RouteKey { return RouteKey{r.Prefix.String(), r.Node} }
+func Key(r control.Route) RouteKey { return RouteKey{r.Prefix.String(), r.Node, r.Vouched} }
 
 // Next takes one update in; false if the channel is closed.
 func (w *Table[K, T]) Next() bool {

@@ -64,7 +64,7 @@ func (a *allocation) rewind() {
 		c := a.block(a.b)
 		a.must(a.b.Release(ctx, c))
 	}
-	w.Until("the second block", func() bool { _, ok := w.Have[RouteKey{second.Prefix.String(), Node(1).ID}]; return ok })
+	w.Until("the second block", func() bool { _, ok := w.Have[RouteKey{second.Prefix.String(), Node(1).ID, false}]; return ok })
 	before := w.Instance
 	a.Load()
 	w.Until("a list of the older store, as of another one", func() bool { return w.Instance != before && len(w.Have) == 1 })

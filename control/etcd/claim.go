@@ -68,7 +68,8 @@ type candidate struct {
 func (s *Store) freeBlocks(ctx context.Context, id topology.SharedID, subnet netip.Prefix, limit int) ([]netip.Prefix, []clientv3.Cmp, error) {
 	below := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithKeysOnly()}
 	got, _, err := s.read(ctx, append(s.asking(id),
-		clientv3.OpGet(s.k.blocks(id), below...), clientv3.OpGet(s.k.addrs(id), below...), clientv3.OpGet(s.k.freed(id), below...))...)
+		clientv3.OpGet(s.k.blocks(id), below...), clientv3.OpGet(s.k.addrs(id), below...), clientv3.OpGet(s.k.freed(id), below...),
+		clientv3.OpGet(s.k.vouchers(id), below...))...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -81,7 +82,7 @@ func (s *Store) freeBlocks(ctx context.Context, id topology.SharedID, subnet net
 }
 
 // choose is the computation of freeBlocks: found are the keys of blocks, single
-// addresses and blocks given up.
+// addresses, blocks given up, and what is vouched for.
 func (s *Store) choose(n control.Network, subnet netip.Prefix, limit int, found []*clientv3.GetResponse) ([]netip.Prefix, error) {
 	id := n.ID
 	i := slices.IndexFunc(n.Subnets, func(sub control.Subnet) bool { return sub.Prefix == subnet })
@@ -94,8 +95,8 @@ func (s *Store) choose(n control.Network, subnet netip.Prefix, limit int, found 
 		p, _ := parsePrefix(string(kv.Key[len(s.k.blocks(id)):]))
 		taken[p] = true
 	}
-	for _, kv := range found[1].Kvs {
-		p, _ := parsePrefix(string(kv.Key[len(s.k.addrs(id)):]))
+	for _, kv := range slices.Concat(found[1].Kvs, found[3].Kvs) {
+		_, p, _ := s.k.parseKey(string(kv.Key), "addrs", "vouched")
 		if b, ok := blocks.Covering(sub, p.Addr()); ok {
 			taken[b] = true
 		}
@@ -124,7 +125,7 @@ func (s *Store) choose(n control.Network, subnet netip.Prefix, limit int, found 
 func (s *Store) takeBlock(ctx context.Context, id topology.SharedID, c candidate, mine holding) (got bool, err error) {
 	key := s.k.block(id, c.prefix)
 	r, err := s.txn(ctx,
-		append([]clientv3.Cmp{absent(key), s.k.noneWithin(id, c.prefix)}, c.guard...),
+		append([]clientv3.Cmp{absent(key), s.k.noneWithin(id, c.prefix), s.k.noVoucher(id, c.prefix)}, c.guard...),
 		[]clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.tombstone(id, c.prefix))},
 		[]clientv3.Op{clientv3.OpGet(key)})
 	if err != nil || r.Succeeded {
@@ -167,12 +168,35 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 		if why := blocks.Reserved(sub, addr); why != "" {
 			return badAddress(addr, fmt.Errorf("%w: %s", control.ErrReserved, why))
 		}
-		return s.takeAddress(ctx, c, sub, mine, guard)
+		return s.newAddress(ctx, c, sub, mine, guard)
 	})
 	if err != nil {
 		return control.Claim{}, err
 	}
 	return c, nil
+}
+
+// newAddress is takeAddress for one that nobody may vouch for, nor for the block
+// around it.
+func (s *Store) newAddress(ctx context.Context, c control.Claim, sub control.Subnet, mine holding, guard []clientv3.Cmp) error {
+	vouched := []netip.Prefix{c.Prefix}
+	if block, covered := blocks.Covering(sub, c.Prefix.Addr()); covered {
+		vouched = append(vouched, block)
+	}
+	var reads []clientv3.Op
+	for _, p := range vouched {
+		guard = append(guard, s.k.noVoucherFor(c.Network, p))
+		reads = append(reads, clientv3.OpGet(s.k.vouchers(c.Network)+hexBlock(p)+"/", clientv3.WithPrefix()))
+	}
+	err := s.takeAddress(ctx, c, sub, mine, guard)
+	if err != errAgain {
+		return err
+	}
+	got, _, err := s.read(ctx, reads...)
+	if err != nil {
+		return err
+	}
+	return s.vouchedTaken(ctx, c.Prefix.Addr(), got)
 }
 
 // takeAddress claims a single address while the guard holds.
@@ -186,7 +210,7 @@ func (s *Store) takeAddress(ctx context.Context, c control.Claim, sub control.Su
 		cmps = append(cmps, absent(s.k.block(c.Network, block)))
 		reads = append(reads, clientv3.OpGet(s.k.block(c.Network, block)))
 	}
-	r, err := s.txn(ctx, cmps, []clientv3.Op{clientv3.OpPut(key, encode(mine))}, reads)
+	r, err := s.txn(ctx, cmps, []clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.vouched(c.Network, c.Prefix, mine.Node))}, reads)
 	if err != nil || r.Succeeded {
 		return err
 	}
@@ -268,7 +292,7 @@ func (s *Store) restoreBlock(ctx context.Context, c control.Claim, mine holding,
 	inside := clientv3.OpGet(s.k.addr(c.Network, c.Prefix.Addr()), clientv3.WithRange(s.k.addr(c.Network, blocks.Last(c.Prefix))+"\x00"), clientv3.WithLimit(1))
 	r, err := s.txn(ctx,
 		[]clientv3.Cmp{absent(key), s.k.noneWithin(c.Network, c.Prefix), guard},
-		[]clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.tombstone(c.Network, c.Prefix))},
+		[]clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.tombstone(c.Network, c.Prefix)), clientv3.OpDelete(s.k.vouched(c.Network, c.Prefix, mine.Node))},
 		[]clientv3.Op{clientv3.OpGet(key), inside})
 	if err != nil || r.Succeeded {
 		return err
@@ -289,17 +313,18 @@ func (s *Store) restoreBlock(ctx context.Context, c control.Claim, mine holding,
 
 // Release implements control.Allocator.
 func (s *Store) Release(ctx context.Context, c control.Claim) error {
-	key := s.k.claim(c.Network, c.Prefix)
 	return s.do(ctx, "release", c.Prefix.String(), func(ctx context.Context) error {
-		got, _, err := s.read(ctx, clientv3.OpGet(key))
-		if err != nil {
-			return err
+		me := s.self().ID
+		var mine []owned
+		for _, key := range []string{s.k.claim(c.Network, c.Prefix), s.k.vouched(c.Network, c.Prefix, me)} {
+			got, _, err := s.read(ctx, clientv3.OpGet(key))
+			if err != nil {
+				return err
+			}
+			if h, ok := parseHolding(got[0]); ok && h.Node == me {
+				mine = append(mine, owned{holding: h, key: key, mod: got[0].Kvs[0].ModRevision, network: c.Network, prefix: c.Prefix})
+			}
 		}
-		h, ok := parseHolding(got[0])
-		if !ok || h.Node != s.self().ID {
-			return nil
-		}
-		mine := owned{holding: h, key: key, mod: got[0].Kvs[0].ModRevision, network: c.Network, prefix: c.Prefix}
-		return s.drop(ctx, []owned{mine}, nil)
+		return s.drop(ctx, mine, nil)
 	})
 }

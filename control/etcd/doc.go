@@ -22,6 +22,8 @@
 //	nets/<id>/blocks/<addr>-<bits>   which host owns the block, and its VTEP and MAC
 //	nets/<id>/addrs/<addr>           the same of a single address outside all blocks
 //	nets/<id>/restored       the network was lost and is back; likewise
+//	nets/<id>/vouched/<addr>-<bits>/<node>   the host had it before the store lost it,
+//	                         say others, and it has not come yet; see vouch.go
 //	nets/<id>/freed/<addr>-<bits>    the block was given up; the revision tells when
 //
 // Networks are apart from their claims, because every host watches all networks

@@ -82,6 +82,8 @@ func remedy(err error) string {
 		return "check that etcd runs and that this host reaches it (particle cluster status); running containers are not affected"
 	case errors.Is(err, control.ErrSettling):
 		return "repeat in some minutes; what was claimed before works on"
+	case errors.Is(err, control.ErrSettled):
+		return "see with `particle cluster status` which hosts are away; start them before others use up the network"
 	case errors.Is(err, control.ErrNoNetwork):
 		return "it was removed on another host; create it anew"
 	case errors.Is(err, control.ErrExhausted):
@@ -109,7 +111,7 @@ func code(err error) codes.Code {
 // definite says whether an error tells that the operation was not carried out,
 // and will not be if it is repeated.
 func definite(err error) bool {
-	for _, cause := range []error{control.ErrTaken, control.ErrExhausted, control.ErrNoNetwork, control.ErrReserved, control.ErrSettling, errClosed, rpctypes.ErrNoSpace} {
+	for _, cause := range []error{control.ErrTaken, control.ErrExhausted, control.ErrNoNetwork, control.ErrReserved, control.ErrSettling, control.ErrSettled, errClosed, rpctypes.ErrNoSpace} {
 		if errors.Is(err, cause) {
 			return true
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -97,12 +98,14 @@ func parsePrefix(s string) (netip.Prefix, bool) {
 
 // parseClaim reads the key of a claim of any network.
 func (k keys) parseClaim(key string) (id topology.SharedID, p netip.Prefix, ok bool) {
+	return k.parseKey(key, "blocks", "addrs")
+}
+
+// parseKey reads one of a prefix below nets, if it is of one of the kinds.
+func (k keys) parseKey(key string, kinds ...string) (id topology.SharedID, p netip.Prefix, ok bool) {
 	rest, ok := strings.CutPrefix(key, k.nets())
-	if !ok {
-		return "", netip.Prefix{}, false
-	}
 	parts := strings.Split(rest, "/")
-	if len(parts) != 3 || parts[1] != "blocks" && parts[1] != "addrs" {
+	if !ok || len(parts) < 3 || !slices.Contains(kinds, parts[1]) {
 		return "", netip.Prefix{}, false
 	}
 	p, ok = parsePrefix(parts[2])

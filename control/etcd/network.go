@@ -213,7 +213,7 @@ func (s *Store) collect(ctx context.Context, id topology.SharedID) error {
 	}
 	vni := s.k.vni(n.VNI)
 	_, err = s.txn(ctx,
-		[]clientv3.Cmp{unchanged(s.k.spec(id), mod), noneUnder(s.k.blocks(id)), noneUnder(s.k.addrs(id)), clientv3.Compare(clientv3.Value(vni), "=", string(id))},
+		[]clientv3.Cmp{unchanged(s.k.spec(id), mod), noneUnder(s.k.blocks(id)), noneUnder(s.k.addrs(id)), noneUnder(s.k.vouchers(id)), clientv3.Compare(clientv3.Value(vni), "=", string(id))},
 		[]clientv3.Op{clientv3.OpDelete(s.k.spec(id)), clientv3.OpDelete(vni), clientv3.OpDelete(s.k.net(id), clientv3.WithPrefix())}, nil)
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -59,12 +60,19 @@ func (s *Store) removeNode(ctx context.Context, id topology.NodeID, guard []clie
 			return &fault.Error{Op: "remove host", On: id.Short(), Err: control.ErrAlive, Fix: "run `particle cluster leave` on it, or stop it and wait until it is suspect"}
 		}
 	}
+	info, _, err := s.read(ctx, clientv3.OpGet(s.k.info(id)))
+	if err != nil {
+		return err
+	}
 	claims, err := s.claimsOf(ctx, id, s.k.nets())
 	if err != nil {
 		return err
 	}
 	if err := s.drop(ctx, claims, guard); err != nil {
 		return err
+	}
+	if guard != nil { // others may vouch for it meanwhile, and then write its record too
+		guard = append(slices.Clone(guard), asRead(s.k.info(id), info[0]))
 	}
 	r, err := s.txn(ctx, guard, []clientv3.Op{clientv3.OpDelete(s.k.node(id), clientv3.WithPrefix())}, nil)
 	if err != nil {
@@ -96,7 +104,8 @@ type owned struct {
 	prefix  netip.Prefix
 }
 
-// claimsOf lists a host's claims below a prefix.
+// claimsOf lists a host's claims below a prefix, and what is vouched for in its
+// name.
 func (s *Store) claimsOf(ctx context.Context, id topology.NodeID, below string) ([]owned, error) {
 	got, _, err := s.read(ctx, clientv3.OpGet(below, clientv3.WithPrefix()))
 	if err != nil {
@@ -106,7 +115,7 @@ func (s *Store) claimsOf(ctx context.Context, id topology.NodeID, below string) 
 	for _, kv := range got[0].Kvs {
 		c := owned{key: string(kv.Key), mod: kv.ModRevision}
 		var ok bool
-		if c.network, c.prefix, ok = s.k.parseClaim(c.key); !ok {
+		if c.network, c.prefix, ok = s.k.parseKey(c.key, "blocks", "addrs", "vouched"); !ok {
 			continue
 		}
 		if err := json.Unmarshal(kv.Value, &c.holding); err == nil && c.Node == id {
@@ -123,10 +132,16 @@ func (s *Store) drop(ctx context.Context, claims []owned, guard []clientv3.Cmp) 
 	for some := range slices.Chunk(claims, 50) {
 		cmps := slices.Clone(guard)
 		var ops []clientv3.Op
+		freed := map[string]clientv3.Op{}
 		for _, c := range some {
 			cmps = append(cmps, unchanged(c.key, c.mod))
-			ops = append(ops, s.giveUp(c)...)
+			ops = append(ops, clientv3.OpDelete(c.key))
+			if !c.prefix.IsSingleIP() { // a block leaves a mark, whose revision says how long ago that was
+				key := s.k.tombstone(c.network, c.prefix)
+				freed[key] = clientv3.OpPut(key, encode(holding{Node: c.Node}))
+			}
 		}
+		ops = slices.AppendSeq(ops, maps.Values(freed))
 		r, err := s.txn(ctx, cmps, ops, nil)
 		if err != nil {
 			return err
@@ -136,16 +151,6 @@ func (s *Store) drop(ctx context.Context, claims []owned, guard []clientv3.Cmp) 
 		}
 	}
 	return nil
-}
-
-// giveUp is what ends one claim. A block leaves a mark, whose revision says how
-// long ago that was.
-func (s *Store) giveUp(c owned) []clientv3.Op {
-	ops := []clientv3.Op{clientv3.OpDelete(c.key)}
-	if !c.prefix.IsSingleIP() {
-		ops = append(ops, clientv3.OpPut(s.k.tombstone(c.network, c.prefix), encode(holding{Node: c.Node})))
-	}
-	return ops
 }
 
 // nameOf is what people call a host.

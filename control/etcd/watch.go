@@ -48,6 +48,11 @@ func (s *Store) WatchRoutes(ctx context.Context, n control.Network) <-chan contr
 	return watch(ctx, s, s.k.net(n.ID), func(found map[string]string) []control.Route {
 		var out []control.Route
 		for key, value := range found {
+			if id, p, h, ok := s.k.parseVouched(key, value); ok {
+				r := h.route(id, p)
+				r.Vouched = true
+				out = append(out, r)
+			}
 			id, p, ok := s.k.parseClaim(key)
 			var h holding
 			if ok && json.Unmarshal([]byte(value), &h) == nil && h.Node != "" {

@@ -17,7 +17,8 @@ import (
 type Cluster struct {
 	mu      sync.Mutex
 	now     state
-	changed chan struct{} // closed at each change of anything
+	stores  map[topology.NodeID]*Store // as they were opened last
+	changed chan struct{}              // closed at each change of anything
 }
 
 // place names a claim or an announcement within a cluster.
@@ -41,12 +42,13 @@ type state struct {
 	claims    map[place]control.Claim
 	freed     map[place]int64 // revision at which a block was given up
 	announced map[announcement]control.Route
+	vouched   map[announcement]control.Route
 	settling  map[topology.SharedID]bool // networks that grant no new claims
 }
 
 // New returns a cluster without hosts.
 func New() *Cluster {
-	return &Cluster{now: empty(), changed: make(chan struct{})}
+	return &Cluster{now: empty(), stores: map[topology.NodeID]*Store{}, changed: make(chan struct{})}
 }
 
 func empty() state {
@@ -54,7 +56,7 @@ func empty() state {
 		instance: rand.Text(), revision: 1,
 		nodes: map[topology.NodeID]control.NodeState{}, networks: map[topology.SharedID]control.Network{},
 		names: map[string]topology.SharedID{}, claims: map[place]control.Claim{},
-		freed: map[place]int64{}, announced: map[announcement]control.Route{},
+		freed: map[place]int64{}, announced: map[announcement]control.Route{}, vouched: map[announcement]control.Route{},
 		settling: map[topology.SharedID]bool{},
 	}
 }
@@ -62,7 +64,7 @@ func empty() state {
 func (s state) clone() state {
 	s.nodes, s.networks, s.names = maps.Clone(s.nodes), maps.Clone(s.networks), maps.Clone(s.names)
 	s.claims, s.freed, s.announced = maps.Clone(s.claims), maps.Clone(s.freed), maps.Clone(s.announced)
-	s.settling = maps.Clone(s.settling)
+	s.vouched, s.settling = maps.Clone(s.vouched), maps.Clone(s.settling)
 	return s
 }
 
@@ -104,14 +106,18 @@ func (c *Cluster) Settle() {
 }
 
 // Wipe takes everything away, as an operator who deletes the store's folder
-// does. The records of the hosts come back at once, as hosts that run write them
-// anew; claims are theirs to restore.
+// does. The records of the hosts that run and reach the store come back at once,
+// as they write them anew; claims are theirs to restore.
 func (c *Cluster) Wipe() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	nodes := c.now.nodes
 	c.now = empty()
-	c.now.nodes = nodes
+	for id, s := range c.stores {
+		if n, ok := nodes[id]; ok && n.Alive && !s.cut {
+			c.now.nodes[id] = n
+		}
+	}
 	c.touch()
 }
 
@@ -129,9 +135,10 @@ func (c *Cluster) SetAlive(id topology.NodeID, alive bool) {
 
 // Host adds a host, or opens its store anew, as after a restart of its plugin.
 func (c *Cluster) Host(n control.Node) *Store {
-	s := &Store{c: c, id: n.ID, closed: make(chan struct{})}
+	s := &Store{c: c, id: n.ID, node: n, closed: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.stores[n.ID] = s
 	c.now.nodes[n.ID] = control.NodeState{Node: n, Alive: true}
 	c.now.revision++
 	c.touch()
@@ -166,6 +173,11 @@ func (s state) routes(id topology.SharedID) []control.Route {
 			out = append(out, r)
 		}
 	}
+	for a, r := range s.vouched {
+		if a.network == id {
+			out = append(out, r)
+		}
+	}
 	return out
 }
 
@@ -191,6 +203,11 @@ func (c *Cluster) collect(id topology.SharedID) {
 	}
 	for p := range c.now.claims {
 		if p.network == id {
+			return
+		}
+	}
+	for a := range c.now.vouched {
+		if a.network == id {
 			return
 		}
 	}

@@ -23,6 +23,7 @@ type Store struct {
 	closed chan struct{}
 
 	// Guarded by c.mu.
+	node control.Node // as it was told last
 	cut  bool
 	deaf bool
 }
@@ -39,6 +40,9 @@ func (s *Store) Cut(cut bool) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	s.cut = cut
+	if _, known := s.c.now.nodes[s.id]; !known && !cut {
+		s.c.now.nodes[s.id] = control.NodeState{Node: s.node, Alive: true}
+	}
 	s.c.touch()
 }
 
@@ -98,7 +102,7 @@ func (s *Store) lost(op, on string, err error) error {
 // SetNode tells the cluster what has changed about this host.
 func (s *Store) SetNode(ctx context.Context, n control.Node) error {
 	return s.write(ctx, "update host", n.Name, func(now *state) error {
-		now.nodes[n.ID] = control.NodeState{Node: n, Alive: true}
+		now.nodes[n.ID], s.node = control.NodeState{Node: n, Alive: true}, n
 		return nil
 	})
 }
@@ -112,6 +116,7 @@ func (s *Store) RemoveNode(ctx context.Context, id topology.NodeID) error {
 		}
 		s.c.drop(func(c control.Claim) bool { return c.Node == id })
 		maps.DeleteFunc(now.announced, func(a announcement, _ control.Route) bool { return a.node == id })
+		maps.DeleteFunc(now.vouched, func(a announcement, _ control.Route) bool { return a.node == id })
 		for network := range now.networks {
 			s.c.collect(network)
 		}
@@ -196,6 +201,7 @@ func (s *Store) RemoveNetwork(ctx context.Context, id topology.SharedID) error {
 func (s *Store) LeaveNetwork(ctx context.Context, id topology.SharedID) error {
 	return s.write(ctx, "leave network", id.Short(), func(now *state) error {
 		s.c.drop(func(c control.Claim) bool { return c.Network == id && c.Node == s.id })
+		maps.DeleteFunc(now.vouched, func(a announcement, _ control.Route) bool { return a.network == id && a.node == s.id })
 		s.c.collect(id)
 		return nil
 	})
@@ -215,12 +221,16 @@ func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet net
 		}
 		free := blocks.Unused(n.Subnets[i], 1, func(p netip.Prefix) bool {
 			_, taken := s.c.taken(id, p)
-			return taken || now.freed[place{id, p}] != 0
+			_, vouched := now.vouchedFor(id, p, true)
+			return taken || vouched || now.freed[place{id, p}] != 0
 		})
 		if len(free) > 0 {
 			c.Prefix = free[0]
 		} else if c.Prefix, ok = s.c.oldest(func(p place) bool {
 			_, taken := s.c.taken(id, p.prefix)
+			if _, vouched := now.vouchedFor(id, p.prefix, true); vouched {
+				return false
+			}
 			return p.network == id && subnet.Contains(p.prefix.Addr()) && !taken
 		}); !ok {
 			return control.ErrExhausted
@@ -253,6 +263,9 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 		if _, mine := now.claims[place{id, c.Prefix}]; now.settling[id] && !mine {
 			return control.ErrSettling
 		}
+		if by, vouched := now.vouchedFor(id, c.Prefix, false); vouched {
+			return s.c.refuse(c.Prefix, control.Claim{Prefix: by.Prefix, Node: by.Node})
+		}
 		return s.take(now, c)
 	})
 	if err != nil {
@@ -265,9 +278,48 @@ func (s *Store) take(now *state, c control.Claim) error {
 	if by, taken := s.c.taken(c.Network, c.Prefix); taken && (by.Node != s.id || by.Prefix != c.Prefix) {
 		return s.c.refuse(c.Prefix, by)
 	}
-	delete(now.freed, place{c.Network, c.Prefix})
-	now.claims[place{c.Network, c.Prefix}] = c
+	at := place{c.Network, c.Prefix}
+	delete(now.freed, at)
+	delete(now.vouched, announcement{at, s.id})
+	now.claims[at] = c
 	return nil
+}
+
+// vouchedFor is what others vouch for of a prefix, or of a block that it lies in.
+func (s *state) vouchedFor(id topology.SharedID, p netip.Prefix, within bool) (control.Route, bool) {
+	for a, r := range s.vouched {
+		if a.network == id && a.prefix.Overlaps(p) && (within || a.prefix.Bits() <= p.Bits()) {
+			return r, true
+		}
+	}
+	return control.Route{}, false
+}
+
+// Vouch implements control.Allocator.
+func (s *Store) Vouch(ctx context.Context, n control.Network, r control.Route, owner control.Node) error {
+	return s.write(ctx, "vouch for", r.Prefix.String(), func(now *state) error {
+		has, ok := now.networks[n.ID]
+		at := place{n.ID, r.Prefix}
+		switch err := blocks.Fits(has, r.Prefix); {
+		case !ok:
+			return control.ErrNoNetwork
+		case has.VNI != n.VNI:
+			return fmt.Errorf("%w: the network has VNI %d in the store, and %d here", control.ErrTaken, has.VNI, n.VNI)
+		case err != nil:
+			return fmt.Errorf("%w: %w", control.ErrTaken, err)
+		case !now.settling[n.ID] && r.Node != s.id:
+			return control.ErrSettled
+		case now.claims[at].Node == r.Node:
+			return nil
+		}
+		if _, known := now.nodes[r.Node]; !known {
+			owner.ID = r.Node
+			now.nodes[r.Node] = control.NodeState{Node: owner}
+		}
+		r.Network, r.Vouched = n.ID, true
+		now.vouched[announcement{at, r.Node}] = r
+		return nil
+	})
 }
 
 // Restore implements control.Allocator.
@@ -302,6 +354,7 @@ func (s *Store) Release(ctx context.Context, c control.Claim) error {
 		s.c.drop(func(has control.Claim) bool {
 			return has.Network == c.Network && has.Prefix == c.Prefix && has.Node == s.id
 		})
+		delete(now.vouched, announcement{place{c.Network, c.Prefix}, s.id})
 		return nil
 	})
 }

@@ -14,10 +14,11 @@ import (
 func (s *Store) WatchRoutes(ctx context.Context, n control.Network) <-chan control.Update[control.Route] {
 	type key struct {
 		place
-		node topology.NodeID
+		node    topology.NodeID
+		vouched bool
 	}
 	return watch(ctx, s, func(now state) []control.Route { return now.routes(n.ID) },
-		func(r control.Route) key { return key{place{r.Network, r.Prefix}, r.Node} })
+		func(r control.Route) key { return key{place{r.Network, r.Prefix}, r.Node, r.Vouched} })
 }
 
 // WatchNetworks implements control.Directory.

@@ -91,6 +91,7 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 			tended = m.o.Clock()
 			m.tend(ctx, s, record.ID)
 		}
+		m.vouch(ctx, s, record.ID)
 		m.claimMore(ctx, s, record.ID)
 	}
 }
@@ -104,6 +105,7 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 	before, doubles := n.routes.Own(), len(n.routes.Duplicates())
 	v := n.routes.Update(u, m.o.Clock())
 	n.dirty, n.heard = n.dirty || v.Changed, n.heard || u.Whole
+	m.forgotten(n, v.Forgotten)
 	log := m.o.Log.WithField("net", n.label())
 	if v.Loss != "" {
 		m.settled = m.o.Clock() + settleFor
@@ -164,7 +166,7 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		switch {
 		case slices.Contains(here.Claims, p), slices.Contains(lost, p):
 		case p.IsSingleIP() && (n.singles[p.Addr()] || n.releasing[p.Addr()] != nil): // on its way
-		case p.IsSingleIP():
+		case p.IsSingleIP(), n.Lost:
 			strays = append(strays, p)
 		default:
 			adopt = append(adopt, p)
@@ -178,9 +180,7 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
-	for _, p := range strays {
-		m.ReleaseAddress(id, p.Addr())
-	}
+	m.giveUp(s, id, strays)
 	taken, err := m.restore(ctx, s, record, missing)
 	lost = append(lost, taken...)
 	for _, p := range here.Claims {
@@ -193,6 +193,10 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		err = errors.Join(err, m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix {
 			return slices.DeleteFunc(append(have, adopt...), func(p netip.Prefix) bool { return slices.Contains(lost, p) })
 		}))
+		here, ok = m.shared(id)
+	}
+	if err == nil && ok {
+		err = m.answer(ctx, s, here)
 	}
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, fabric.ErrNoNetwork) {

@@ -21,6 +21,11 @@ type Known struct {
 	Instance string          `json:",omitempty"`
 	Revision int64           `json:",omitempty"`
 
+	// Lost: the store has lost what it had, or is older than it was. What it says that
+	// is ours and that we do not have was ours at another time.
+	Lost  bool            `json:",omitempty"`
+	Vouch []control.Route `json:",omitempty"` // what it has lost of others, and they have not claimed again
+
 	Verified Stamp // when the store last said that our claims are ours
 
 	// Unshared: a user has removed it here; the cluster may not know yet.
@@ -83,6 +88,7 @@ type network struct {
 	spare     []netip.Prefix // claimed for a creation that failed
 	absent    time.Duration  // since when the cluster's list and this host differ about it; 0 if they do not
 	giveAt    time.Duration  // when to give it back to a store that lacks it
+	vouchAt   time.Duration  // when to vouch for others
 
 	phase   Phase
 	problem string

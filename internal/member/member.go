@@ -79,9 +79,10 @@ const (
 type session struct {
 	store   Store
 	started bool
-	leaving bool            // it is to watch no more
-	told    bool            // the store knows m.node
-	ctx     context.Context // of its watches
+	leaving bool                       // it is to watch no more
+	told    bool                       // the store knows m.node
+	left    map[topology.SharedID]bool // removed networks of which this host has nothing; the passes' own
+	ctx     context.Context            // of its watches
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
@@ -110,7 +111,9 @@ func (m *Member) Enter() { m.change(enrolled, nil) }
 
 // Connect says that the host is in a cluster, whose store this is. It takes the
 // store over, and closes the one that it replaces.
-func (m *Member) Connect(store Store) { m.change(enrolled, &session{store: store}) }
+func (m *Member) Connect(store Store) {
+	m.change(enrolled, &session{store: store, left: map[topology.SharedID]bool{}})
+}
 
 // Disconnect says that the host is in no cluster. Networks stay as they are, cut
 // off from the other hosts.

@@ -44,7 +44,7 @@ func (m *Member) pass(ctx context.Context) {
 			err = m.unshareAll(ctx, s.store, here)
 		}
 		if err == nil && healthy {
-			err = m.compare(ctx, s.store, here)
+			err = errors.Join(m.compare(ctx, s.store, here), m.leaveAll(ctx, s, here))
 		}
 		if err != nil && ctx.Err() == nil {
 			m.o.Log.WithError(err).Info("not in step with the cluster yet")

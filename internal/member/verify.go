@@ -18,7 +18,8 @@ func (m *Member) verified(id topology.SharedID) {
 	if n.saved.age(now) > stampEvery {
 		n.dirty, n.saved = true, now
 	}
-	n.Verified = now
+	n.dirty = n.dirty || n.Lost
+	n.Verified, n.Lost = now, false
 	resume := n.suspended
 	n.suspended = false
 	m.mu.Unlock()

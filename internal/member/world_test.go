@@ -249,6 +249,9 @@ func (f fabricOf) Shared() []fabric.SharedNetwork {
 			continue // another driver's
 		}
 		s.Name, s.Live, s.Claims, s.Peers = n.Spec.Name, n.containers > 0, slices.Clone(n.Claims), slices.Clone(n.peers)
+		if s.Leaving = slices.Clone(n.Leaving); n.containers == 0 {
+			s.Leaving = nil
+		}
 		all = append(all, s)
 	}
 	return all
@@ -269,6 +272,11 @@ func (f fabricOf) SetClaims(_ context.Context, id topology.SharedID, claims []ne
 	n := f.find(id)
 	if n == nil {
 		return fabric.ErrNoNetwork
+	}
+	for _, c := range n.Claims {
+		if !slices.Contains(claims, c) {
+			n.Leaving = append(n.Leaving, c)
+		}
 	}
 	n.Claims = claims
 	return nil
