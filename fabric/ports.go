@@ -24,8 +24,10 @@ type Segments interface {
 
 // Cluster shares networks with other hosts. Only Share, ClaimAddress and Refill
 // wait for the cluster's store, and for no longer than their context; a
-// container's start calls them only if it asks for an address of another host's
-// part by name, or finds every address of this host's in use.
+// container's start calls the latter two, and only if it asks for an address of
+// another host's part by name, or finds every address of this host's in use. Docker
+// holds up all other starts on the network meanwhile, so they do not wait at all
+// once it is known that the store does not answer.
 //
 // Methods may call each other's host back (SetClaims and the like), but not from
 // within a call of Share, ClaimAddress or Unshare: the network is locked then.

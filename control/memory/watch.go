@@ -50,9 +50,13 @@ func watch[K comparable, T any](ctx context.Context, s *Store, list func(state) 
 		var last seen[K, T]
 		for {
 			s.c.mu.Lock()
-			now, changed, cut := s.c.now.clone(), s.c.changed, s.cut
+			now, changed, cut, hush := s.c.now.clone(), s.c.changed, s.cut, s.hush
 			s.c.mu.Unlock()
-			u, news := last.step(now, cut, list, key)
+			var u control.Update[T]
+			news := false
+			if cut || !hush {
+				u, news = last.step(now, cut, list, key)
+			}
 			if news {
 				select {
 				case out <- u:

@@ -218,6 +218,7 @@ func TestRefill(t *testing.T) {
 			t.Errorf("without a store: %v", err)
 		}
 		a.store.Cut(false)
+		time.Sleep(soon)
 		before := blocks()
 		if err := a.member.Refill(ctx, id, subnet); err != nil || blocks() <= before {
 			t.Errorf("with the store again: %v, %d blocks", err, blocks()-before)

@@ -29,9 +29,9 @@ func (m *Member) Low(id topology.SharedID, subnet netip.Prefix) {
 
 // Refill implements fabric.Cluster.
 func (m *Member) Refill(ctx context.Context, id topology.SharedID, subnet netip.Prefix) error {
-	s, err := m.reach(ctx)
+	s, err := m.ask(ctx)
 	if err != nil {
-		return err
+		return explain("claim block of", subnet.String(), err)
 	}
 	if s == nil {
 		return fault.New("claim block of", subnet.String(), "this host is in no cluster any more", "remove the network and create it anew")
@@ -50,6 +50,7 @@ func (m *Member) Refill(ctx context.Context, id topology.SharedID, subnet netip.
 		n.refills[subnet] = slices.DeleteFunc(n.refills[subnet], func(c chan error) bool { return c == answer })
 		m.mu.Unlock()
 	}
+	m.doubt(err)
 	if err != nil {
 		return explain("claim block of", subnet.String(), err)
 	}

@@ -81,6 +81,7 @@ type session struct {
 	started bool
 	leaving bool                       // it is to watch no more
 	told    bool                       // the store knows m.node
+	silent  bool                       // it has let somebody wait in vain, and has not answered since
 	left    map[topology.SharedID]bool // removed networks of which this host has nothing; the passes' own
 	ctx     context.Context            // of its watches
 	stop    context.CancelFunc

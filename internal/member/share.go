@@ -226,9 +226,9 @@ func (m *Member) Unshare(id topology.SharedID) error {
 func (m *Member) ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) error {
 	ctx, cancel := context.WithTimeout(ctx, shareLimit)
 	defer cancel()
-	s, err := m.reach(ctx)
+	s, err := m.ask(ctx)
 	if err != nil {
-		return err
+		return explain("claim address", addr.String(), err)
 	}
 	if s == nil {
 		return fault.New("claim address", addr.String(), "this host is in no cluster any more", "remove the network and create it anew")
@@ -248,6 +248,7 @@ func (m *Member) ClaimAddress(ctx context.Context, id topology.SharedID, addr ne
 	if err == nil {
 		err = m.announce(ctx, s, id, c.Prefix)
 	}
+	m.doubt(err)
 	if err != nil {
 		m.ReleaseAddress(id, addr) // it may have been claimed all the same
 		return explain("claim address", addr.String(), err)

@@ -53,6 +53,9 @@ func (m *Member) watchNetworks(ctx context.Context, s Store) {
 
 // feel notes whether the watch delivers. The caller holds mu.
 func (m *Member) feel(down error) {
+	if down == nil && m.session != nil {
+		m.session.silent = false
+	}
 	h := Health{Healthy: down == nil}
 	if down != nil {
 		h.Problem = down.Error()
