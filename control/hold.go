@@ -229,6 +229,15 @@ func (h *Hold[T]) All(standings ...Standing) []T {
 	return all
 }
 
+// each visits the records of the given standings, in no order.
+func (h *Hold[T]) each(visit func(T), standings ...Standing) {
+	for _, k := range h.kept {
+		if slices.Contains(standings, k.standing) {
+			visit(k.value)
+		}
+	}
+}
+
 // drop forgets the held records that gone rejects.
 func (h *Hold[T]) drop(gone func(T) bool) {
 	maps.DeleteFunc(h.kept, func(_ string, k *keeping[T]) bool { return k.standing != Current && gone(k.value) })

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -97,11 +98,12 @@ func (r *Routes) Vouched() []netip.Prefix { return r.mine(true) }
 
 func (r *Routes) mine(vouched bool) []netip.Prefix {
 	var mine []netip.Prefix
-	for _, route := range r.hold.All(Current) {
+	r.hold.each(func(route Route) {
 		if route.Node == r.self && route.Vouched == vouched {
 			mine = append(mine, route.Prefix)
 		}
-	}
+	}, Current)
+	slices.SortFunc(mine, netip.Prefix.Compare)
 	return mine
 }
 
@@ -137,6 +139,16 @@ type Duplicate struct {
 // Duplicates should be empty. The winner is the same on every host: who has the
 // lower VTEP.
 func (r *Routes) Duplicates() []Duplicate {
+	owners, double := make(map[netip.Prefix]topology.NodeID, len(r.hold.kept)), false
+	r.hold.each(func(route Route) {
+		if owner, ok := owners[route.Prefix]; !route.Vouched {
+			double = double || ok && owner != route.Node
+			owners[route.Prefix] = route.Node
+		}
+	}, Current, Withdrawn, Doubted)
+	if !double {
+		return nil // as always; to rank a thousand hosts takes longer
+	}
 	winners := map[netip.Prefix]Route{}
 	var all []Duplicate
 	for _, route := range r.ranked() {
@@ -165,11 +177,13 @@ func (r *Routes) ranked() []Route {
 		if c := a.VTEP.Compare(b.VTEP); c != 0 {
 			return c
 		}
-		return strings.Compare(string(a.Node), string(b.Node))
+		return cmp.Or(strings.Compare(string(a.Node), string(b.Node)), a.Prefix.Compare(b.Prefix))
 	}
-	current, held := r.hold.All(Current), r.hold.All(Withdrawn, Doubted)
-	slices.SortStableFunc(current, rank)
-	slices.SortStableFunc(held, rank)
+	var current, held []Route
+	r.hold.each(func(route Route) { current = append(current, route) }, Current)
+	r.hold.each(func(route Route) { held = append(held, route) }, Withdrawn, Doubted)
+	slices.SortFunc(current, rank)
+	slices.SortFunc(held, rank)
 	return append(current, held...)
 }
 
@@ -177,9 +191,10 @@ func (r *Routes) ranked() []Route {
 // for. What has this host's own tunnel address is left out, whoever announced it:
 // a host that was set up anew has another id than it had.
 func (r *Routes) Peers(own netip.Addr) []topology.Peer {
-	taken := map[netip.Prefix]bool{}
-	peers := map[netip.Addr]*topology.Peer{}
-	for _, route := range r.ranked() {
+	routes := r.ranked()
+	taken := make(map[netip.Prefix]bool, len(routes))
+	peers := make(map[netip.Addr]*topology.Peer, len(routes))
+	for _, route := range routes {
 		if taken[route.Prefix] {
 			continue
 		}

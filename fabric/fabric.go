@@ -97,6 +97,7 @@ type network struct {
 	shareable bool
 	sharing   topology.SharedID // as what it is offered to the cluster
 	peers     []topology.Peer
+	peersNew  bool                // the disk does not have peers yet
 	suspended bool                // no new addresses
 	singles   map[netip.Addr]bool // claimed for themselves, and local
 	unused    []netip.Addr        // likewise in the cluster, but by no lease here

@@ -258,34 +258,3 @@ func (f *Fabric) shared(op string, id topology.SharedID) (*network, error) {
 	}
 	return nil, &fault.Error{Op: op, On: id.Short(), Err: ErrNoNetwork, Fix: "it is tried again by itself"}
 }
-
-// SetPeers says which other hosts have a part of the network, all of them, and
-// programs what has changed. Cause: ErrNoNetwork, also while it is being made.
-func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []topology.Peer) error {
-	n, err := f.shared("set peers of network", id)
-	if err != nil {
-		return err
-	}
-	n.work.Lock()
-	defer n.work.Unlock()
-	f.mu.Lock()
-	before, applied, here := n.peers, n.applied, f.networks[n.ID] == n
-	n.peers = slices.Clone(peers)
-	f.mu.Unlock()
-	if !here {
-		return &fault.Error{Op: "set peers of network", On: id.Short(), Err: ErrNoNetwork}
-	}
-	if applied {
-		err = f.o.Segments.ChangePeers(ctx, n.ID, before, peers)
-	} else {
-		_, err = f.apply(ctx, n)
-	}
-	if err != nil {
-		f.mu.Lock()
-		n.applied = false // Reconcile makes up for it, or the next container
-		f.mu.Unlock()
-	}
-	// On disk for the next start, when nobody may be there to ask. Last: the
-	// others' containers are answered without it.
-	return errors.Join(err, f.o.Peers.Put(string(n.ID), peers))
-}

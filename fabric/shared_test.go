@@ -319,8 +319,18 @@ func TestPeersAreProgrammedAndKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff([]peerChange{{nil, one}, {one, two}}, w.changes, byAddr...); diff != "" {
+	moved := []topology.Peer{peer(2, "10.77.0.32/28"), peer(3, "10.77.0.48/28")}
+	for _, peers := range [][]topology.Peer{two, moved, nil, two} {
+		if err := f.SetPeers(ctx, sharedID, peers); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []peerChange{{nil, one}, {nil, two[1:]}, {two[1:], moved[1:]}, {moved, nil}, {nil, two}}
+	if diff := cmp.Diff(want, w.changes, byAddr...); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+	if err := f.SavePeers(ctx, sharedID); err != nil {
+		t.Fatal(err)
 	}
 	w.segments = map[topology.NetworkID]topology.Segment{} // a boot, and nobody to ask
 	f = w.reopen()

@@ -171,7 +171,10 @@ func (w *world) ChangePeers(_ context.Context, id topology.NetworkID, before, af
 	w.changes = append(w.changes, peerChange{before, after})
 	if w.applyErr == nil {
 		s := w.segments[id]
-		s.Peers = after
+		s.Peers = slices.DeleteFunc(slices.Clone(s.Peers), func(p topology.Peer) bool {
+			return slices.ContainsFunc(before, func(b topology.Peer) bool { return b.VTEP == p.VTEP })
+		})
+		s.Peers = append(s.Peers, after...)
 		w.segments[id] = s
 	}
 	return w.applyErr

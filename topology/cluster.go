@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // NodeID names a host of a cluster: 32 lower-case hex digits, drawn at random
@@ -44,4 +45,9 @@ type Peer struct {
 	// Prefixes are what it answers for: blocks of the network's pools and single
 	// addresses. A longer prefix wins over another host's shorter one.
 	Prefixes []netip.Prefix
+}
+
+// Equal compares all there is to a peer.
+func (p Peer) Equal(q Peer) bool {
+	return p.VTEP == q.VTEP && slices.Equal(p.MAC, q.MAC) && slices.Equal(p.Prefixes, q.Prefixes)
 }

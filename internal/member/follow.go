@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"reflect"
 	"slices"
 	"time"
 
@@ -55,23 +54,24 @@ func (m *Member) followAll(here map[topology.SharedID]fabric.SharedNetwork) {
 	}
 }
 
-// follow keeps one network's peers and claims as the store has them.
+// follow keeps one network's peers and claims as the store has them. What comes
+// while it is at that is applied at once afterwards.
 func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
-	updates := s.WatchRoutes(ctx, record)
 	m.mu.Lock()
 	kick := m.at(record.ID).kick
 	m.mu.Unlock()
+	news := make(chan bool, 1)
+	go m.hear(s.WatchRoutes(ctx, record), record.ID, news)
 	tick := time.NewTicker(lowEvery)
 	defer tick.Stop()
 	var tended, saved time.Duration
 	for {
-		due := false
+		due, open := false, true
 		select {
-		case u, open := <-updates:
+		case due, open = <-news:
 			if !open {
 				return
 			}
-			due = m.heard(record.ID, u)
 		case <-kick:
 		case <-tick.C:
 			m.mu.Lock()
@@ -86,6 +86,7 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 		if now := m.o.Clock(); now-saved >= lowEvery { // a burst is not written one by one
 			saved = now
 			m.flush()
+			m.savePeers(ctx, record.ID)
 		}
 		if due {
 			tended = m.o.Clock()
@@ -93,6 +94,21 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 		}
 		m.vouch(ctx, s, record.ID)
 		m.claimMore(ctx, s, record.ID)
+	}
+}
+
+// hear follows a network's watch until that ends. news holds one word for all that
+// has come since it was read: whether to tend.
+func (m *Member) hear(updates <-chan control.Update[control.Route], id topology.SharedID, news chan bool) {
+	defer close(news)
+	for u := range updates {
+		due := m.heard(id, u)
+		select {
+		case before := <-news:
+			due = due || before
+		default:
+		}
+		news <- due // only this goroutine writes, so there is room
 	}
 }
 
@@ -108,6 +124,7 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 	m.forgotten(n, v.Forgotten)
 	log := m.o.Log.WithField("net", n.label())
 	if v.Loss != "" {
+		n.losses++
 		m.settled = m.o.Clock() + settleFor
 		clear(n.announced)
 		log.WithField("doubted", n.routes.Count(control.Doubted)).Warn("routes were lost, and are kept: " + v.Loss)
@@ -123,7 +140,7 @@ func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	m.mu.Lock()
 	n := m.at(id)
 	peers := slices.DeleteFunc(n.routes.Peers(m.node.VTEP), func(p topology.Peer) bool { return !m.admits(p.VTEP) })
-	news := n.heard && (!n.peersSet || !reflect.DeepEqual(peers, n.peers))
+	news := n.heard && (!n.peersSet || !slices.EqualFunc(peers, n.peers, topology.Peer.Equal))
 	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.members[p.VTEP] })
 	m.mu.Unlock()
 	if !news {
@@ -141,6 +158,13 @@ func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	}
 }
 
+// savePeers has on disk what setPeers has told the fabric.
+func (m *Member) savePeers(ctx context.Context, id topology.SharedID) {
+	if err := m.o.Fabric.SavePeers(ctx, id); err != nil {
+		m.logFor(id).WithError(err).Warn("routes to the other hosts are not on disk; trying again")
+	}
+}
+
 // tend compares this host's claims with the store's: what the store has for us is
 // ours (an answer may have been lost), and what it lacks is claimed again.
 func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
@@ -154,7 +178,7 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		m.mu.Unlock()
 		return
 	}
-	own, record := n.routes.Own(), n.Network
+	own, record, losses := n.routes.Own(), n.Network, n.losses
 	var lost []netip.Prefix
 	for _, d := range n.routes.Duplicates() {
 		if d.Loser == m.o.Node.ID {
@@ -204,7 +228,7 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		}
 		return
 	}
-	m.verified(id)
+	m.verified(id, losses)
 }
 
 // standing says whether the cluster has the network, or has lost it. To claim

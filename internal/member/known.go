@@ -89,6 +89,7 @@ type network struct {
 	absent    time.Duration  // since when the cluster's list and this host differ about it; 0 if they do not
 	giveAt    time.Duration  // when to give it back to a store that lacks it
 	vouchAt   time.Duration  // when to vouch for others
+	losses    int            // lists that were not believed
 
 	phase   Phase
 	problem string

@@ -182,6 +182,9 @@ func (m *Member) Run(ctx context.Context) {
 		s.end(m.o.Log)
 	}
 	m.flush()
+	for _, here := range m.o.Fabric.Shared() {
+		m.savePeers(context.WithoutCancel(ctx), here.ID)
+	}
 }
 
 // start begins to watch over a new connection.

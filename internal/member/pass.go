@@ -147,7 +147,7 @@ func (m *Member) forget(ctx context.Context, here map[topology.SharedID]fabric.S
 // addresses to give out here any more. One that containers live on stays, cut off,
 // until they end.
 func (m *Member) letGo(ctx context.Context, local fabric.SharedNetwork) {
-	if err := m.o.Fabric.SetPeers(ctx, local.ID, nil); err != nil {
+	if err := errors.Join(m.o.Fabric.SetPeers(ctx, local.ID, nil), m.o.Fabric.SavePeers(ctx, local.ID)); err != nil {
 		m.o.Log.WithError(err).Warn("routes to the other hosts are left")
 	}
 	if local.Live || local.Doomed {

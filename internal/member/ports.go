@@ -35,6 +35,8 @@ type Fabric interface {
 	SuspendClaims(topology.SharedID, bool)
 	// SetPeers tells which other hosts answer for which addresses.
 	SetPeers(context.Context, topology.SharedID, []topology.Peer) error
+	// SavePeers has on disk what SetPeers told last.
+	SavePeers(context.Context, topology.SharedID) error
 }
 
 // Engine is this host's Docker.

@@ -10,16 +10,19 @@ import (
 // stampEvery is how stale the disk's moment of the last verification may be.
 const stampEvery = 10 * time.Minute
 
-// verified notes that the store has all of this host's claims on a network.
-func (m *Member) verified(id topology.SharedID) {
+// verified notes that the store has all of this host's claims on a network. losses
+// is how many had been heard of before they were compared.
+func (m *Member) verified(id topology.SharedID, losses int) {
 	m.mu.Lock()
 	n := m.at(id)
 	now := m.stamp()
 	if n.saved.age(now) > stampEvery {
 		n.dirty, n.saved = true, now
 	}
-	n.dirty = n.dirty || n.Lost
-	n.Verified, n.Lost = now, false
+	n.Verified = now
+	if n.Lost && n.losses == losses {
+		n.Lost, n.dirty = false, true
+	}
 	resume := n.suspended
 	n.suspended = false
 	m.mu.Unlock()

@@ -11,24 +11,38 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// watchNodes follows which hosts there are.
+// watchNodes follows which hosts there are. What comes while the kernel is told is
+// told at once afterwards.
 func (m *Member) watchNodes(ctx context.Context, s Store) {
-	for u := range s.WatchNodes(ctx) {
-		m.mu.Lock()
-		v := m.nodes.Update(u, m.o.Clock())
-		m.mu.Unlock()
-		if v.Loss != "" {
-			m.o.Log.Warn("hosts were lost, and are kept: " + v.Loss)
-			m.mu.Lock()
-			if m.session != nil {
-				m.session.told = false
+	news := make(chan struct{}, 1)
+	go func() {
+		defer close(news)
+		for u := range s.WatchNodes(ctx) {
+			m.heardNodes(u)
+			select {
+			case news <- struct{}{}:
+			default:
 			}
-			m.mu.Unlock()
-			m.Wake()
 		}
+	}()
+	for range news {
 		m.setMembers(ctx, nil)
 		m.saveNodes()
 	}
+}
+
+func (m *Member) heardNodes(u control.Update[control.NodeState]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := m.nodes.Update(u, m.o.Clock())
+	if v.Loss == "" {
+		return
+	}
+	m.o.Log.Warn("hosts were lost, and are kept: " + v.Loss)
+	if m.session != nil {
+		m.session.told = false
+	}
+	m.Wake()
 }
 
 // watchNetworks follows which networks there are, and whether the store answers.

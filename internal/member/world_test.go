@@ -80,6 +80,9 @@ type host struct {
 	members   []netip.Addr
 	ends      []topology.WireGuardPeer // nil if none were ever told
 	suspended map[topology.SharedID]bool
+	slow      time.Duration // how long SetPeers takes
+	told      int           // calls of SetPeers
+	kept      int           // of SavePeers that wrote
 }
 
 // docker is a network in Docker and in the fabric.
@@ -88,6 +91,8 @@ type docker struct {
 	fabric.SharedNetwork
 	containers int
 	peers      []topology.Peer
+	saved      []topology.Peer // by SavePeers
+	unsaved    bool
 	listed     bool // Docker has made it
 	forgotten  bool // Docker has removed it
 }
@@ -290,12 +295,27 @@ func (f fabricOf) SuspendClaims(id topology.SharedID, on bool) {
 
 func (f fabricOf) SetPeers(_ context.Context, id topology.SharedID, peers []topology.Peer) error {
 	f.mu.Lock()
+	slow := f.slow
+	f.told++
+	f.mu.Unlock()
+	time.Sleep(slow)
+	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := f.find(id)
 	if n == nil {
 		return fabric.ErrNoNetwork
 	}
-	n.peers = peers
+	n.peers, n.unsaved = peers, true
+	return nil
+}
+
+func (f fabricOf) SavePeers(_ context.Context, id topology.SharedID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := f.find(id); n != nil && n.unsaved {
+		n.saved, n.unsaved = n.peers, false
+		f.kept++
+	}
 	return nil
 }
 

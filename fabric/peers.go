@@ -1,0 +1,88 @@
+package fabric
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
+)
+
+// SetPeers says which other hosts have a part of the network, all of them, and
+// programs what has changed. SavePeers is to follow, for the next start, when nobody
+// may be there to ask; the others' containers are answered without it. Cause:
+// ErrNoNetwork, also while it is being made.
+func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []topology.Peer) error {
+	n, err := f.shared("set peers of network", id)
+	if err != nil {
+		return err
+	}
+	n.work.Lock()
+	defer n.work.Unlock()
+	f.mu.Lock()
+	before, applied, here := n.peers, n.applied, f.networks[n.ID] == n
+	n.peers, n.peersNew = slices.Clone(peers), true
+	f.mu.Unlock()
+	if !here {
+		return &fault.Error{Op: "set peers of network", On: id.Short(), Err: ErrNoNetwork}
+	}
+	if !applied {
+		_, err = f.apply(ctx, n)
+	} else if gone, come := changedPeers(before, peers); len(gone)+len(come) > 0 {
+		err = f.o.Segments.ChangePeers(ctx, n.ID, gone, come)
+	}
+	if err != nil {
+		f.mu.Lock()
+		n.applied = false // Reconcile makes up for it, or the next container
+		f.mu.Unlock()
+	}
+	return err
+}
+
+// changedPeers leaves out of two lists what they have in common: of a thousand hosts
+// one has come.
+func changedPeers(before, after []topology.Peer) (gone, come []topology.Peer) {
+	was := make(map[netip.Addr]topology.Peer, len(before))
+	for _, p := range before {
+		was[p.VTEP] = p
+	}
+	for _, p := range after {
+		if old, ok := was[p.VTEP]; ok && old.Equal(p) {
+			delete(was, p.VTEP)
+		} else {
+			come = append(come, p)
+		}
+	}
+	for _, p := range before {
+		if _, ok := was[p.VTEP]; ok {
+			gone = append(gone, p)
+		}
+	}
+	return gone, come
+}
+
+// SavePeers has on disk what SetPeers told last, if it is not there yet. It is apart
+// because the list is long and may change often. A network that is not here is
+// success.
+func (f *Fabric) SavePeers(_ context.Context, id topology.SharedID) error {
+	n, err := f.shared("keep peers of network", id)
+	if err != nil {
+		return nil
+	}
+	n.work.Lock()
+	defer n.work.Unlock()
+	f.mu.Lock()
+	peers, due := n.peers, n.peersNew && f.networks[n.ID] == n
+	n.peersNew = false
+	f.mu.Unlock()
+	if !due {
+		return nil
+	}
+	if err = f.o.Peers.Put(string(n.ID), peers); err != nil {
+		f.mu.Lock()
+		n.peersNew = true
+		f.mu.Unlock()
+	}
+	return err
+}
