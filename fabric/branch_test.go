@@ -151,12 +151,12 @@ func TestOwnNamespaceIsDisconnectedAtOnce(t *testing.T) {
 func TestContainerOfAnotherRuntimeIsConnected(t *testing.T) {
 	w, f, _, _ := prepare(t)
 	w.joined(f, "1")
-	if err := f.Reconcile(ctx); err != nil || len(w.branches) != 0 {
+	if err := pass(ctx, f); err != nil || len(w.branches) != 0 {
 		t.Fatal("a container that is being made was connected", err)
 	}
 	w.sandboxes[key1] = fabric.SandboxForeign
 	for range 2 {
-		if err := f.Reconcile(ctx); err != nil {
+		if err := pass(ctx, f); err != nil {
 			t.Fatal(err)
 		}
 		w.wants("/host"+key1, "particle%d")
@@ -181,7 +181,7 @@ func TestBranchesAreRepaired(t *testing.T) {
 	for _, lost := range []string{"1", "2"} {
 		before, repairs := w.branches[epID(lost)], f.View().Repairs
 		delete(w.branches, epID(lost))
-		if err := f.Reconcile(ctx); err != nil {
+		if err := pass(ctx, f); err != nil {
 			t.Fatal(err)
 		}
 		if got := w.branches[epID(lost)]; got.Namespace != before.Namespace || got.Link != before.Link || f.View().Repairs != repairs+1 {
@@ -190,14 +190,14 @@ func TestBranchesAreRepaired(t *testing.T) {
 	}
 	stray := topology.Branch{Network: netID("a"), Endpoint: epID("9"), IPv4: netip.MustParseAddr("10.77.0.9")}
 	w.branches[stray.Endpoint] = stray
-	if err := f.Reconcile(ctx); err != nil || len(w.branches) != 2 {
+	if err := pass(ctx, f); err != nil || len(w.branches) != 2 {
 		t.Errorf("%v, %v", w.branches, err)
 	}
 	// What has ended is not made again.
 	delete(w.processes, 101)
 	delete(w.branches, epID("1"))
 	w.sandboxes[key1] = fabric.SandboxAbsent
-	if err := f.Reconcile(ctx); err != nil || len(w.branches) != 1 {
+	if err := pass(ctx, f); err != nil || len(w.branches) != 1 {
 		t.Errorf("%v, %v", w.branches, err)
 	}
 }
@@ -208,7 +208,7 @@ func TestForgottenBranchesGo(t *testing.T) {
 	f := w.open()
 	w.create(f, netID("a"), "jobs", "10.77.0.0/16")
 	w.branches[epID("9")] = topology.Branch{Network: netID("a"), Endpoint: epID("9")}
-	if err := f.Reconcile(ctx); err != nil || len(w.branches) != 0 {
+	if err := pass(ctx, f); err != nil || len(w.branches) != 0 {
 		t.Errorf("%v, %v", w.branches, err)
 	}
 }
@@ -288,7 +288,7 @@ func TestOwnNamespaceIsNotAdmitted(t *testing.T) {
 	if err := w.claimOwn(f, "1", 101, a); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Reconcile(ctx); err != nil || len(w.admitted) != 0 {
+	if err := pass(ctx, f); err != nil || len(w.admitted) != 0 {
 		t.Errorf("admitted %v, %v", w.admitted, err)
 	}
 }

@@ -33,5 +33,6 @@
 //     that making one network does not hold up the starts on another.
 //
 // What calls alone cannot keep true (Docker swallows the errors of its delete
-// calls, and sends none after some crashes) Reconcile repairs.
+// calls, and sends none after some crashes) Reconcile repairs, and what changes in
+// the kernel behind our back, Repair.
 package fabric

@@ -112,7 +112,7 @@ const rebuildLimit = 6 * time.Second
 
 // Open loads what the stores hold and makes the kernel match. A network that
 // cannot be rebuilt does not stop the others; its problem shows in Status and
-// Reconcile tries again.
+// Repair tries again.
 func Open(ctx context.Context, o Options) (*Fabric, error) {
 	if o.Cluster == nil {
 		o.Cluster = alone{}
@@ -291,7 +291,7 @@ func (f *Fabric) segment(n *network) topology.Segment {
 }
 
 // SetUnderlay follows a change of what VXLAN packets travel over: a host's
-// address may come after the plugin's start, and change. Reconcile and the next
+// address may come after the plugin's start, and change. Repair and the next
 // container of each network bring the kernel in line.
 func (f *Fabric) SetUnderlay(u topology.Underlay) (changed bool) {
 	f.mu.Lock()

@@ -87,7 +87,7 @@ func TestInterleavedCreationOfEqualSubnets(t *testing.T) {
 	a := w.start(f, netID("a"), pools[0], "1", 101)
 	b := w.start(f, netID("b"), pools[1], "2", 102)
 	f = w.reopen()
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 	for i, held := range []netip.Addr{a, b} {

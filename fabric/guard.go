@@ -145,7 +145,7 @@ func (e *Endpoint) guarded() []topology.CgroupID {
 }
 
 // expelMissing expels the cgroups of was that now has not. One that fails,
-// Reconcile expels. It may be called with mu held: the kernel forgets an entry
+// Repair expels. It may be called with mu held: the kernel forgets an entry
 // without waiting for anything.
 func (f *Fabric) expelMissing(was, now Endpoint) {
 	left := now.guarded()

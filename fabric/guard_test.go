@@ -116,7 +116,7 @@ func TestReconcileMendsTheGuard(t *testing.T) {
 	delete(w.admitted, cgroupID(cgroupOf("1", 11)))
 	w.admitted[cgroupID(cgroupOf("2", 12))] = topology.Identity{Network: netID("a"), IPv4: one}
 	w.admitted[99] = topology.Identity{Network: netID("a"), IPv4: one}
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 	w.admits(map[string]netip.Addr{cgroupOf("1", 11): one, cgroupOf("2", 12): two})
@@ -124,7 +124,7 @@ func TestReconcileMendsTheGuard(t *testing.T) {
 		t.Errorf("%d repairs counted, not 3", n)
 	}
 	delete(w.processes, 12) // nobody tells us
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 	w.admits(map[string]netip.Addr{cgroupOf("1", 11): one})
@@ -149,7 +149,7 @@ func TestGuestsAreAdmittedAsTheirHost(t *testing.T) {
 	}
 	w.admits(map[string]netip.Addr{cgroupOf("2", 12): a})
 	delete(w.admitted, cgroupID(cgroupOf("2", 12)))
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 	w.admits(map[string]netip.Addr{cgroupOf("2", 12): a})

@@ -209,7 +209,7 @@ func TestHostComesBackToOneOfTwoAddresses(t *testing.T) {
 		t.Errorf("the address of a live container: %v", err)
 	}
 	delete(w.processes, 102)
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 	expectHolders(t, f, "10.77.0.9: c1")

@@ -33,7 +33,7 @@ func TestSupervisedNetworks(t *testing.T) {
 				t.Errorf("supervised as %+v, %v", id, ok)
 			}
 			f = w.reopen() // the choice is the network's, and kept
-			if err := f.Reconcile(context.Background()); err != nil {
+			if err := pass(context.Background(), f); err != nil {
 				t.Fatal(err)
 			}
 			if _, ok := f.Supervised(containerID("1")); !ok || len(w.admitted) > 0 || len(w.protected) > 0 {

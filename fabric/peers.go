@@ -34,7 +34,7 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 	}
 	if err != nil {
 		f.mu.Lock()
-		n.applied = false // Reconcile makes up for it, or the next container
+		n.applied = false // Repair makes up for it, or the next container
 		f.mu.Unlock()
 	}
 	return err

@@ -74,7 +74,7 @@ func TestWishBeforeThePoolIsKnown(t *testing.T) {
 	f = w.reopen()
 	mustBeTaken(t, f, pools[1], wish)
 	delete(w.processes, 101)
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 	mustBeFree(t, f, pools[1], wish)

@@ -16,20 +16,20 @@ import (
 const grace = time.Minute
 
 // askLimit bounds each question to Docker, so that one that hangs leaves time
-// for the repairs that need no answer.
+// for what needs no answer.
 const askLimit = 5 * time.Second
 
-// Reconcile compares this host's state with Docker's, with the processes that
-// live and with the kernel, and repairs what differs. It is safe beside all
-// other methods; run it again and again. What Docker cannot be asked about is
-// left as it is.
+// Reconcile compares this host's state with Docker's and with the processes that
+// live, and repairs what differs. It is safe beside all other methods; run it again
+// and again. What Docker cannot be asked about is left as it is. The kernel is
+// Repair's, which never waits for Docker.
 func (f *Fabric) Reconcile(ctx context.Context) error {
 	// dockerd accepts connections while it boots and answers them at the end.
 	asked, cancel := context.WithTimeout(ctx, askLimit)
 	listed, err := f.o.Engine.Networks(asked)
 	cancel()
 	if err != nil {
-		return errors.Join(err, f.settleAll(ctx), f.settleClaims(ctx), f.repairSegments(ctx), f.sweepGuard(ctx))
+		return errors.Join(err, f.settleAll(ctx), f.settleClaims(ctx))
 	}
 	known := map[topology.NetworkID]bool{}
 	used := map[netip.Prefix]bool{}
@@ -46,8 +46,6 @@ func (f *Fabric) Reconcile(ctx context.Context) error {
 		f.settleAll(ctx),
 		f.sweepEndpoints(ctx, known),
 		f.sweepNetworks(ctx, known),
-		f.repairSegments(ctx),
-		f.sweepGuard(ctx),
 		f.sweepPools(ctx, used),
 		f.settleClaims(ctx),
 		f.o.RunFiles.SweepResolv(f.resolvKept(), grace),
@@ -207,6 +205,12 @@ func (f *Fabric) sweepNetworks(ctx context.Context, known map[topology.NetworkID
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Repair compares the kernel with this host's records, and repairs what differs.
+// Like Reconcile, it is safe beside all other methods.
+func (f *Fabric) Repair(ctx context.Context) error {
+	return errors.Join(f.repairSegments(ctx), f.sweepGuard(ctx))
 }
 
 // repairSegments makes the kernel match the records again.

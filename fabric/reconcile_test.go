@@ -16,12 +16,12 @@ import (
 func past(t *testing.T, f *fabric.Fabric) {
 	t.Helper()
 	for range 2 { // the first pass only suspects
-		if err := f.Reconcile(ctx); err != nil {
+		if err := pass(ctx, f); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(2 * time.Minute) // of the bubble's clock
 	}
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -86,7 +86,7 @@ func TestAddressOfALiveProcessStaysHeld(t *testing.T) {
 		f = w.reopen()
 		delete(w.endpoints, epID("1"))
 		delete(w.processes, 101)
-		if err := f.Reconcile(ctx); err != nil {
+		if err := pass(ctx, f); err != nil {
 			t.Fatal(err)
 		}
 		if _, there := w.segments[netID("a")]; there || len(f.View().Networks) != 1 || len(w.sandboxes) != 0 {
@@ -139,7 +139,7 @@ func TestBrokenOffStartsLeaveNothing(t *testing.T) {
 				}
 			}
 		}
-		if err := f.Reconcile(ctx); err != nil {
+		if err := pass(ctx, f); err != nil {
 			t.Fatal(err)
 		}
 		if used := f.View().Networks[0].Pools[0].Used; used != 4 {
@@ -163,11 +163,11 @@ func TestNetworkThatDockerForgotGoes(t *testing.T) {
 		w.networks = nil
 		w.engineErr = errors.New("daemon is booting")
 		<-time.After(2 * time.Minute) // of the bubble's clock
-		if err := f.Reconcile(ctx); err == nil || len(w.segments) != 1 {
+		if err := pass(ctx, f); err == nil || len(w.segments) != 1 {
 			t.Fatalf("swept on Docker's silence: %v", err)
 		}
 		w.engineErr = nil
-		if err := f.Reconcile(ctx); err != nil || len(w.segments) != 0 {
+		if err := pass(ctx, f); err != nil || len(w.segments) != 0 {
 			t.Fatalf("%v, left behind: %v", err, w.segments)
 		}
 	})
@@ -200,7 +200,8 @@ func TestDriftIsRepairedAndCounted(t *testing.T) {
 	w.create(f, netID("a"), "jobs", "10.77.0.0/24")
 	before := f.View().Repairs
 	delete(w.segments, netID("a"))
-	if err := f.Reconcile(ctx); err != nil || len(w.segments) != 1 {
+	w.engineErr = errors.New("Docker is asked")
+	if err := f.Repair(ctx); err != nil || len(w.segments) != 1 {
 		t.Fatal(err, w.segments)
 	}
 	if got := f.View().Repairs - before; got != 1 {
@@ -278,7 +279,7 @@ func TestSilenceOfDockerStopsNoNetwork(t *testing.T) {
 	over, cancel := context.WithCancel(ctx)
 	cancel()
 	w.engineErr, w.applyErr = over.Err(), over.Err()
-	if err := f.Reconcile(over); err == nil {
+	if err := pass(over, f); err == nil {
 		t.Error("Docker's silence is not told")
 	}
 	if problem := f.View().Networks[0].Problem; problem != "" {
@@ -286,7 +287,7 @@ func TestSilenceOfDockerStopsNoNetwork(t *testing.T) {
 	}
 	// A real problem is tried again when a container comes.
 	w.engineErr, w.applyErr = nil, errKernel
-	if err := f.Reconcile(ctx); !errors.Is(err, errKernel) {
+	if err := pass(ctx, f); !errors.Is(err, errKernel) {
 		t.Error(err)
 	}
 	if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); !errors.Is(err, errKernel) {

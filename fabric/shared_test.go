@@ -286,7 +286,7 @@ func TestClaimsComeAndGo(t *testing.T) {
 		t.Errorf("claims %v", got)
 	}
 	w.stop(f, p, "1", 101, kept)
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.pools(netID("a")); got != "10.77.0.128/28" {
@@ -371,7 +371,7 @@ func TestAddressByWishOutsideTheBlocks(t *testing.T) {
 		t.Errorf("claimed %v, local %s", c.claimed, w.pools(netID("a")))
 	}
 	mustBeTaken(t, f, p, wish)
-	if err := f.Reconcile(ctx); err != nil || len(c.released) != 0 {
+	if err := pass(ctx, f); err != nil || len(c.released) != 0 {
 		t.Errorf("%v; released in use: %v", err, c.released)
 	}
 	f = w.reopen()
@@ -380,7 +380,7 @@ func TestAddressByWishOutsideTheBlocks(t *testing.T) {
 	}
 	// The list of before its claim, and then of after: neither changes a thing.
 	for _, claims := range [][]netip.Prefix{prefixes("10.77.0.16/28"), prefixes("10.77.0.16/28", "10.77.0.200/32")} {
-		if err := errors.Join(f.SetClaims(ctx, sharedID, claims), f.Reconcile(ctx)); err != nil || len(c.released) != 0 {
+		if err := errors.Join(f.SetClaims(ctx, sharedID, claims), pass(ctx, f)); err != nil || len(c.released) != 0 {
 			t.Fatalf("%v, released %v", err, c.released)
 		}
 	}
@@ -393,7 +393,7 @@ func TestAddressByWishOutsideTheBlocks(t *testing.T) {
 // A boot ends the leases, but not the claims.
 func TestClaimWithoutLeaseIsGivenBack(t *testing.T) {
 	w, c, f, _ := shared(t, "10.77.0.16/28")
-	if err := errors.Join(f.SetClaims(ctx, sharedID, prefixes("10.77.0.16/28", "10.77.0.200/32")), f.Reconcile(ctx)); err != nil {
+	if err := errors.Join(f.SetClaims(ctx, sharedID, prefixes("10.77.0.16/28", "10.77.0.200/32")), pass(ctx, f)); err != nil {
 		t.Fatal(err)
 	}
 	if want := netip.MustParseAddr("10.77.0.200"); !slices.Equal(c.released, []netip.Addr{want}) || strings.Contains(w.pools(netID("a")), "200") {
@@ -435,7 +435,7 @@ func TestClaimedAddressThatTheKernelRefuses(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	w.applyErr = nil
-	if err := f.Reconcile(ctx); err != nil {
+	if err := pass(ctx, f); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(c.released, []netip.Addr{wish}) {

@@ -136,7 +136,7 @@ func TestSharedNetworkInAnyOrder(t *testing.T) {
 				k.blocks = list
 			},
 			"reconcile": func(rt *rapid.T) {
-				if err := k.f.Reconcile(ctx); err != nil {
+				if err := pass(ctx, k.f); err != nil {
 					rt.Fatal(err)
 				}
 			},
@@ -177,7 +177,7 @@ func TestSharedNetworkFromAllSides(t *testing.T) {
 		func(i int) error {
 			return f.SetPeers(ctx, sharedID, []topology.Peer{peer(byte(2+i%3), "10.77.0.128/28")})
 		},
-		func(int) error { return f.Reconcile(ctx) },
+		func(int) error { return pass(ctx, f) },
 		func(int) error { f.Shared(); f.View(); return nil },
 	} {
 		group.Go(func() {

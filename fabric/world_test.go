@@ -470,3 +470,8 @@ func (w *world) stop(f *fabric.Fabric, p fabric.Pool, c string, pid int, a netip
 		}
 	}
 }
+
+// pass is all that the plugin does again and again.
+func pass(ctx context.Context, f *fabric.Fabric) error {
+	return errors.Join(f.Reconcile(ctx), f.Repair(ctx))
+}

@@ -59,8 +59,9 @@ type Host struct {
 	accepted map[string]time.Time         // when ensureAccepted last looked, by program
 	surveyed survey                       // what ensureHostRules saw of the host
 	trunks   map[topology.NetworkID]trunk // what ensureTrunk saw of networks
-	filter   filter                       // what is known of filterTable
-	tunnels  tunnels                      // what is known of WireGuard's peers
+	watches  map[topology.NetworkID]*watch
+	filter   filter  // what is known of filterTable
+	tunnels  tunnels // what is known of WireGuard's peers
 
 	stock *stock
 	stop  context.CancelFunc
@@ -84,7 +85,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), accepted: map[string]time.Time{}, stock: newStock(opts.Ready), stop: stop,
-		trunks: map[topology.NetworkID]trunk{}}
+		trunks: map[topology.NetworkID]trunk{}, watches: map[topology.NetworkID]*watch{}}
 	if err := h.refill(ctx); err != nil {
 		return nil, errors.Join(&fault.Error{Op: "open data plane", Err: err,
 			Fix: "see /proc/sys/user/max_net_namespaces and the memory left"}, h.Close())
@@ -101,6 +102,9 @@ func (h *Host) Close() error {
 	h.stop()
 	h.done.Wait()
 	h.stock.close()
+	for id := range h.watches {
+		h.unwatch(id)
+	}
 	h.root.close()
 	return nil
 }

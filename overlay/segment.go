@@ -41,15 +41,22 @@ func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, e
 	ns, err := openNamespace(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		h.unwatch(seg.Network)
 		return true, h.found(ctx, path, seg)
 	case err != nil:
 		return false, applyError(seg, err)
 	}
 	defer ns.close()
-	changed, err = h.repair(ctx, ns, seg)
+	w, err := h.watchOf(seg.Network, ns)
+	if err != nil {
+		return false, applyError(seg, err)
+	}
+	still := w.still(seg) // before the look: what changes during it calls for another
+	changed, err = h.repair(ctx, ns, seg, still)
 	if changed || err != nil {
 		delete(h.trunks, seg.Network)
 	}
+	w.found(seg, !changed && err == nil)
 	return changed, applyError(seg, err)
 }
 
@@ -84,8 +91,10 @@ func (h *Host) undo(ns *namespace, seg topology.Segment) error {
 	return errors.Join(err, failed)
 }
 
-// repair goes on after a failure: what can be mended is.
-func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment) (changed bool, err error) {
+// repair goes on after a failure: what can be mended is. Where all was in order and
+// has been still since, what is left to look at is what changes without a word, and
+// what is not in the namespace.
+func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment, still bool) (changed bool, err error) {
 	steps := []func() (bool, error){
 		func() (changed bool, err error) {
 			err = enter(ns.file, func() (err error) {
@@ -94,11 +103,17 @@ func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment) 
 			})
 			return changed, err
 		},
-		ns.ensureBase,
-		ns.repairBranchRules,
-		func() (bool, error) { return ns.ensurePools(seg.Pools) },
-		func() (bool, error) { return h.ensureTunnel(ctx, ns, seg) },
-		func() (bool, error) { return ns.ensurePeers(seg) },
+	}
+	if still {
+		steps = append(steps, func() (bool, error) { return h.ensureReceiver(seg) })
+	} else {
+		steps = append(steps,
+			ns.ensureBase,
+			ns.repairBranchRules,
+			func() (bool, error) { return ns.ensurePools(seg.Pools) },
+			func() (bool, error) { return h.ensureTunnel(ctx, ns, seg) },
+			func() (bool, error) { return ns.ensurePeers(seg) },
+		)
 	}
 	var errs []error
 	for _, step := range steps {
@@ -166,6 +181,7 @@ func (h *Host) Remove(ctx context.Context, id topology.NetworkID) error {
 	var errs []error
 	ns, err := openNamespace(path)
 	delete(h.trunks, id)
+	h.unwatch(id)
 	if err == nil {
 		_, err = ns.remove(vxlanName)
 		err = errors.Join(err, ns.removeAllBranches())

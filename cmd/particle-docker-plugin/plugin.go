@@ -41,8 +41,16 @@ const (
 	requestLimit = 50 * time.Second
 	// drainLimit stays under the 10 s after which Docker kills a plugin.
 	drainLimit = 8 * time.Second
-	// reconcileEvery is how long drift may last.
+	// reconcileEvery is how long a difference from Docker's state may stay that nothing
+	// has told of.
 	reconcileEvery = 10 * time.Second
+	// repairEvery is how long drift in the kernel may stay.
+	repairEvery = 5 * time.Second
+	// acceptEvery is shorter than what lies between two passes of repair, so that each
+	// looks at all, but once at what networks share.
+	acceptEvery = repairEvery / 2
+	// passLimit bounds one pass of either.
+	passLimit = 30 * time.Second
 	// hostRoot is the host's root directory: the plugin shares its pid namespace.
 	hostRoot = "/proc/1/root"
 	// managedSocket is where Docker looks for a managed plugin's socket, inside it.
@@ -83,7 +91,7 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 		return nil, err
 	}
 	p.plane, err = overlay.Open(ctx, overlay.Options{
-		NamespaceDir: onHost(hostpath.NamespaceDir), HostRoot: hostRoot, AcceptEvery: reconcileEvery, Ready: s.ready, Port: s.port,
+		NamespaceDir: onHost(hostpath.NamespaceDir), HostRoot: hostRoot, AcceptEvery: acceptEvery, Ready: s.ready, Port: s.port,
 	})
 	if err != nil {
 		return nil, err
@@ -196,7 +204,7 @@ func (p *plugin) serve(ctx context.Context, open doors) error {
 		return runtimeapi.Serve(ctx, runtime, api, requestLimit)
 	})
 	group.Go(func() error { p.cluster.run(ctx); return nil })
-	group.Go(func() error { p.reconcile(ctx); return nil })
+	group.Go(func() error { p.keep(ctx); return nil })
 	p.log.WithField("version", particle.Version).Info("particle plugin ready")
 	err = group.Wait()
 	drain, cancel := context.WithTimeout(context.Background(), drainLimit)
@@ -236,39 +244,58 @@ func (d doors) close() {
 	}
 }
 
-// reconcile repairs drift: whenever the Docker API comes to answer, and from
-// time to time.
-func (p *plugin) reconcile(ctx context.Context) {
-	now := make(chan struct{}, 1)
-	var watch errgroup.Group
-	watch.Go(func() error {
+// keep has the host as its records say, until ctx ends: what Docker tells of, which
+// may be long in coming, beside what the kernel has.
+func (p *plugin) keep(ctx context.Context) {
+	var all errgroup.Group
+	came, drifted := make(chan struct{}, 1), make(chan struct{}, 1)
+	all.Go(func() error {
 		seen := func(id topology.NetworkID, name string) {
 			p.fabric.NetworkSeen(id, name)
 			p.cluster.member.Wake() // the other hosts are to have it, too
 		}
 		p.engine.Watch(ctx, seen, func(context.Context) {
 			p.cluster.member.Wake()
-			select {
-			case now <- struct{}{}:
-			default:
-			}
+			poke(came)
+			poke(drifted) // dockerd has rules of its own in the host's firewall
 		})
 		return nil
 	})
-	tick := time.NewTicker(reconcileEvery)
+	all.Go(func() error {
+		p.again(ctx, reconcileEvery, came, "reconcile with Docker", p.fabric.Reconcile)
+		return nil
+	})
+	all.Go(func() error {
+		p.again(ctx, repairEvery, drifted, "repair kernel state", func(ctx context.Context) error {
+			p.cluster.follow(ctx)
+			return p.fabric.Repair(ctx)
+		})
+		return nil
+	})
+	_ = all.Wait() // they have nothing to report
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// again does something from time to time, and when it is asked to, until ctx ends.
+func (p *plugin) again(ctx context.Context, every time.Duration, now <-chan struct{}, what string, do func(context.Context) error) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-now:
 		case <-tick.C:
 		case <-ctx.Done():
-			_ = watch.Wait() // Watch has nothing to report
 			return
 		}
-		bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
-		p.cluster.follow(bounded)
-		if err := p.fabric.Reconcile(bounded); err != nil && ctx.Err() == nil {
-			p.log.WithError(err).Warn("reconcile")
+		bounded, cancel := context.WithTimeout(ctx, passLimit)
+		if err := do(bounded); err != nil && ctx.Err() == nil {
+			p.log.WithError(err).Warn(what)
 		}
 		cancel()
 	}

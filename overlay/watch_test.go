@@ -1,0 +1,82 @@
+package overlay_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/particle-net/particle/internal/netnstest"
+	"github.com/particle-net/particle/overlay"
+)
+
+// A network that was found in order is not read again until something tells that it
+// has changed. Whatever has, tells.
+func TestStillNetworkIsRepaired(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"nft", "bridge"} {
+		netnstest.RequireTool(t, tool)
+	}
+	m := newMachine(t, "192.0.2.1/24", func(o *overlay.Options) { o.AcceptEvery = time.Hour })
+	seg := part([]string{"10.9.1.0/24", "fd00:9:1::/64"}, []string{"10.9.0.0/16", "fd00:9::/32"},
+		peer("192.0.2.2", "10.9.2.0/24", "fd00:9:2::/64"), peer("192.0.2.3", "10.9.3.0/24"))
+	m.apply(seg, true)
+	for range 2 {
+		m.apply(seg, false)
+	}
+	ns := m.tenant(network(1))
+	want := dump(ns)
+	for _, drift := range []string{
+		"bridge fdb del 0a:58:c0:00:02:02 dev vx0 dst 192.0.2.2",
+		"bridge fdb replace 0a:58:c0:00:02:02 dev vx0 dst 192.0.2.66",
+		"ip neighbour del fe80::c000:202 dev vx0",
+		"ip neighbour replace fe80::c000:202 lladdr 02:00:00:00:00:66 dev vx0",
+		"ip route del 10.9.2.0/24",
+		"ip -6 route del fd00:9:2::/64",
+		"ip route del local 10.9.1.0/24 dev lo table local",
+		"ip route del unreachable 10.9.0.0/16 metric 4294967295",
+		"ip address add 10.9.9.9/32 dev vx0",
+		"ip link set vx0 down",
+		"ip link set vx0 mtu 1300",
+		"ip link delete vx0",
+		"ip link set lo down",
+		"nft flush ruleset",
+		"nft flush chain inet particle input",
+		"echo 0 > /proc/sys/net/ipv6/ip_nonlocal_bind",
+		"echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
+	} {
+		ns.Run("sh", "-c", drift)
+		m.apply(seg, true)
+		m.observes(seg)
+		if got := dump(ns); got != want {
+			t.Errorf("after %q:\n%s\nwant:\n%s", drift, got, want)
+		}
+		for range 2 {
+			m.apply(seg, false)
+		}
+	}
+}
+
+// What is listened to in a namespace does not keep it.
+func TestRemovedNetworkKeepsNoNamespace(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "192.0.2.1/24")
+	seg := segment(1, 0, "", "10.9.1.0/24")
+	for _, replace := range []bool{false, true} {
+		m.apply(seg, true)
+		m.apply(seg, false)
+		path := m.opts.NamespaceDir + "/" + string(network(1))
+		m.Run("ip", "link", "add", "witness", "type", "veth", "peer", "name", "inner")
+		m.Run("sh", "-c", "nsenter --net="+path+" true && ip link set inner netns "+path)
+		if replace { // by somebody, with another, which is taken for the network's
+			m.Run("umount", path)
+			m.apply(seg, true)
+			m.apply(seg, false)
+		}
+		if err := m.Remove(t.Context(), network(1)); err != nil {
+			t.Fatal(err)
+		}
+		for strings.Contains(m.Run("ip", "-o", "link", "show", "type", "veth"), "witness") {
+			<-time.After(10 * time.Millisecond) // the kernel takes a namespace down by and by
+		}
+	}
+}
