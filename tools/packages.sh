@@ -27,6 +27,7 @@ needed() {
 	/usr/sbin/modprobe kmod
 	/usr/bin/etcdctl etcd-client
 	/usr/bin/script bsdutils
+	/usr/bin/systemd-run systemd
 	EOF
 }
 

@@ -62,6 +62,7 @@ func upCommand() *cobra.Command {
 	cmd.Flags().IntVar(&o.Hosts, "hosts", 1, "number of hosts, named h1, h2, ...")
 	cmd.Flags().StringVar(&o.Engine, "engine", lab.EngineDebian, "debian (the distribution's) or current (built from Go modules)")
 	cmd.Flags().BoolVar(&o.LiveRestore, "live-restore", false, "let containers survive a restart of dockerd")
+	cmd.Flags().BoolVar(&o.Systemd, "systemd", false, "systemd is process 1 of each host, with cgroups of version 2 alone")
 	cmd.Flags().StringVar(&config, "daemon-json", "", "file to use as /etc/docker/daemon.json on every host")
 	cmd.Flags().BoolVar(&o.Replace, "replace", false, "take a running lab of the name down first")
 	return cmd

@@ -14,6 +14,7 @@ import (
 type bootSpec struct {
 	Hostname  string            `json:"hostname"`
 	Isolated  bool              `json:"isolated"`            // a host: own root and cgroup namespace
+	Systemd   bool              `json:"systemd,omitempty"`   // process 1 is systemd
 	FirstBoot bool              `json:"firstBoot"`           // write Files and an empty /etc/docker
 	Binds     map[string]string `json:"binds,omitempty"`     // directory below /opt/particle-lab: machine's directory
 	Files     map[string]string `json:"files,omitempty"`     // absolute path in the host: content

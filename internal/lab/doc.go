@@ -20,6 +20,12 @@
 // root, so that whatever dockerd, its plugins or eBPF programs create there
 // belongs to the host and can be removed with it.
 //
+// With Options.Systemd the host's process 1 becomes systemd, as on most machines with
+// Docker: dockerd is a scope of its own in /system.slice, containers are scopes beside
+// it, and cgroups are of version 2 alone, which on a machine that has version 1 as well
+// are without the controllers that are there. It boots a target that asks for nothing.
+// What the init does else, a process of the node does.
+//
 // # Invariants
 //
 //   - Nothing is made in the machine's own network or mount namespace.

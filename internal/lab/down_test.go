@@ -116,6 +116,8 @@ func TestMakerDies(t *testing.T) {
 	}{
 		"kept": {nil, true},
 		"tied": {[]string{upTied + "=1"}, false},
+
+		"tied, with systemd": {[]string{upTied + "=1", upSystemd + "=1"}, false},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Cleanup(func() { _ = lab.Down(context.Background(), name) })

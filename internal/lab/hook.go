@@ -11,6 +11,7 @@ import (
 const (
 	hookInit  = "particle-lab-init"  // process 1 of a node, waiting for its creator
 	hookBoot  = "particle-lab-boot"  // the same process, in its own cgroup namespace
+	hookServe = "particle-lab-serve" // a process beside systemd
 	hookEnter = "particle-lab-enter" // a command on its way into a node
 )
 
@@ -28,6 +29,8 @@ func MaybeInit() {
 		err = runInit(os.Args[1:])
 	case hookBoot:
 		err = runBoot(os.Args[1:])
+	case hookServe:
+		err = runServe(os.Args[1:])
 	case hookEnter:
 		var code int
 		if code, err = runEnter(os.Args[1:]); err == nil {
@@ -47,7 +50,7 @@ func MaybeInit() {
 // without this, a program that forgot the call would start itself without end.
 func checkHook(op string) error {
 	switch os.Args[0] {
-	case hookInit, hookBoot, hookEnter:
+	case hookInit, hookBoot, hookServe, hookEnter:
 		return fault.New(op, "", "this process was started as a node's init but runs as a program", "call lab.MaybeInit first in main or TestMain")
 	}
 	return nil

@@ -1,10 +1,8 @@
 package lab
 
 import (
-	"bufio"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -88,37 +86,30 @@ func runBoot(args []string) error {
 	if len(args) != 2 {
 		return fault.New("boot", "", "wrong arguments", "use particle-lab up")
 	}
-	for _, fd := range []int{fdRelease, fdReady, fdControl} {
-		unix.CloseOnExec(fd)
-	}
 	spec, err := readBootSpec(args[0])
 	if err != nil {
 		return reportReady(err)
 	}
-	control := os.NewFile(fdControl, "control")
-	listener, err := net.FileListener(control)
-	control.Close()
-	if err != nil {
-		return reportReady(&fault.Error{Op: "open control socket", Err: err})
-	}
+	control := inherit()
 	logs := filepath.Join(filepath.Dir(args[0]), dirShare)
 	if spec.Isolated {
 		logs = shareInside
 	}
-	services := newServices(logs)
 	if err := makeNode(spec, filepath.Dir(args[0])); err != nil {
 		return reportReady(err)
 	}
-	if args[1] == wordTie {
-		go func() {
-			_, _ = io.Copy(io.Discard, bufio.NewReader(os.NewFile(fdRelease, "release")))
-			os.Exit(0) // the creator has ended, and with process 1 ends the node
-		}()
+	if spec.Systemd {
+		return becomeSystemd(args, control)
 	}
-	if err := reportReady(nil); err != nil {
-		return err
+	return newServices(logs).run(args[1], control, func() { os.Exit(0) }) // with process 1 ends the node
+}
+
+// inherit takes over what the creator handed down, and returns the control socket.
+func inherit() (control *os.File) {
+	for _, fd := range []int{fdRelease, fdReady, fdControl} {
+		unix.CloseOnExec(fd)
 	}
-	return services.serve(listener)
+	return os.NewFile(fdControl, "control")
 }
 
 // makeNode turns the new namespaces into the node the spec describes.

@@ -29,6 +29,7 @@ type Options struct {
 	Engine      string    // EngineDebian or EngineCurrent; "" is EngineDebian
 	DaemonJSON  []byte    // every host's /etc/docker/daemon.json; nil is {}
 	LiveRestore bool      // adds "live-restore": true to it
+	Systemd     bool      // process 1 of every host is systemd, which makes the engine's cgroups; of version 2 alone
 	Replace     bool      // take a running lab of that name down first
 	Tied        bool      // all of it ends when the calling process ends, for tests
 	Progress    io.Writer // gets a line per step; nil for none
@@ -56,6 +57,11 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	engine, err := FindEngine(ctx, o.Engine, o.Progress)
 	if err != nil {
 		return nil, err
+	}
+	if o.Systemd {
+		if err := installPackages(ctx, o.Progress, map[string]string{systemdProgram: "systemd"}); err != nil {
+			return nil, err
+		}
 	}
 	unlock, err := clearPlace(ctx, o)
 	if err != nil {
@@ -200,7 +206,7 @@ func (h *Host) firstBoot(ctx context.Context, o Options, engine Engine) error {
 		return err
 	}
 	return h.powerOn(ctx, bootSpec{
-		Hostname: h.name, Isolated: true, FirstBoot: true, Files: files, Binds: engine.binds(),
+		Hostname: h.name, Isolated: true, Systemd: o.Systemd, FirstBoot: true, Files: files, Binds: engine.binds(),
 		Cgroups: h.lab.cgroups(), Addresses: []string{h.Addr4().String(), h.Addr6().String()},
 	}, nil)
 }

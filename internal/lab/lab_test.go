@@ -14,10 +14,20 @@ import (
 
 // A host lives through what real hosts live through.
 func TestHostLife(t *testing.T) {
-	for _, engine := range []string{lab.EngineDebian, lab.EngineCurrent} {
-		t.Run(engine, func(t *testing.T) {
-			l := boot(t, lab.Options{Name: "t-life-" + engine, Engine: engine, LiveRestore: true})
+	for name, o := range map[string]lab.Options{
+		"debian": {}, "current": {Engine: lab.EngineCurrent}, "systemd": {Systemd: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o.Name, o.LiveRestore = "t-life-"+name, true
+			limits := machineLimits(t)
+			l := boot(t, o)
 			h := l.Hosts()[0]
+			if o.Systemd {
+				containersAreSystemds(t, h)
+				if now := machineLimits(t); now != limits {
+					t.Errorf("the machine's limits were %q and are %q", limits, now)
+				}
+			}
 			if err := lab.LoadImage(t.Context(), h); err != nil {
 				t.Fatal(err)
 			}
@@ -26,6 +36,30 @@ func TestHostLife(t *testing.T) {
 			diskSurvivesReboot(t, h)
 			replacementHasAnEmptyDisk(t, h)
 		})
+	}
+}
+
+// machineLimits are what systemd raises where it starts.
+func machineLimits(t *testing.T) string {
+	t.Helper()
+	var all []string
+	for _, name := range []string{"file-max", "nr_open"} {
+		value, err := os.ReadFile("/proc/sys/fs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, strings.TrimSpace(string(value)))
+	}
+	return strings.Join(all, " ")
+}
+
+func containersAreSystemds(t *testing.T, h *lab.Host) {
+	t.Helper()
+	if driver := on(t, h.Node, "docker", "info", "-f", "{{.CgroupDriver}} {{.CgroupVersion}}"); driver != "systemd 2" {
+		t.Errorf("cgroups of containers are made by %s", driver)
+	}
+	if out := on(t, h.Node, "systemctl", "list-units", "--no-legend", "--plain", "--type=service"); out != "" {
+		t.Errorf("services of the machine's run: %s", out)
 	}
 }
 

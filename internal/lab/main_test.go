@@ -13,22 +13,24 @@ import (
 )
 
 // upProcess makes the test binary bring the lab of that name up and wait: tests
-// kill it on the way and afterwards. With upTied the lab is tied to it.
+// kill it on the way and afterwards. With upTied the lab is tied to it, with upSystemd
+// its hosts run systemd.
 const (
 	upProcess = "PARTICLE_LAB_TEST_UP"
 	upTied    = "PARTICLE_LAB_TEST_TIED"
+	upSystemd = "PARTICLE_LAB_TEST_SYSTEMD"
 )
 
 func TestMain(m *testing.M) {
 	lab.MaybeInit()
 	if name := os.Getenv(upProcess); name != "" {
-		os.Exit(upAndWait(name, os.Getenv(upTied) != ""))
+		os.Exit(upAndWait(lab.Options{Name: name, Tied: os.Getenv(upTied) != "", Systemd: os.Getenv(upSystemd) != ""}))
 	}
 	os.Exit(m.Run())
 }
 
-func upAndWait(name string, tied bool) int {
-	if _, err := lab.Up(context.Background(), lab.Options{Name: name, Tied: tied}); err != nil {
+func upAndWait(o lab.Options) int {
+	if _, err := lab.Up(context.Background(), o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -32,11 +32,12 @@ func makeRoot(spec bootSpec, dir string) error {
 	}
 	for _, step := range []func() error{
 		func() error { return mountKernel(root) },
-		func() error { return mountCgroups(root, spec.Cgroups) },
+		func() error { return mountCgroups(root, spec.visible()) },
 		func() error { return mountOwn(spec, dir, root) },
 		func() error { return writeFiles(spec, root) },
+		func() error { return prepareSystemd(spec, root) },
 		func() error { return enterRoot(root) },
-		func() error { return joinLeaf(spec.Cgroups) },
+		func() error { return joinLeaf(spec) },
 		// Containers and managed plugins expect propagation as systemd sets it up.
 		func() error { return mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "") },
 	} {
@@ -227,9 +228,12 @@ func enterRoot(root string) error {
 	return unix.Chdir("/")
 }
 
-// joinLeaf moves the init out of the host's root cgroups.
-func joinLeaf(hs []hierarchy) error {
-	for _, h := range hs {
+// joinLeaf moves the init out of the host's root cgroups. Systemd does so itself.
+func joinLeaf(spec bootSpec) error {
+	if spec.Systemd {
+		return nil
+	}
+	for _, h := range spec.Cgroups {
 		file := filepath.Join(h.Mount, cgroupLeaf, "cgroup.procs")
 		if err := os.WriteFile(file, []byte("1"), 0o644); err != nil {
 			return &fault.Error{Op: "join cgroup", On: file, Err: err}

@@ -1,13 +1,16 @@
 package lab
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -60,12 +63,33 @@ func statusText(w syscall.WaitStatus) string {
 // process of the pid namespace that has lost its parent.
 type services struct {
 	logs   string     // directory of the NAME.log files
+	prefix []string   // a program that starts another, before each command line
 	mu     sync.Mutex // guards byName, and orders fork before the reaping of the child
 	byName map[string]*service
 }
 
 func newServices(logs string) *services {
 	return &services{logs: logs, byName: map[string]*service{}}
+}
+
+// run reports that the node is ready and serves it. end is called when the creator has
+// ended, if the node is tied to it.
+func (s *services) run(word string, control *os.File, end func()) error {
+	listener, err := net.FileListener(control)
+	control.Close()
+	if err != nil {
+		return reportReady(&fault.Error{Op: "open control socket", Err: err})
+	}
+	if word == wordTie {
+		go func() {
+			_, _ = io.Copy(io.Discard, bufio.NewReader(os.NewFile(fdRelease, "release")))
+			end()
+		}()
+	}
+	if err := reportReady(nil); err != nil {
+		return err
+	}
+	return s.serve(listener)
 }
 
 // serve answers requests until the process ends.
@@ -159,7 +183,8 @@ func (s *services) start(req controlRequest) (controlReply, error) {
 		return controlReply{}, err
 	}
 	defer null.Close()
-	pid, err := syscall.ForkExec(req.Argv[0], req.Argv, &syscall.ProcAttr{
+	argv := append(slices.Clone(s.prefix), req.Argv...)
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   req.Env,
 		Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
