@@ -64,8 +64,6 @@ func TestBind(t *testing.T) {
 		reuse := [3]int{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}
 		a.bound(udp, "0.0.0.0:90", reuse)
 		a.bound(udp, "0.0.0.0:90", reuse)
-		a.bound(udp, "224.0.0.251:5353")
-		a.bound(udp, "255.255.255.255:67")
 		s := a.bound(tcp, "0.0.0.0:0")
 		if p := port(t, s.name()); p == "0" || s.name() != "0.0.0.0:"+p {
 			t.Errorf("port 0: %s", s.name())

@@ -45,6 +45,10 @@
 //     address itself first. Programs read back the addresses they expect. In a
 //     network without IPv4 (IPv6) the loopback address stands for the wildcard of
 //     that family.
+//   - A multicast group, and the broadcast address, become an address of the own
+//     loopback at bind, to which nobody sends; getsockname tells the wildcard.
+//     What is sent to a group is dropped where it leaves, and where a socket that
+//     was never bound would hear it.
 //   - Whatever leaves or comes in under another address is dropped: ports that
 //     the kernel chose for all addresses (cgroup_skb/ingress), forged sources.
 //     Sockets for ping choose sources without asking a hook; what the hooks chose
@@ -83,7 +87,8 @@
 //   - 127.0.0.0/8 beyond 127.0.0.0/24 does not exist.
 //   - Families with rules of their own (AF_PACKET, AF_SMC, AF_RDS, AF_TIPC,
 //     AF_RXRPC) ask no hook: capabilities and seccomp must keep them off.
-//   - Multicast groups and broadcasts are shared, as on any link.
+//   - A container does not hear its own multicast and broadcasts either: to the
+//     kernel a socket that was bound hears what is for the one address alone.
 //
 // Methods of Guard are safe for concurrent use, also by several processes.
 package addrguard

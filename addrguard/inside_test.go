@@ -9,6 +9,7 @@ import (
 	"net/rpc"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -125,6 +126,7 @@ var calls = map[string]func(Call, *Answer) error{
 		return unix.SetsockoptTimeval(c.FD, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
 	},
 	"device": func(c Call, _ *Answer) error { return unix.BindToDevice(c.FD, c.Text) },
+	"join":   joinGroup,
 	"send":   send,
 	"receive": func(c Call, a *Answer) error {
 		if err := readable(c); err != nil {
@@ -232,7 +234,15 @@ func sockaddr(s string) (unix.Sockaddr, error) {
 	if ap.Addr().Is4() {
 		return &unix.SockaddrInet4{Addr: ap.Addr().As4(), Port: int(ap.Port())}, nil
 	}
-	return &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())}, nil
+	to := &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())}
+	if zone := ap.Addr().Zone(); zone != "" {
+		index, err := strconv.ParseUint(zone, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		to.ZoneId = uint32(index)
+	}
+	return to, nil
 }
 
 func show(sa unix.Sockaddr) string {

@@ -1,19 +1,34 @@
-/* bind: the wildcard becomes the own address, a neighbour's does not exist. */
+/* bind: the wildcard becomes the own address, a neighbour's does not exist. A group's
+ * becomes one where nothing arrives: a program that insists on it goes on, and keeps
+ * it from no other. */
 #ifndef BIND_H
 #define BIND_H
 
 #include "owner.h"
 
-/* The address to bind in place of want; false if there is none. */
-static __always_inline bool bindable4(const struct face *f, __be32 want, __be32 *to)
+/* What is put in place of an address to bind, and what the program is told of it. */
+struct place {
+	struct in6 to; /* the last word, where it is IPv4 */
+	__u32 bound;
+};
+
+/* Puts another address in place of one that cannot be bound as it is; false if there
+ * is none. */
+static __always_inline bool bindable4(struct bpf_sock_addr *ctx, const struct face *f, struct place *p, __u32 wildcard)
 {
-	*to = want;
-	if (!want)
-		*to = f->ip4;
-	else if (named_loop4(want))
-		*to = f->lo4 | (want & ~NET24);
-	else
-		return want == f->ip4 || own_loop4(f, want) || is_group4(want);
+	__be32 want = p->to.word[3];
+
+	if (!want) {
+		p->bound = wildcard;
+		p->to.word[3] = f->ip4;
+	} else if (named_loop4(want)) {
+		p->to.word[3] = f->lo4 | (want & ~NET24);
+	} else if (want != f->ip4 && !own_loop4(f, want)) {
+		if (!is_group4(want) || ctx->type != SOCK_DGRAM)
+			return false;
+		p->bound = wildcard | GROUP;
+		p->to.word[3] = stand_in4(f, want);
+	}
 	return true;
 }
 
@@ -31,15 +46,17 @@ static __always_inline bool note(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 
 static __always_inline int own_bind4(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	__be32 want, to;
+	struct place p = {};
+	__be32 want;
 
 	want = ctx->user_ip4;
-	if (!bindable4(s->face, want, &to))
+	p.to.word[3] = want;
+	if (!bindable4(ctx, s->face, &p, WILDCARD))
 		return deny(s, BIND_DENIED, EADDRNOTAVAIL);
-	if (!note(ctx, sk, s, want ? 0 : WILDCARD))
+	if (!note(ctx, sk, s, p.bound))
 		return 0;
-	if (to != want) {
-		ctx->user_ip4 = to;
+	if (p.to.word[3] != want) {
+		ctx->user_ip4 = p.to.word[3];
 		count_subject(s, BIND_REWRITTEN);
 	}
 	return 1;
@@ -48,40 +65,39 @@ static __always_inline int own_bind4(struct bpf_sock_addr *ctx, struct bpf_sock 
 SEC("cgroup/bind4")
 int bind4(struct bpf_sock_addr *ctx) { return answer(ctx, own_bind4); }
 
-/* bindable4 for IPv6; bound tells what kind of wildcard want was. */
-static __always_inline bool bindable6(const struct face *f, struct in6 *a, bool v6only, __u32 *bound)
+static __always_inline bool bindable6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct face *f, struct place *p)
 {
-	*bound = 0;
+	struct in6 *a = &p->to;
+
 	if (any6(a)) {
-		*bound = WILDCARD;
-		*a = v6only ? f->ip6 : map4(f->ip4);
-		return true;
-	}
-	if (mapped6(a)) {
-		if (!a->word[3])
-			*bound = WILDCARD_MAPPED;
-		return bindable4(f, a->word[3], &a->word[3]);
-	}
-	if (one6(a)) {
+		p->bound = WILDCARD;
+		*a = is_v6only(ctx, sk) ? f->ip6 : map4(f->ip4);
+	} else if (mapped6(a)) {
+		return bindable4(ctx, f, p, WILDCARD_MAPPED);
+	} else if (one6(a)) {
 		*a = f->lo6;
-		return true;
+	} else if (!same6(a, &f->ip6) && !same6(a, &f->lo6)) {
+		if (!is_group6(a) || ctx->type != SOCK_DGRAM)
+			return false;
+		p->bound = WILDCARD | GROUP;
+		*a = stand_in6(f, a);
 	}
-	return same6(a, &f->ip6) || same6(a, &f->lo6) || is_group6(a);
+	return true;
 }
 
 static __always_inline int own_bind6(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	struct in6 want, to;
-	__u32 bound;
+	struct place p = {};
+	struct in6 want;
 
 	want = user6(ctx);
-	to = want;
-	if (!bindable6(s->face, &to, any6(&want) && is_v6only(ctx, sk), &bound))
+	p.to = want;
+	if (!bindable6(ctx, sk, s->face, &p))
 		return deny(s, BIND_DENIED, EADDRNOTAVAIL);
-	if (!note(ctx, sk, s, bound))
+	if (!note(ctx, sk, s, p.bound))
 		return 0;
-	if (!same6(&to, &want)) {
-		set_user6(ctx, &to);
+	if (!same6(&p.to, &want)) {
+		set_user6(ctx, &p.to);
 		count_subject(s, BIND_REWRITTEN);
 	}
 	return 1;

@@ -54,7 +54,7 @@ static __always_inline bool passes4(struct __sk_buff *skb, const struct sender *
 		return false;
 	if (own_source4(f, &ip) || named_echo4(&ip))
 		return true;
-	if (ip.protocol != IPPROTO_ICMP || is_loop4(ip.daddr) || resource4(skb, ip.saddr, f->ip4))
+	if (ip.protocol != IPPROTO_ICMP || !is_one4(ip.daddr) || resource4(skb, ip.saddr, f->ip4))
 		return false;
 	count_for(s->cgroup, PING_REWRITTEN);
 	return true;
@@ -75,7 +75,7 @@ static __always_inline bool passes6(struct __sk_buff *skb, const struct sender *
 	checksum = icmp6_checksum(skb, ip.next, &icmp);
 	if (named_echo6(&ip.saddr, &ip.daddr, icmp))
 		return true;
-	if (!icmp || is_loop6(&ip.daddr) || resource6(skb, checksum, &ip.saddr, &own))
+	if (!icmp || !is_one6(&ip.daddr) || resource6(skb, checksum, &ip.saddr, &own))
 		return false;
 	count_for(s->cgroup, PING_REWRITTEN);
 	return true;
@@ -87,7 +87,7 @@ static __always_inline bool is_plain(struct __sk_buff *skb, const struct face *f
 	struct ipv4 *ip = (void *)(long)skb->data + ETH_HLEN;
 
 	return skb->protocol == bpf_htons(ETH_P_IP) && (void *)(ip + 1) <= (void *)(long)skb->data_end && ip->saddr == f->ip4 &&
-	       !is_loop4(ip->daddr);
+	       is_plain4(ip->daddr);
 }
 
 static __noinline bool examine(struct __sk_buff *skb, const struct sender *s)

@@ -50,7 +50,8 @@ struct network {
 	__u32 pad[3];
 };
 
-enum { WILDCARD = 1, WILDCARD_MAPPED = 2, WILDCARDS = 3 };
+/* What a socket was bound to by the program's will. */
+enum { WILDCARD = 1, WILDCARD_MAPPED = 2, WILDCARDS = 3, GROUP = 4 };
 
 /* What is kept with a socket. Those for datagrams have it from their making on,
  * which spares each datagram the search for its container. Those for connections
@@ -61,7 +62,7 @@ struct owner {
 	__u64 cgroup; /* key of its container */
 	__u64 netns;
 	struct face face;
-	__u32 bound; /* by the program's will to a wildcard */
+	__u32 bound; /* GROUP, with the wildcard that stands for it, is kept here alone */
 	__u32 pad;
 };
 
@@ -233,7 +234,7 @@ static __always_inline bool is_loop4(__be32 a)
 	return (a & bpf_htonl(0xff000000)) == LOOP24;
 }
 
-/* An address that many may share. */
+/* An address of many: a multicast group, or everybody. */
 static __always_inline bool is_group4(__be32 a)
 {
 	return (a & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || a == 0xffffffff;
@@ -253,6 +254,17 @@ static __always_inline bool named_loop4(__be32 a)
 static __always_inline __be32 first_loop4(const struct face *f)
 {
 	return f->lo4 | bpf_htonl(1);
+}
+
+/* What a container has in place of a group's address, since the namespace has only
+ * one of each: one of the upper half of its loopback, at which groups that use one
+ * port hardly meet. */
+static __always_inline __be32 stand_in4(const struct face *f, __be32 group)
+{
+	__u32 n = bpf_ntohl(group);
+
+	n ^= n >> 8;
+	return f->lo4 | bpf_htonl(128 | (n & 127));
 }
 
 static __always_inline bool same6(const struct in6 *a, const struct in6 *b)
@@ -278,6 +290,18 @@ static __always_inline bool mapped6(const struct in6 *a)
 static __always_inline bool is_group6(const struct in6 *a)
 {
 	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+/* stand_in4 for IPv6. The slot of a loopback address takes the lower half of its
+ * last word, so that the rest is the container's, too. */
+static __always_inline struct in6 stand_in6(const struct face *f, const struct in6 *group)
+{
+	__u32 n = bpf_ntohl(group->word[0] ^ group->word[1] ^ group->word[2] ^ group->word[3]);
+	struct in6 a = f->lo6;
+
+	n ^= n >> 16;
+	a.word[3] |= bpf_htonl((n << 16) | 0x80000000);
+	return a;
 }
 
 /* The private loopback of any container. */

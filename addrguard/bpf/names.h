@@ -147,7 +147,7 @@ int getsockname6(struct bpf_sock_addr *ctx)
 	remote = remote6(sk);
 	bound = sk->dst_port ? 0 : bound_to(ctx, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), &a);
 	if (bound)
-		a = bound == WILDCARD ? (struct in6){} : map4(0);
+		a = bound & WILDCARD ? (struct in6){} : map4(0);
 	else if (loops6(&a, &remote) && subject_of(ctx, sk, &s) == OWNED)
 		a = shown6(s.face, &a, &remote);
 	else

@@ -20,6 +20,9 @@ static __always_inline void loop_datagram4(struct bpf_sock_addr *ctx, struct bpf
 		path->to = f->ip4;
 }
 
+/* Whether a socket has an address that stands for a group's, which is not for sending. */
+static __always_inline bool stands_in(const struct subject *s) { return s->kept && s->kept->bound & GROUP; }
+
 /* Whether a datagram goes where its socket is connected to: the hook is given no
  * address then, and the kernel has refused port 0 of any other. */
 static __always_inline bool is_connected(struct bpf_sock_addr *ctx) { return !ctx->user_port; }
@@ -38,6 +41,10 @@ static __always_inline int datagram4(struct bpf_sock_addr *ctx, struct bpf_sock 
 	if (have && have != f->ip4 && !own_loop4(f, have))
 		return -EADDRNOTAVAIL;
 	path->from = have ? have : f->ip4;
+	if (own_loop4(f, path->from) && stands_in(s)) {
+		path->from = f->ip4;
+		fixed = false;
+	}
 	if (to && !is_loop4(to)) {
 		if (own_loop4(f, path->from) && to != f->ip4)
 			return f->flags & HAS_IPV4 ? -EINVAL : -ENETUNREACH;
@@ -104,8 +111,12 @@ static __always_inline int datagram6(struct bpf_sock_addr *ctx, struct bpf_sock 
 	if (mapped6(&have) && wildcard)
 		have = (struct in6){}; /* a server of both families */
 	fixed = !any6(&have) && !(wildcard && same6(&have, &f->ip6));
-	if (!any6(&have) && !same6(&have, &f->ip6) && !same6(&have, &f->lo6))
-		return -EADDRNOTAVAIL;
+	if (!any6(&have) && !same6(&have, &f->ip6) && !same6(&have, &f->lo6)) {
+		if (!stands_in(s))
+			return -EADDRNOTAVAIL;
+		fixed = false;
+		have = (struct in6){};
+	}
 	path->from = any6(&have) ? f->ip6 : have;
 	if (is_loop6(&path->to) && !same6(&path->to, &f->lo6))
 		return -ENETUNREACH;

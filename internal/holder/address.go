@@ -104,7 +104,9 @@ func (i Identity) loopback(six bool) netip.Addr {
 func six(ip netip.Addr) bool { return ip.Is6() && !ip.Is4In6() }
 
 // bindable is the IP that a wish to bind becomes; only6 says that the socket is for
-// IPv6 alone. The error is EADDRNOTAVAIL for what is another's.
+// IPv6 alone. A group's becomes the own address: the namespace has only one of each, and
+// what neighbours send to it would be heard there. The error is EADDRNOTAVAIL for what
+// is another's.
 func (i Identity) bindable(ip netip.Addr, only6 bool) (netip.Addr, syscall.Errno) {
 	switch four := ip.Unmap(); {
 	case ip == netip.IPv6Unspecified() && only6:
@@ -117,15 +119,19 @@ func (i Identity) bindable(ip netip.Addr, only6 bool) (netip.Addr, syscall.Errno
 		return i.Loopback6, 0
 	case i.private(ip):
 		return ip, 0
+	case six(ip) && ip.IsMulticast():
+		return i.own6(), 0
 	case six(ip):
-		if ip == i.IPv6 || ip.IsMulticast() {
+		if ip == i.IPv6 {
 			return ip, 0
 		}
 	case four == netip.IPv4Unspecified():
 		return like(ip, i.own4()), 0
 	case ours(four) && !resolver(four):
 		return like(ip, i.loopback4(four.As4()[3])), 0
-	case four == i.IPv4, four.IsMulticast(), four == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case four.IsMulticast(), four == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return like(ip, i.own4()), 0
+	case four == i.IPv4:
 		return ip, 0
 	}
 	return netip.Addr{}, syscall.EADDRNOTAVAIL

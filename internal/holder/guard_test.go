@@ -39,6 +39,9 @@ func TestBind(t *testing.T) {
 		"bind z 10.77.0.2:80 => EADDRINUSE", "bind z 10.77.0.2:90", "bind z 10.77.0.2:91 => EINVAL",
 		"socket y udp6", "bind y [::ffff:10.77.0.1]:90 => EADDRNOTAVAIL", "bind y [fd00:77::1]:90 => EADDRNOTAVAIL", "bind y [fdb9:1f1f:eea::1]:90 => EADDRNOTAVAIL",
 		"bind y [fd00:77::2]:90",
+		"socket m udp4", "bind m 224.0.0.251:5353", "name m => 10.77.0.2:5353", "socket n udp4", "bind n 255.255.255.255:67", "name n => 10.77.0.2:67",
+		"socket o udp6", "only6 o", "bind o [ff15::fb]:5353", "name o => [fd00:77::2]:5353",
+		"socket p udp6", "bind p [::ffff:224.0.0.251]:1900", "name p => [::ffff:10.77.0.2]:1900",
 		"socket x netlink", "bind x @what => EINVAL")
 	if denials, err := holder.Count(b.dir); err != nil || denials[id(2)].Binds != 7 || len(denials) != 2 {
 		t.Errorf("counted %+v, %v", denials, err)

@@ -29,6 +29,7 @@ const (
 	portUDPDual    = 7013
 	portUDPOwn     = 7014 // own address, SO_REUSEPORT
 	portUDPShared  = 7015 // 0.0.0.0, SO_REUSEADDR
+	portUDPGroup   = 7016 // a group of each family
 	portTCPLo      = 7021 // 127.0.0.1, SO_REUSEPORT
 	portUDPLo      = 7022 // 127.0.0.1, SO_REUSEPORT
 	portTCPLo6     = 7023 // ::1

@@ -100,11 +100,15 @@ func spoofCases() []Case {
 
 // pretend sends the token to a service of the victim from a chosen source.
 func (a *attacker) pretend(t transport, s source, connected bool) verdict {
+	return a.pretendTo(t, s, t.at(a.Victim, t.anyPort()), connected)
+}
+
+// pretendTo is pretend to an address where the victim listens.
+func (a *attacker) pretendTo(t transport, s source, to []byte, connected bool) verdict {
 	fd, err := a.socket(t)
 	if err == nil && s.prepare != nil {
 		err = s.prepare(a, t, fd)
 	}
-	to := t.at(a.Victim, t.anyPort())
 	m := sock.Message{Data: []byte(a.token() + "\n"), To: to}
 	if s.control != nil {
 		m.Control = s.control(a, t)

@@ -138,16 +138,7 @@ func squatCases() []Case {
 	var cases []Case
 	port := uint16(portFree + 34)
 	squat := func(name string, t transport, at Ends, port uint16) {
-		cases = append(cases, Case{"squat/" + name, func(a *attacker) verdict {
-			fd, err := a.socket(t)
-			if err == nil {
-				_, err = bindTo(t.at(at, port), port)(a, t, fd)
-			}
-			if err != nil {
-				return failed(err)
-			}
-			return a.victimBinds(t.name, netip.AddrPortFrom(t.pick(at), port).String())
-		}})
+		cases = append(cases, Case{"squat/" + name, func(a *attacker) verdict { return a.squat(t, at, port) }})
 	}
 	for i, t := range []transport{tcp4, udp4, tcp6, udp6} {
 		squat(t.name+"-any", t, wildcard(), port+uint16(i))
@@ -197,6 +188,18 @@ func squatCases() []Case {
 			}
 			return a.victimBinds("unix", "particle-squat")
 		}})
+}
+
+// squat takes an address by its name.
+func (a *attacker) squat(t transport, at Ends, port uint16) verdict {
+	fd, err := a.socket(t)
+	if err == nil {
+		_, err = bindTo(t.at(at, port), port)(a, t, fd)
+	}
+	if err != nil {
+		return failed(err)
+	}
+	return a.victimBinds(t.name, netip.AddrPortFrom(t.pick(at), port).String())
 }
 
 // victimBinds is a success if the victim cannot have an address.

@@ -43,6 +43,9 @@ func Victim(ctx context.Context, out io.Writer, own, own6 netip.Addr) error {
 	if err := v.openUnbound(); err != nil {
 		return err
 	}
+	if err := v.openGroups(); err != nil {
+		return err
+	}
 	if err := v.openPing(); err != nil {
 		return err
 	}
@@ -88,7 +91,7 @@ func (v *victim) respond(ctx context.Context, q Question) Answer {
 	case "call":
 		var last error
 		for range max(1, q.Count) {
-			last = call(ctx, q.Network, q.Address)
+			last = v.call(ctx, q.Network, q.Address)
 		}
 		if last != nil {
 			return Answer{Errno: last.Error()}
@@ -98,9 +101,13 @@ func (v *victim) respond(ctx context.Context, q Question) Answer {
 	return Answer{Errno: "no such question"}
 }
 
-// call touches an address.
-func call(ctx context.Context, network, address string) error {
+// call touches an address. To a group IPv6 has no source of its own where no link has an
+// address, so that takes the victim's.
+func (v *victim) call(ctx context.Context, network, address string) error {
 	d := net.Dialer{Timeout: patience}
+	if to, err := netip.ParseAddrPort(address); err == nil && to.Addr().Is6() && to.Addr().IsMulticast() {
+		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(v.own6, 0))
+	}
 	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return err

@@ -43,6 +43,10 @@ func groupCases() []testCase {
 			t.udp4().send("all", t.in("239.1.2.3", t.port))
 			s.receive()
 		}},
+		{"group/bound", func(t *trial) { t.udp4().bind(t.in("239.1.2.3", t.port)).named().connect(t.in("PEER", 7)) }},
+		{"group/bound6", func(t *trial) { t.udp6().bind(t.in("ff15::1", t.port)).named().connect(t.in("PEER6", 7)) }},
+		{"group/bound-sends", func(t *trial) { t.udp4().bind(t.in("239.1.2.3", t.port)).send("hello", t.in("PEER", 7)) }},
+		{"group/bound-tcp", func(t *trial) { t.tcp4().bind(t.in("239.1.2.3", t.port)) }},
 		{"group/join6", func(t *trial) {
 			s := t.udp6()
 			s.do("join", func() error {
