@@ -37,6 +37,9 @@ func optionCases() []testCase {
 		out = append(out, testCase{"option/device-" + link, func(t *trial) { t.udp4().device(link).bind(t.in("0.0.0.0", t.port)).named() }})
 	}
 	return append(append(out, packetInfoCases()...), []testCase{
+		{"option/recverr-loopback", func(t *trial) { t.refusal("127.0.0.1", unix.SOL_IP, unix.IP_RECVERR) }},
+		{"option/recverr-loopback6", func(t *trial) { t.refusal("::1", unix.SOL_IPV6, unix.IPV6_RECVERR) }},
+		{"option/recverr-self", func(t *trial) { t.refusal("SELF", unix.SOL_IP, unix.IP_RECVERR) }},
 		{"option/local-port-range", func(t *trial) {
 			low, high := uint16(50000), uint16(50099) // it can only narrow the namespace's range
 			s := t.udp4().set(unix.SOL_IP, unix.IP_LOCAL_PORT_RANGE, int(uint32(high)<<16|uint32(low)))
@@ -54,6 +57,22 @@ func optionCases() []testCase {
 			}
 		}},
 	}...)
+}
+
+// refusal sends to a port where nobody is, and reads from the error queue where that was.
+func (t *trial) refusal(host string, level, option int) {
+	s := t.open(familyOf(host), unix.SOCK_DGRAM, 0).set(level, option, 1).send("to nobody", t.in(host, t.port))
+	s.do("poll", func() error {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd)}}, int(patience.Milliseconds())) // an error is always reported
+		return err
+	})
+	s.do("error queue", func() error {
+		_, _, _, to, err := unix.Recvmsg(s.fd, make([]byte, 64), make([]byte, 256), unix.MSG_ERRQUEUE)
+		if err == nil {
+			t.saw("refused at %s", t.show(to))
+		}
+		return err
+	})
 }
 
 // packetInfoCases choose a datagram's source by a control message, and see the
