@@ -7,13 +7,24 @@ import (
 	"github.com/particle-net/particle/seccomp/rawjson"
 )
 
-// IsNetCapability tells the two capabilities that nobody may hold in a shared
-// namespace: NET_ADMIN changes its links, routes and rules, and NET_RAW opens
-// packet sockets, which see and forge the traffic of every neighbour. Names are
-// taken with and without "CAP_", in any case, as Docker takes them.
-func IsNetCapability(name string) bool {
+// IsUnshareable tells the capabilities that nobody may hold in a shared namespace:
+//
+//   - NET_ADMIN changes its links, routes and rules;
+//   - NET_RAW opens packet sockets, which see and forge the traffic of every
+//     neighbour;
+//   - SYS_ADMIN mounts proc, whose settings are the namespace's, and cgroup2, by
+//     which a process leaves the cgroup that the address guard knows it by.
+//
+// Others reach further than any network namespace (SYS_MODULE, SYS_RAWIO, PERFMON,
+// SYS_PTRACE beside the host's processes, DAC_READ_SEARCH): one of the container's
+// own would bar nothing, and they are no more here than on Docker's bridge. BPF
+// alone opens neither maps nor programs by their numbers (that is SYS_ADMIN's), and
+// attaches none to a cgroup or a link (NET_ADMIN's).
+//
+// Names are taken with and without "CAP_", in any case, as Docker takes them.
+func IsUnshareable(name string) bool {
 	name = strings.TrimPrefix(strings.ToUpper(name), "CAP_")
-	return name == "NET_ADMIN" || name == "NET_RAW"
+	return name == "NET_ADMIN" || name == "NET_RAW" || name == "SYS_ADMIN"
 }
 
 // Confine takes those capabilities away from a process that joins a running
@@ -41,7 +52,7 @@ func (e edit) confine(process rawjson.Span) error {
 		return rawjson.Members(e.doc, value, func(_ string, set rawjson.Span) error {
 			return e.Drop(set, func(_ string, value rawjson.Span) (bool, error) {
 				name, err := rawjson.Text(e.doc, value)
-				return IsNetCapability(name), err
+				return IsUnshareable(name), err
 			})
 		})
 	})

@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/particle-net/particle/internal/fault"
@@ -19,10 +20,32 @@ type Facts struct {
 	UserNamespace bool
 }
 
-// Mount is a file or directory of the host in the container.
+// Mount is a file system, or a file or directory of the host, in the container.
 type Mount struct {
 	Destination string // in the container, cleaned
+	Type        string // of the file system; "bind" for what is the host's
 	Source      string // on the host
+	Options     []string
+}
+
+// Bind tells what is the host's from what is mounted afresh.
+func (m Mount) Bind() bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// Writable tells whether the container can write to what is mounted, and to what is
+// mounted below it. "ro" is for the first alone, whatever comes along with it.
+func (m Mount) Writable() (top, below bool) {
+	top, below = true, true
+	for _, option := range m.Options {
+		switch option {
+		case "ro", "rw":
+			top = option == "rw"
+		case "rro", "rrw":
+			top, below = option == "rrw", option == "rrw"
+		}
+	}
+	return top, below && (slices.Contains(m.Options, "rbind") || !slices.Contains(m.Options, "bind"))
 }
 
 // Source returns the host's path behind a path in the container; the later
@@ -74,6 +97,10 @@ func (f *Facts) addMount(spec []byte, mount rawjson.Span) error {
 			m.Destination = filepath.Clean(m.Destination)
 		case strings.EqualFold(key, "source"):
 			m.Source, err = rawjson.Text(spec, value)
+		case strings.EqualFold(key, "type"):
+			m.Type, err = rawjson.Text(spec, value)
+		case strings.EqualFold(key, "options"):
+			m.Options, err = rawjson.Texts(spec, value)
 		}
 		return err
 	})

@@ -1,6 +1,7 @@
 package seccomp
 
 import (
+	"bytes"
 	"errors"
 	"maps"
 	"path/filepath"
@@ -33,7 +34,10 @@ type Sharing struct {
 // Share moves a container into a shared network namespace and takes away what
 // would let it harm the others there:
 //
-//   - CAP_NET_ADMIN and CAP_NET_RAW, from all capability sets;
+//   - the capabilities of IsUnshareable, from all sets;
+//   - writing to the namespace's settings in the container's /proc, which Docker
+//     leaves open with systempaths=unconfined. To root of the host they are open
+//     without any capability;
 //   - the net.* sysctls, Docker's own defaults included: they would be written
 //     into the shared namespace at each container's start;
 //   - Docker's set-key hook: it would start an embedded resolver whose NAT rules
@@ -93,19 +97,46 @@ func share(spec []byte, s Sharing) ([]byte, error) {
 }
 
 func (e edit) linux(linux rawjson.Span, path string) error {
-	found := false
+	missing := map[string][]byte{
+		"namespaces": append(append([]byte(`"namespaces":[`), networkEntry(path)...), ']'),
+		"sealed":     append(append([]byte(`"readonlyPaths":[`), rawjson.Quote(nil, netSettings)...), ']'),
+	}
 	err := rawjson.Members(e.doc, linux, func(key string, value rawjson.Span) error {
 		switch {
 		case strings.EqualFold(key, "namespaces"):
-			found = true
+			delete(missing, "namespaces")
 			return e.namespaces(value, path)
+		case strings.EqualFold(key, "readonlyPaths"):
+			delete(missing, "sealed")
+			return e.seal(value)
 		case strings.EqualFold(key, "sysctl"):
 			return e.Drop(value, func(key string, _ rawjson.Span) (bool, error) { return IsNetSysctl(key), nil })
 		}
 		return nil
 	})
-	if err == nil && !found {
-		e.Insert(linux, append(append([]byte(`"namespaces":[`), networkEntry(path)...), ']'))
+	var members [][]byte
+	for _, key := range slices.Sorted(maps.Keys(missing)) {
+		members = append(members, missing[key])
+	}
+	if err == nil && len(members) > 0 {
+		e.Insert(linux, bytes.Join(members, []byte{','}))
+	}
+	return err
+}
+
+// netSettings are the parameters of the network namespace of whoever looks.
+const netSettings = "/proc/sys/net"
+
+// seal makes netSettings read-only, unless what it is part of is so already. The
+// mount that does it also keeps user namespaces from mounting proc without it.
+func (e edit) seal(paths rawjson.Span) error {
+	if paths.Kind(e.doc) != '[' { // null
+		e.Replace(paths, append(append([]byte{'['}, rawjson.Quote(nil, netSettings)...), ']'))
+		return nil
+	}
+	have, err := rawjson.Texts(e.doc, paths)
+	if err == nil && !slices.Contains(have, "/proc/sys") && !slices.Contains(have, netSettings) {
+		e.Insert(paths, rawjson.Quote(nil, netSettings))
 	}
 	return err
 }

@@ -19,12 +19,12 @@ const namespace = "/run/particle/netns/4f2a"
 // knows, integers beyond 2^53 and the space of a careless writer.
 const full = `{"ociVersion":"1.0.2", "future": {"limit" : 18446744073709551615,"f":1.50e+3},
 "process":{"terminal":false,"capabilities":{"bounding":["CAP_CHOWN", "CAP_NET_RAW","CAP_KILL"],"effective":["CAP_NET_ADMIN"],
- "inheritable":null,"permitted":["CAP_NET_RAW","CAP_NET_ADMIN"],"ambient":[ "CAP_NET_RAW" ]},"args":["CAP_NET_RAW"]},
+ "inheritable":null,"permitted":["CAP_NET_RAW","CAP_SYS_ADMIN","CAP_NET_ADMIN"],"ambient":[ "CAP_NET_RAW" ]},"args":["CAP_NET_RAW"]},
 "mounts":[{"destination":"/proc","type":"proc","source":"proc"},{"destination":"/etc/resolv.conf","source":"/c/ab/resolv.conf","options":["rbind"]}],
 "hooks":{"prestart":[{"path":"/proc/7/exe","args":["libnetwork-setkey","-exec-root=/x","ab"]},{"path":"/usr/bin/nvidia","args":["nvidia","libnetwork-setkey"]}],"poststop":[{"path":"/x","args":["libnetwork-setkey"]}]},
 "annotations":{"a":"<1>","net.particle.directory":"/forged"},
 "linux":{"sysctl":{"net.ipv4.ip_unprivileged_port_start":"0","kernel.shm_rmid_forced":"1","net/ipv4/ping_group_range":"0 1"},
-"resources":{"memory":{"limit":9007199254740993}},"namespaces":[{"type":"mount"},{"type":"network"}, {"type":"pid"}],"x":"\u00e9"}}
+"resources":{"memory":{"limit":9007199254740993}},"namespaces":[{"type":"mount"},{"type":"network"}, {"type":"pid"}],"readonlyPaths":["/proc/bus"],"x":"\u00e9"}}
 `
 
 const fullShared = `{"ociVersion":"1.0.2", "future": {"limit" : 18446744073709551615,"f":1.50e+3},
@@ -34,8 +34,11 @@ const fullShared = `{"ociVersion":"1.0.2", "future": {"limit" : 1844674407370955
 "hooks":{"prestart":[{"path":"/usr/bin/nvidia","args":["nvidia","libnetwork-setkey"]}],"poststop":[{"path":"/x","args":["libnetwork-setkey"]}]},
 "annotations":{"a":"<1>","net.particle.directory":"/c/ab"},
 "linux":{"sysctl":{"kernel.shm_rmid_forced":"1"},
-"resources":{"memory":{"limit":9007199254740993}},"namespaces":[{"type":"mount"},{"type":"network","path":"/run/particle/netns/4f2a"}, {"type":"pid"}],"x":"\u00e9"}}
+"resources":{"memory":{"limit":9007199254740993}},"namespaces":[{"type":"mount"},{"type":"network","path":"/run/particle/netns/4f2a"}, {"type":"pid"}],"readonlyPaths":["/proc/bus","/proc/sys/net"],"x":"\u00e9"}}
 `
+
+// sealed is what an edit adds to a specification that names no such paths.
+const sealed = `,"readonlyPaths":["/proc/sys/net"]`
 
 func TestShare(t *testing.T) {
 	note := map[string]string{"net.particle.directory": "/c/ab"}
@@ -46,28 +49,34 @@ func TestShare(t *testing.T) {
 	}{
 		{"everything", full, seccomp.Sharing{ResolvConf: "/run/particle/resolv/ab", Annotations: note}, fullShared},
 		{"path there", `{"linux":{"namespaces":[{"path":"/proc/7/ns/net","type":"network"}]}}`, seccomp.Sharing{},
-			`{"linux":{"namespaces":[{"path":"` + namespace + `","type":"network"}]}}`},
+			`{"linux":{"namespaces":[{"path":"` + namespace + `","type":"network"}]` + sealed + `}}`},
 		{"path null", `{"linux":{"namespaces":[{"type":"network","path":null}]}}`, seccomp.Sharing{},
-			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]}}`},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]` + sealed + `}}`},
 		{"entry missing", `{"linux":{"namespaces":[{"type":"pid"}]}}`, seccomp.Sharing{},
-			`{"linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"` + namespace + `"}]}}`},
+			`{"linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"` + namespace + `"}]` + sealed + `}}`},
 		{"entries missing", `{"linux":{"namespaces":[]}}`, seccomp.Sharing{},
-			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]}}`},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]` + sealed + `}}`},
 		{"namespaces null", `{"linux":{"namespaces":null}}`, seccomp.Sharing{},
-			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]}}`},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]` + sealed + `}}`},
 		{"namespaces missing", `{"linux":{}}`, seccomp.Sharing{},
-			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]}}`},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]` + sealed + `}}`},
+		{"paths there", `{"linux":{"namespaces":[],"readonlyPaths":["/proc/bus","/proc/sys"]}}`, seccomp.Sharing{},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}],"readonlyPaths":["/proc/bus","/proc/sys"]}}`},
+		{"paths null", `{"linux":{"namespaces":[],"readonlyPaths":null}}`, seccomp.Sharing{},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}],"readonlyPaths":["/proc/sys/net"]}}`},
+		{"paths empty, spelt otherwise", `{"linux":{"namespaces":[],"ReadOnlyPaths":[]}}`, seccomp.Sharing{},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}],"ReadOnlyPaths":["/proc/sys/net"]}}`},
 		{"other spelling", `{"LINUX":{"Namespaces":[{"TYPE":"network","Path":"x"}]},"Process":{"Capabilities":{"Bounding":["CAP_NET_RAW"]}}}`, seccomp.Sharing{},
-			`{"LINUX":{"Namespaces":[{"TYPE":"network","Path":"` + namespace + `"}]},"Process":{"Capabilities":{"Bounding":[]}}}`},
+			`{"LINUX":{"Namespaces":[{"TYPE":"network","Path":"` + namespace + `"}]` + sealed + `},"Process":{"Capabilities":{"Bounding":[]}}}`},
 		{"escaped spelling", `{"linux":{"namespaces":[]},"process":{"capabilities":{"bounding":["CAP_NET\u005fRAW"]}}}`, seccomp.Sharing{},
-			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]},"process":{"capabilities":{"bounding":[]}}}`},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]` + sealed + `},"process":{"capabilities":{"bounding":[]}}}`},
 		{"annotations missing", `{"linux":{}}`, seccomp.Sharing{Annotations: note},
-			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]},"annotations":{"net.particle.directory":"/c/ab"}}`},
+			`{"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]` + sealed + `},"annotations":{"net.particle.directory":"/c/ab"}}`},
 		{"annotations null", `{"annotations":null,"linux":{}}`, seccomp.Sharing{Annotations: note},
-			`{"annotations":{"net.particle.directory":"/c/ab"},"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]}}`},
+			`{"annotations":{"net.particle.directory":"/c/ab"},"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]` + sealed + `}}`},
 		{"annotation removed", `{"annotations":{"net.particle.directory":"/forged"},"linux":{}}`,
 			seccomp.Sharing{Annotations: map[string]string{"net.particle.directory": ""}},
-			`{"annotations":{},"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]}}`},
+			`{"annotations":{},"linux":{"namespaces":[{"type":"network","path":"` + namespace + `"}]` + sealed + `}}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.sharing.Namespace = namespace
@@ -95,7 +104,7 @@ func TestShareRefusesWhatIsNoSpecification(t *testing.T) {
 }
 
 func TestConfine(t *testing.T) {
-	in := `{"user":{"uid":0},"capabilities":{"bounding":["CAP_NET_RAW","CAP_CHOWN"],"later":["CAP_NET_ADMIN"]},"rlimits":[{"hard":18446744073709551615}]}`
+	in := `{"user":{"uid":0},"capabilities":{"bounding":["CAP_NET_RAW","CAP_CHOWN"],"later":["CAP_NET_ADMIN","cap_sys_admin"]},"rlimits":[{"hard":18446744073709551615}]}`
 	want := `{"user":{"uid":0},"capabilities":{"bounding":["CAP_CHOWN"],"later":[]},"rlimits":[{"hard":18446744073709551615}]}`
 	got, err := seccomp.Confine([]byte(in))
 	if err != nil {
@@ -113,13 +122,14 @@ func TestConfine(t *testing.T) {
 }
 
 func TestInspect(t *testing.T) {
-	got, err := seccomp.Inspect([]byte(`{"mounts":[{"destination":"/etc/hosts/","source":"/a"},{"source":"/b","destination":"/etc/hosts"}],
+	got, err := seccomp.Inspect([]byte(`{"mounts":[{"destination":"/etc/hosts/","source":"/a","type":"bind","options":["rbind","ro"]},{"source":"/b","destination":"/etc/hosts"}],
 		"linux":{"namespaces":[{"type":"user"},{"path":"/proc/1/ns/net","type":"network"}],"uidMappings":[]}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := seccomp.Facts{
-		Mounts:        []seccomp.Mount{{Destination: "/etc/hosts", Source: "/a"}, {Destination: "/etc/hosts", Source: "/b"}},
+		Mounts: []seccomp.Mount{{Destination: "/etc/hosts", Source: "/a", Type: "bind", Options: []string{"rbind", "ro"}},
+			{Destination: "/etc/hosts", Source: "/b"}},
 		Network:       "/proc/1/ns/net",
 		UserNamespace: true,
 	}
@@ -132,6 +142,24 @@ func TestInspect(t *testing.T) {
 	mapped, err := seccomp.Inspect([]byte(`{"linux":{"uidMappings":[{"size":1}]}}`))
 	if err != nil || !mapped.UserNamespace {
 		t.Errorf("uid mappings: %+v, %v", mapped, err)
+	}
+}
+
+func TestWritableMounts(t *testing.T) {
+	for options, want := range map[string][2]bool{ // top, below
+		"rbind": {true, true}, "rbind rw": {true, true}, "": {true, true}, "rro rbind rw": {true, false},
+		"rbind ro rprivate": {false, true}, "ro rbind rro": {false, false}, "rbind ro rrw": {true, true},
+		"bind": {true, false}, "bind ro": {false, false}, "ro rw bind": {true, false}, "rw rbind ro": {false, true},
+	} {
+		top, below := seccomp.Mount{Options: strings.Fields(options)}.Writable()
+		if got := [2]bool{top, below}; got != want {
+			t.Errorf("%q: %v, want %v", options, got, want)
+		}
+	}
+	for mount, want := range map[*seccomp.Mount]bool{{Type: "bind"}: true, {Type: "none", Options: []string{"rbind"}}: true, {Type: "proc"}: false} {
+		if got := mount.Bind(); got != want {
+			t.Errorf("%+v: %v", *mount, got)
+		}
 	}
 }
 
@@ -212,7 +240,7 @@ func apply(s *specs.Spec, sharing seccomp.Sharing) {
 	if s.Process != nil && s.Process.Capabilities != nil {
 		c := s.Process.Capabilities
 		for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Inheritable, &c.Permitted, &c.Ambient} {
-			*set = slices.DeleteFunc(*set, seccomp.IsNetCapability)
+			*set = slices.DeleteFunc(*set, seccomp.IsUnshareable)
 		}
 	}
 	isSetKey := func(h specs.Hook) bool { return len(h.Args) > 0 && h.Args[0] == "libnetwork-setkey" }
@@ -240,6 +268,9 @@ func apply(s *specs.Spec, sharing seccomp.Sharing) {
 	}
 	if !found {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: sharing.Namespace})
+	}
+	if paths := &s.Linux.ReadonlyPaths; !slices.Contains(*paths, "/proc/sys") && !slices.Contains(*paths, "/proc/sys/net") {
+		*paths = append(*paths, "/proc/sys/net")
 	}
 	if s.Annotations == nil {
 		s.Annotations = map[string]string{}

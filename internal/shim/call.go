@@ -145,13 +145,13 @@ func known(name, table string) bool {
 	return name != "" && strings.Contains(table, " "+name+" ")
 }
 
-// withoutNetCaps is the command line without the flags that would give a
-// process the network capabilities.
-func (c Call) withoutNetCaps() []string {
+// confined is the command line without the flags that would give a process
+// capabilities that cannot be shared.
+func (c Call) confined() []string {
 	var out []string
 	at := 0
 	for _, f := range c.caps {
-		if seccomp.IsNetCapability(f.value) {
+		if seccomp.IsUnshareable(f.value) {
 			out = append(out, c.Args[at:f.at]...)
 			at = f.at + f.size
 		}

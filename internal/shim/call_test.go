@@ -55,7 +55,7 @@ func TestWithoutNetCaps(t *testing.T) {
 		"exec abc sh --cap NET_RAW": "exec abc sh --cap NET_RAW",
 		"exec --cap":                "exec --cap",
 	} {
-		if got := strings.Join(ParseCall(strings.Fields(line)).withoutNetCaps(), " "); got != want {
+		if got := strings.Join(ParseCall(strings.Fields(line)).confined(), " "); got != want {
 			t.Errorf("%s\ngot  %s\nwant %s", line, got, want)
 		}
 	}
@@ -68,7 +68,7 @@ func FuzzParseCall(f *testing.F) {
 		args := strings.Split(line, " ")
 		before := slices.Clone(args)
 		c := ParseCall(args)
-		rest := c.withoutNetCaps()
+		rest := c.confined()
 		if !slices.Equal(args, before) {
 			t.Fatal("the command line was changed in place")
 		}
@@ -78,7 +78,7 @@ func FuzzParseCall(f *testing.F) {
 		if c.ID != "" && (c.Command == "" || !slices.Contains(args, c.ID)) {
 			t.Fatalf("%q: id %q of command %q", args, c.ID, c.Command)
 		}
-		if again := ParseCall(rest); c.Command == "exec" && len(again.withoutNetCaps()) != len(rest) {
+		if again := ParseCall(rest); c.Command == "exec" && len(again.confined()) != len(rest) {
 			t.Fatalf("%q keeps a capability: %q", args, rest)
 		}
 	})

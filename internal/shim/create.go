@@ -32,6 +32,8 @@ type bundle struct {
 	spec  []byte
 	mode  os.FileMode
 	facts seccomp.Facts
+	// exposed is what Host.exposure finds.
+	exposed *seccomp.Mount
 	dockerdir.Container
 }
 
@@ -52,6 +54,7 @@ func (h *Host) create(c Call) (*confinement, error) {
 	if !anyUserDefined(networks) {
 		return nil, nil
 	}
+	b.exposed = h.exposure(b)
 	own := b.wantsOwn(networks)
 	place, err := h.place(b, networks, own)
 	if err != nil || !place.Member {
@@ -198,6 +201,7 @@ func (h *Host) createJoiner(c Call, b bundle) (*confinement, error) {
 	case path == "": // the other has a namespace of its own
 		return nil, b.rewrite(seccomp.Separate, seccomp.Sharing{ResolvConf: resolv})
 	}
+	b.exposed = h.exposure(b)
 	if err := refuse(c, b, "the network of the container it joins", false); err != nil {
 		return nil, err
 	}

@@ -132,7 +132,11 @@ func TestCreateRefuses(t *testing.T) {
 		{"second network", `"jobs":null,"bridge":null`, ``, nil, "start container web: network jobs is shared by its containers, so a second network of one of them would reach into all: it is connected to bridge, jobs; disconnect it from all but one with `docker network disconnect`" + orOwn},
 		{"privileged", member, `"Privileged":true`, nil, "start container web: --privileged would let it change network jobs for all containers there; remove --privileged and give it the devices and capabilities it needs one by one" + orOwn},
 		{"capability", member, `"CapAdd":["CHOWN","net_raw"]`, nil, "start container web: --cap-add NET_RAW would let it change or listen in on network jobs, which it shares with other containers; remove it; ping works without it where the image uses ping sockets" + orOwn},
-		{"all capabilities", member, `"CapAdd":["ALL"],"CapDrop":["ALL","NET_RAW"]`, nil, "start container web: --cap-add ALL would let it change or listen in on network jobs, which it shares with other containers; add --cap-drop NET_ADMIN --cap-drop NET_RAW" + orOwn},
+		{"all capabilities", member, `"CapAdd":["ALL"],"CapDrop":["ALL","NET_RAW"]`, nil, "start container web: --cap-add ALL would let it change or listen in on network jobs, which it shares with other containers; add --cap-drop NET_ADMIN --cap-drop NET_RAW --cap-drop SYS_ADMIN" + orOwn},
+		{"mounting", member, `"CapAdd":["CAP_SYS_ADMIN"]`, nil, "start container web: --cap-add SYS_ADMIN would let it change or listen in on network jobs, which it shares with other containers; remove it" + orOwn},
+		{"all capabilities but the network's", member, `"CapAdd":["ALL"],"CapDrop":["NET_ADMIN","NET_RAW"]`, nil, "start container web: --cap-add ALL would let it change or listen in on network jobs, which it shares with other containers; add --cap-drop NET_ADMIN --cap-drop NET_RAW --cap-drop SYS_ADMIN" + orOwn},
+		{"host's proc", member, ``, mounted(`{"destination":"/host/proc","source":"/proc","type":"bind","options":["rbind"]}`),
+			"start container web: its mount of /proc at /host/proc lets it write where the settings or the cgroups of the host are, and so change network jobs for all containers there; remove it, or mount it read-only with all that is mounted below it" + orOwn},
 		{"sysctl", member, `"Sysctls":{"kernel.a":"1","net.ipv4.b":"1"}`, nil, "start container web: --sysctl net.ipv4.b would hold for all containers on network jobs; remove it" + orOwn},
 		{"MAC", `"jobs":{"DesiredMacAddress":"02:42:ac:11:00:02"}`, ``, nil, "start container web: in the shared namespace of network jobs it has no interface, hence no MAC address; remove --mac-address" + orOwn},
 		{"user namespace", member, ``, func(s string) string {
@@ -159,8 +163,8 @@ func TestCreateRefuses(t *testing.T) {
 		})
 	}
 	for name, host := range map[string]string{
-		"all but both": `"CapAdd":["all"],"CapDrop":["CAP_NET_ADMIN","net_raw"]`,
-		"other things": `"CapAdd":["SYS_ADMIN"],"Sysctls":{"kernel.a":"1"},"PortBindings":{}`,
+		"all but three": `"CapAdd":["all"],"CapDrop":["CAP_NET_ADMIN","net_raw","Sys_Admin"]`,
+		"other things":  `"CapAdd":["BPF","PERFMON","SYS_MODULE","SYS_PTRACE","SYS_RAWIO"],"Sysctls":{"kernel.a":"1"},"PortBindings":{}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -206,7 +210,7 @@ func TestCreateJoiner(t *testing.T) {
 		if r := w.create(sideID); r.code != 0 {
 			t.Fatal(r)
 		}
-		want := strings.NewReplacer(`"CAP_NET_RAW",`, ``, `"net.a":"1"`, ``, w.path("ns"), w.path("netns/"+network),
+		want := strings.NewReplacer(`"CAP_NET_RAW",`, ``, `"net.a":"1"`, ``, w.path("ns")+`"}]`, w.path("netns/"+network)+`"}],"readonlyPaths":["/proc/sys/net"]`,
 			`"net.particle.directory":"/forged"`, strings.Join(annotations(w, webID), ","),
 			w.path("containers/"+webID+"/resolv.conf"), w.path("resolv/"+webID)).Replace(spec)
 		if diff := cmp.Diff(want, w.read("moby/"+sideID+"/config.json")); diff != "" {
@@ -245,6 +249,7 @@ func TestCreateJoiner(t *testing.T) {
 		}
 	})
 	for host, want := range map[string]string{
+		`"CapAdd":["SYS_ADMIN"]`:         "start container web: --cap-add SYS_ADMIN would let it change or listen in on the network of the container it joins",
 		`"CapAdd":["NET_ADMIN"]`:         "start container web: --cap-add NET_ADMIN would let it change or listen in on the network of the container it joins",
 		`"Sysctls":{"net.ipv4.b":"1"}`:   "start container web: --sysctl net.ipv4.b would hold for all containers on the network of the container it joins",
 		`"Sysctls":{"net/core/max":"1"}`: "start container web: --sysctl net/core/max would hold",

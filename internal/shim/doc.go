@@ -12,8 +12,8 @@
 //	         if it asks for what cannot be shared; or refuses it
 //	start    tells the plugin which process and cgroup own the address, or share
 //	         it (--network container:X)
-//	exec     takes the network capabilities from the process that joins, in a
-//	         tenant namespace
+//	exec     takes capabilities that cannot be shared from the process that joins,
+//	         in a tenant namespace
 //	delete   tells the plugin that the process is gone
 //
 // In a tenant namespace, create and exec also put a filter of system calls on the

@@ -9,7 +9,7 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// exec takes the network capabilities from a process that joins a container in
+// exec takes what cannot be shared from a process that joins a container in
 // a tenant namespace, and returns the command line to go on with and what else
 // confines the process; nil leaves it as it is. Docker gives
 // such a process its default capabilities anew, and all of them with
@@ -20,9 +20,9 @@ func (h *Host) exec(c Call) ([]string, *confinement, error) {
 	if s == nil || s.own || err != nil {
 		return c.Args, nil, err
 	}
-	confined := &confinement{container: topology.ContainerID(c.ID), supervised: s.guarded}
+	inherited := &confinement{container: topology.ContainerID(c.ID), supervised: s.guarded}
 	if c.Process == "" {
-		return c.withoutNetCaps(), confined, nil
+		return c.confined(), inherited, nil
 	}
 	info, err := os.Stat(c.Process)
 	var process, edited []byte
@@ -38,5 +38,5 @@ func (h *Host) exec(c Call) ([]string, *confinement, error) {
 	if err != nil {
 		return nil, nil, &fault.Error{Op: "run process in container", On: topology.ContainerID(c.ID).Short(), Err: err}
 	}
-	return c.withoutNetCaps(), confined, nil
+	return c.confined(), inherited, nil
 }

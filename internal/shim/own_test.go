@@ -23,6 +23,7 @@ func TestCreateOwn(t *testing.T) {
 		{"privileged", member, `"Privileged":true`, ""},
 		{"capability", member, `"CapAdd":["net_raw"]`, ""},
 		{"all capabilities", member, `"CapAdd":["ALL"]`, ""},
+		{"mounting", member, `"CapAdd":["SYS_ADMIN"]`, ""},
 		{"sysctl", member, `"Sysctls":{"net.ipv4.b":"1"}`, ""},
 		{"MAC", `"jobs":{"DesiredMacAddress":"02:42:ac:11:00:02"}`, ``, ""},
 	} {

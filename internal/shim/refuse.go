@@ -55,9 +55,13 @@ func unshareable(b bundle, on string, several bool) (cause, fix string) {
 	case b.MAC:
 		return "in the shared namespace of " + on + " it has no interface, hence no MAC address", "remove --mac-address"
 	}
-	if name := netCapability(b.Host.CapAdd, b.Host.CapDrop); name != "" {
+	if m := b.exposed; m != nil {
+		return "its mount of " + m.Source + " at " + m.Destination + " lets it write where the settings or the cgroups of the host are, and so change " + on + " for all containers there",
+			"remove it, or mount it read-only with all that is mounted below it"
+	}
+	if name := unshareableCapability(b.Host.CapAdd, b.Host.CapDrop); name != "" {
 		return "--cap-add " + capName(name) + " would let it change or listen in on " + on + ", which it shares with other containers",
-			capabilityFix(name)
+			capabilityFix(capName(name))
 	}
 	for _, key := range b.Host.Sysctls {
 		if seccomp.IsNetSysctl(key) {
@@ -75,14 +79,14 @@ func names(b bundle) string {
 	return strings.Join(names, ", ")
 }
 
-// netCapability returns the capability that was asked for and cannot be given.
+// unshareableCapability returns the one that was asked for and cannot be given.
 // Those that Docker gives without being asked are taken away silently.
-func netCapability(add, drop []string) string {
+func unshareableCapability(add, drop []string) string {
 	for _, name := range add {
-		if seccomp.IsNetCapability(name) {
+		if seccomp.IsUnshareable(name) {
 			return name
 		}
-		if capName(name) == "ALL" && !(dropped(drop, "NET_ADMIN") && dropped(drop, "NET_RAW")) {
+		if capName(name) == "ALL" && !(dropped(drop, "NET_ADMIN") && dropped(drop, "NET_RAW") && dropped(drop, "SYS_ADMIN")) {
 			return name
 		}
 	}
@@ -98,8 +102,11 @@ func dropped(drop []string, name string) bool {
 func capName(name string) string { return strings.TrimPrefix(strings.ToUpper(name), "CAP_") }
 
 func capabilityFix(name string) string {
-	if capName(name) == "ALL" {
-		return "add --cap-drop NET_ADMIN --cap-drop NET_RAW"
+	switch name {
+	case "ALL":
+		return "add --cap-drop NET_ADMIN --cap-drop NET_RAW --cap-drop SYS_ADMIN"
+	case "NET_RAW":
+		return "remove it; ping works without it where the image uses ping sockets"
 	}
-	return "remove it; ping works without it where the image uses ping sockets"
+	return "remove it"
 }

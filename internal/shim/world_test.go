@@ -138,7 +138,7 @@ func (w *world) tenantSpec(id, annotations string) string {
 	want := strings.NewReplacer(
 		`"CAP_NET_RAW",`, ``,
 		`"net.a":"1"`, ``,
-		`{"type":"network"}`, `{"type":"network","path":"`+w.path("netns/"+network)+`"}`,
+		`{"type":"network"}]`, `{"type":"network","path":"`+w.path("netns/"+network)+`"}],"readonlyPaths":["/proc/sys/net"]`,
 		w.path("containers/"+id+"/resolv.conf"), w.path("resolv/"+id),
 	).Replace(w.spec(id, "", `{"type":"network"}`))
 	return strings.TrimSuffix(want, "}") + annotations + "}"

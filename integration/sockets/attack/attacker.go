@@ -80,7 +80,7 @@ type attacker struct {
 func Cases() []Case {
 	return slices.Concat(controlCases(), bindCases(), spoofCases(), spoofPingCases(), forgeCases(), catchCases(),
 		stealCases(), lureCases(), squatCases(), straightCases(), privateCases(), scanCases(),
-		groupCases(), unixCases(), netlinkCases(), escapeCases(), tenantCases())
+		groupCases(), unixCases(), netlinkCases(), escapeCases(), seizeCases(), tenantCases())
 }
 
 // Run tries the named cases, or all of them, by one entry of the kernel, and

@@ -79,10 +79,10 @@ func (a *attacker) inside(kind string, flags uintptr) verdict {
 	}
 	cmd := exec.Command("/proc/self/exe", "inside", string(args))
 	cmd.ExtraFiles = []*os.File{ns, file}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  flags,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	}
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
@@ -138,6 +138,8 @@ func (in insideArgs) try() verdict {
 		v := in.bind(-1)
 		v.detail = "in a cgroup 24 levels deeper"
 		return v
+	case "root-cgroup", "victim-cgroup":
+		return in.move(in.Kind == "root-cgroup")
 	case "settings":
 		if err := unix.Mount("proc", "/mnt", "proc", 0, ""); err != nil {
 			return verdict{err: err, detail: "mount"}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,8 +19,8 @@ import (
 
 // Question is what the witness is asked, one on each connection.
 type Question struct {
-	// Op is "touches"; "bind", to try an address as the victim; or "call", to
-	// connect or send to an address as the victim.
+	// Op is "touches"; "setting"; "bind", to try an address as the victim; or
+	// "call", to connect or send to an address as the victim.
 	Op      string `json:"op"`
 	Network string `json:"network,omitempty"` // tcp4, udp6...; unix; ping; netlink
 	Address string `json:"address,omitempty"`
@@ -29,6 +31,7 @@ type Question struct {
 type Answer struct {
 	Touches []Touch           `json:"touches,omitempty"`
 	Ports   map[string]uint16 `json:"ports,omitempty"` // of services that never called bind
+	Setting string            `json:"setting,omitempty"`
 	Errno   string            `json:"errno,omitempty"` // of bind, and of the last call
 }
 
@@ -86,6 +89,9 @@ func (v *victim) respond(ctx context.Context, q Question) Answer {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		return Answer{Touches: slices.Clone(v.touches), Ports: v.ports}
+	case "setting":
+		value, err := os.ReadFile("/proc/" + setting)
+		return Answer{Setting: strings.TrimSpace(string(value)), Errno: sock.Errno(bare(err))}
 	case "bind":
 		return Answer{Errno: sock.Errno(tryBind(q.Network, q.Address))}
 	case "call":
