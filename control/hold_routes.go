@@ -23,8 +23,9 @@ func NewRoutes(self topology.NodeID) *Routes {
 	return &Routes{hold: NewHold(routeKey), self: self}
 }
 
+// routeKey tells routes of one network apart.
 func routeKey(r Route) string {
-	key := string(r.Network) + "/" + r.Prefix.String() + "/" + string(r.Node)
+	key := r.Prefix.String() + "/" + string(r.Node)
 	if r.Vouched {
 		key += "/vouched" // it ends as the owner's own begins
 	}

@@ -91,7 +91,6 @@ func (h *Host) SetMembers(ctx context.Context, members []netip.Addr) error {
 	}
 	defer release()
 	h.filter.wanted = wanted
-	h.filter.seen = time.Time{}
 	if _, err := h.ensureFilter(func(map[receiver]string) {}); err != nil {
 		return &fault.Error{Op: "set members of the cluster", Err: err, Fix: "run `nft list table inet " + filterTable + "` on this host"}
 	}

@@ -105,9 +105,9 @@ func (m *Member) lostNetworks(why string) {
 func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	m.pushing.Lock()
 	defer m.pushing.Unlock()
-	members := map[netip.Addr]bool{}
 	m.mu.Lock()
 	nodes := m.nodes.All(control.Current, control.Withdrawn, control.Doubted)
+	members := make(map[netip.Addr]bool, len(nodes)+len(more))
 	for _, node := range nodes {
 		members[node.VTEP] = true
 	}
