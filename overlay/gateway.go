@@ -101,25 +101,20 @@ func (h *Host) gateway(id topology.NetworkID) (gate *namespace, made bool, err e
 	return gate, true, nil
 }
 
-// ensureGateway makes the namespace pass on what it should, and nothing else.
-func (n *namespace) ensureGateway() (changed bool, err error) {
-	return inTurn([]func() (bool, error){
-		func() (bool, error) { return n.ensureRules(tableName, gatewayRules()) },
-		func() (changed bool, err error) {
-			err = enter(n.file, func() (err error) {
-				changed, err = settle([]sysctl{
-					// The kernel's own filter looks for sources in table main, where the
-					// network's are not.
-					{"net/ipv4/conf/all/rp_filter", "0"},
-					{"net/ipv4/conf/default/rp_filter", "0"},
-					{"net/ipv4/ip_forward", "1"},
-					{"net/ipv6/conf/all/forwarding", "1"},
-				})
-				return err
-			})
-			return changed, err
-		},
+// ensurePassing makes the gateway pass on what its rules let it.
+func (n *namespace) ensurePassing() (changed bool, err error) {
+	err = enter(n.file, func() (err error) {
+		changed, err = settle([]sysctl{
+			// The kernel's own filter looks for sources in table main, where the
+			// network's are not.
+			{"net/ipv4/conf/all/rp_filter", "0"},
+			{"net/ipv4/conf/default/rp_filter", "0"},
+			{"net/ipv4/ip_forward", "1"},
+			{"net/ipv6/conf/all/forwarding", "1"},
+		})
+		return err
 	})
+	return changed, err
 }
 
 // gatewayRules let a network's containers out and nothing but answers in.
@@ -166,6 +161,7 @@ func (h *Host) removeGateway(id topology.NetworkID) error {
 	if err != nil {
 		return err
 	}
+	h.unwatch(path)
 	_, err = h.root.remove(hostEnd(id)) // the other end goes with it
 	return errors.Join(err, unbind(path))
 }

@@ -59,9 +59,9 @@ type Host struct {
 	accepted map[string]time.Time         // when ensureAccepted last looked, by program
 	surveyed survey                       // what ensureHostRules saw of the host
 	trunks   map[topology.NetworkID]trunk // what ensureTrunk saw of networks
-	watches  map[topology.NetworkID]*watch
-	filter   filter  // what is known of filterTable
-	tunnels  tunnels // what is known of WireGuard's peers
+	watches  map[string]*watch            // by the file of the namespace
+	filter   filter                       // what is known of filterTable
+	tunnels  tunnels                      // what is known of WireGuard's peers
 
 	stock *stock
 	stop  context.CancelFunc
@@ -85,7 +85,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	h := &Host{opts: opts, root: root, rtnl: make(chan struct{}, 1), accepted: map[string]time.Time{}, stock: newStock(opts.Ready), stop: stop,
-		trunks: map[topology.NetworkID]trunk{}, watches: map[topology.NetworkID]*watch{}}
+		trunks: map[topology.NetworkID]trunk{}, watches: map[string]*watch{}}
 	if err := h.refill(ctx); err != nil {
 		return nil, errors.Join(&fault.Error{Op: "open data plane", Err: err,
 			Fix: "see /proc/sys/user/max_net_namespaces and the memory left"}, h.Close())
@@ -102,8 +102,8 @@ func (h *Host) Close() error {
 	h.stop()
 	h.done.Wait()
 	h.stock.close()
-	for id := range h.watches {
-		h.unwatch(id)
+	for path := range h.watches {
+		h.unwatch(path)
 	}
 	h.root.close()
 	return nil

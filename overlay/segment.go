@@ -41,22 +41,22 @@ func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, e
 	ns, err := openNamespace(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		h.unwatch(seg.Network)
+		h.unwatch(path)
 		return true, h.found(ctx, path, seg)
 	case err != nil:
 		return false, applyError(seg, err)
 	}
 	defer ns.close()
-	w, err := h.watchOf(seg.Network, ns)
+	w, err := h.watchOf(path, ns)
 	if err != nil {
 		return false, applyError(seg, err)
 	}
-	still := w.still(seg) // before the look: what changes during it calls for another
-	changed, err = h.repair(ctx, ns, seg, still)
+	now := sight{w.hear(), sum(seg)} // before the look: what changes during it calls for another
+	changed, err = h.repair(ctx, ns, seg, w.inOrder == now)
 	if changed || err != nil {
 		delete(h.trunks, seg.Network)
 	}
-	w.found(seg, !changed && err == nil)
+	w.note(now, !changed && err == nil)
 	return changed, applyError(seg, err)
 }
 
@@ -181,7 +181,7 @@ func (h *Host) Remove(ctx context.Context, id topology.NetworkID) error {
 	var errs []error
 	ns, err := openNamespace(path)
 	delete(h.trunks, id)
-	h.unwatch(id)
+	h.unwatch(path)
 	if err == nil {
 		_, err = ns.remove(vxlanName)
 		err = errors.Join(err, ns.removeAllBranches())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net"
 	"net/netip"
 	"slices"
@@ -49,27 +50,72 @@ func (h *Host) ApplyUplink(ctx context.Context, up topology.Uplink) (changed boo
 	}
 	defer gate.close()
 	w := newWayOut(h.root, gate, ns, up)
-	did, err := inTurn(h.steps(ctx, w, up.Network))
-	changed = changed || did
-	if err == nil && up.Host6.IsValid() && h.surveyed.ipv6 {
-		did, err = inTurn(h.steps6(ctx, w))
-		changed = changed || did
-	}
-	return changed, uplinkError("apply uplink", up.Network, err)
+	did, err := h.lead(ctx, w, up)
+	return changed || did, uplinkError("apply uplink", up.Network, err)
 }
 
-// steps are what an uplink takes.
-func (h *Host) steps(ctx context.Context, w wayOut, id topology.NetworkID) []func() (bool, error) {
-	return []func() (bool, error){
-		h.ensureHostRules,
-		w.tenant.ensureTenantRules,
-		w.gate.ensureGateway,
-		w.outside.ensure,
-		w.inside.ensure,
-		func() (bool, error) { return w.ensureRoutes(end.addr) },
+// lead makes the way out. Where all of the network's namespaces was in order and has
+// been still since, what is left to look at is what changes without a word, and the
+// host's part.
+func (h *Host) lead(ctx context.Context, w wayOut, up topology.Uplink) (changed bool, err error) {
+	if changed, err = h.ensureHostRules(); err != nil {
+		return changed, err
+	}
+	six := up.Host6.IsValid() && h.surveyed.ipv6
+	gate, now, err := h.uplinkSight(w, up, six)
+	if err != nil {
+		return changed, err
+	}
+	still := gate.inOrder == now
+	did, err := inTurn(h.steps(ctx, w, up.Network, still))
+	changed = changed || did
+	if err == nil && six {
+		did, err = inTurn(h.steps6(ctx, w, still))
+		changed = changed || did
+	}
+	gate.note(now, !changed && err == nil)
+	return changed, err
+}
+
+// uplinkSight is what there is to find in order of the uplink, before a look, and the
+// watch that keeps it.
+func (h *Host) uplinkSight(w wayOut, up topology.Uplink, six bool) (*watch, sight, error) {
+	path, err := h.path(up.Network)
+	if err != nil {
+		return nil, sight{}, err
+	}
+	tenant, err := h.watchOf(path, w.tenant)
+	if err != nil {
+		return nil, sight{}, err
+	}
+	gate, err := h.watchOf(path+gatewaySuffix, w.gate)
+	if err != nil {
+		return nil, sight{}, err
+	}
+	type wish struct {
+		topology.Uplink
+		six bool
+	}
+	return gate, sight{tenant.hear() + gate.hear(), maphash.Comparable(seed, wish{up, six})}, nil
+}
+
+// steps are what an uplink takes, after the host's rules.
+func (h *Host) steps(ctx context.Context, w wayOut, id topology.NetworkID, still bool) []func() (bool, error) {
+	all := []func() (bool, error){w.gate.ensurePassing, w.outside.ensure}
+	if !still {
+		all = []func() (bool, error){
+			w.tenant.ensureTenantRules,
+			func() (bool, error) { return w.gate.ensureRules(tableName, gatewayRules()) },
+			w.gate.ensurePassing,
+			w.outside.ensure,
+			w.inside.ensure,
+			func() (bool, error) { return w.ensureRoutes(end.addr) },
+		}
+	}
+	return append(all,
 		func() (bool, error) { return h.ensureForwarding(id) },
 		func() (bool, error) { return h.ensureAccepted(ctx, iptables) },
-	}
+	)
 }
 
 // inTurn takes steps until one fails.

@@ -13,14 +13,18 @@ import (
 )
 
 // steps6 are what an uplink with IPv6 takes beyond one without.
-func (h *Host) steps6(ctx context.Context, w wayOut) []func() (bool, error) {
-	return []func() (bool, error){
-		func() (bool, error) { return w.outside.ensure6(ctx) },
-		func() (bool, error) { return w.inside.ensure6(ctx) },
-		func() (bool, error) { return w.ensureRoutes(end.addr6) },
+func (h *Host) steps6(ctx context.Context, w wayOut, still bool) []func() (bool, error) {
+	all := []func() (bool, error){func() (bool, error) { return w.outside.ensure6(ctx) }}
+	if !still {
+		all = append(all,
+			func() (bool, error) { return w.inside.ensure6(ctx) },
+			func() (bool, error) { return w.ensureRoutes(end.addr6) },
+		)
+	}
+	return append(all,
 		func() (bool, error) { return h.ensureForwarding6(ctx) },
 		func() (bool, error) { return h.ensureAccepted(ctx, ip6tables) },
-	}
+	)
 }
 
 // ensureEnd6 gives one end its IPv6 address. Hosts may switch IPv6 off for new

@@ -5,25 +5,29 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/topology"
 )
 
-// watch hears whether anything has changed in a tenant namespace. To read all that a
-// network of a thousand hosts holds takes longer than to program one of them, and it
-// is to be known every few seconds for each network. The kernel tells it to sockets
-// that ask; what it tells is not read, but that it does.
+// watch hears whether anything has changed in a namespace of a network's. To read all
+// that a network of a thousand hosts holds takes longer than to program one of them,
+// and it is to be known every few seconds for each network. The kernel tells it to
+// sockets that ask; what it tells is not read, but that it does.
 //
 // A socket keeps its namespace alive, so the watch ends with the network.
 type watch struct {
 	of      unix.Stat_t // the namespace's file
 	sockets []int
-	// sum is of the segment that a look has found in order; 0 if there was none since
-	// the last change.
-	sum uint64
+	heard   uint64 // grows when something has changed, and is another for each watch
+	inOrder sight
 }
+
+// sight is what a look found in order, and what was heard until then of all that it
+// looked at; zero if nothing was.
+type sight struct{ heard, sum uint64 }
 
 // rings are what a watch listens to: links, addresses, neighbours with FDB entries,
 // routes and rules of both IP versions; the firewall.
@@ -36,32 +40,33 @@ var rings = []struct{ protocol, groups int }{
 
 func group(n int) int { return 1 << (n - 1) }
 
-// watchOf gives the network's watch, begun anew if there is none of this namespace.
-func (h *Host) watchOf(id topology.NetworkID, ns *namespace) (*watch, error) {
+// watchOf gives the watch of the namespace that is bound on a path, begun anew if
+// there is none of this one.
+func (h *Host) watchOf(path string, ns *namespace) (*watch, error) {
 	var of unix.Stat_t
 	if err := unix.Fstat(ns.fd(), &of); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: ns.file.Name(), Err: err}
 	}
-	if w := h.watches[id]; w != nil {
+	if w := h.watches[path]; w != nil {
 		if w.of.Dev == of.Dev && w.of.Ino == of.Ino {
 			return w, nil
 		}
-		h.unwatch(id)
+		h.unwatch(path)
 	}
-	w := &watch{of: of}
+	w := &watch{of: of, heard: uint64(time.Now().UnixNano())}
 	if err := enter(ns.file, w.listen); err != nil {
 		w.close()
 		return nil, fmt.Errorf("listen for changes: %w", err)
 	}
-	h.watches[id] = w
+	h.watches[path] = w
 	return w, nil
 }
 
-// unwatch ends the network's watch; none is fine.
-func (h *Host) unwatch(id topology.NetworkID) {
-	if w := h.watches[id]; w != nil {
+// unwatch ends the watch of a path; none is fine.
+func (h *Host) unwatch(path string) {
+	if w := h.watches[path]; w != nil {
 		w.close()
-		delete(h.watches, id)
+		delete(h.watches, path)
 	}
 }
 
@@ -90,8 +95,8 @@ func (w *watch) listen() error {
 	return nil
 }
 
-// still says whether nothing has changed since the segment was found in order.
-func (w *watch) still(seg topology.Segment) bool {
+// hear tells the same as before if nothing has changed since.
+func (w *watch) hear() uint64 {
 	var word [4]byte
 	for _, fd := range w.sockets {
 		for {
@@ -100,20 +105,20 @@ func (w *watch) still(seg topology.Segment) bool {
 				break
 			}
 			if err != unix.EINTR { //nolint:errorlint // likewise
-				w.sum = 0
+				w.heard++
 			}
 			if err != nil && err != unix.EINTR && err != unix.ENOBUFS { //nolint:errorlint // likewise
 				break
 			}
 		}
 	}
-	return w.sum != 0 && w.sum == sum(seg)
+	return w.heard
 }
 
-// found notes whether a look has found the segment in order.
-func (w *watch) found(seg topology.Segment, inOrder bool) {
-	if w.sum = 0; inOrder {
-		w.sum = sum(seg)
+// note keeps what a look has found in order, or that it has not.
+func (w *watch) note(s sight, inOrder bool) {
+	if w.inOrder = s; !inOrder {
+		w.inOrder = sight{}
 	}
 }
 
@@ -139,5 +144,5 @@ func sum(seg topology.Segment) uint64 {
 		maphash.WriteComparable(&h, string(p.MAC))
 		list(p.Prefixes)
 	}
-	return h.Sum64() | 1
+	return h.Sum64()
 }

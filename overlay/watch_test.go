@@ -1,6 +1,8 @@
 package overlay_test
 
 import (
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +55,58 @@ func TestStillNetworkIsRepaired(t *testing.T) {
 		for range 2 {
 			m.apply(seg, false)
 		}
+	}
+}
+
+// Nor is the way out, of which the host's end is looked at in any case.
+func TestStillUplinkIsRepaired(t *testing.T) {
+	t.Parallel()
+	m, _ := routed(t)
+	ns := m.tenantWithUplink(1)
+	gate, pu := m.gateway(network(1)), "pu"+network(1).Short()
+	still := func() {
+		t.Helper()
+		for range 2 {
+			m.applyUplink(1, false)
+		}
+	}
+	shape := func() string {
+		return dump(ns) + dump(gate) + m.Run("ip", "-o", "address", "show", "up", "dev", pu, "scope", "global")
+	}
+	// Numbers of links, and with them their order, differ after a repair.
+	plain := func(s string) string {
+		lines := strings.Split(regexp.MustCompile(`(?m)^[0-9]+: |valid_lft.*$`).ReplaceAllString(s, ""), "\n")
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
+	still()
+	want := plain(shape())
+	for _, drift := range []struct {
+		in   *netnstest.Namespace
+		line string
+	}{
+		{ns, "ip route del default"},
+		{ns, "ip -6 route del default"},
+		{ns, "nft delete table inet particle"},
+		{ns, "ip link set up0 down"},
+		{ns, "ip link delete up0"},
+		{gate, "ip route del default"},
+		{gate, "ip rule del iif up0 lookup 112"},
+		{gate, "ip route flush table 112"},
+		{gate, "ip address flush dev in0"},
+		{gate, "nft flush ruleset"},
+		{gate, "echo 0 > /proc/sys/net/ipv4/ip_forward"},
+		{m.Namespace, "ip address flush dev " + pu},
+		{m.Namespace, "ip link set " + pu + " down"},
+		{m.Namespace, "ip link delete " + pu},
+		{m.Namespace, "nft flush chain inet particle prerouting"},
+	} {
+		drift.in.Run("sh", "-c", drift.line)
+		m.applyUplink(1, true)
+		if got := plain(shape()); got != want {
+			t.Errorf("after %q:\n%s\nwant:\n%s", drift.line, got, want)
+		}
+		still()
 	}
 }
 
