@@ -71,7 +71,7 @@ func (m *machine) introduce(other *machine) {
 	m.t.Helper()
 	vtep := netip.MustParseAddr(other.vtep)
 	there := []topology.Peer{{VTEP: vtep, Prefixes: other.pools[1:]}}
-	err := errors.Join(m.plane.SetMembers(m.t.Context(), []netip.Addr{vtep}), m.plane.ChangePeers(m.t.Context(), networkID(1), nil, there))
+	err := errors.Join(m.plane.SetMembers(m.t.Context(), []netip.AddrPort{netip.AddrPortFrom(vtep, 0)}), m.plane.ChangePeers(m.t.Context(), networkID(1), nil, there))
 	if err != nil {
 		m.t.Fatal(err)
 	}

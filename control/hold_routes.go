@@ -205,7 +205,7 @@ func (r *Routes) Peers(own netip.Addr) []topology.Peer {
 		}
 		p := peers[route.VTEP]
 		if p == nil {
-			p = &topology.Peer{VTEP: route.VTEP, MAC: route.MAC}
+			p = &topology.Peer{VTEP: route.VTEP, MAC: route.MAC, Port: route.Port}
 			peers[route.VTEP] = p
 		}
 		p.Prefixes = append(p.Prefixes, route.Prefix)

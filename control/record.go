@@ -18,6 +18,9 @@ type Node struct {
 	MAC     net.HardwareAddr // of its VXLAN devices; nil derives it from VTEP
 	Version string           // of the plugin
 	Boot    string           // changes with each boot of the host
+	// Port is the UDP port at which it takes VXLAN. 0 is that of a plugin which did not
+	// tell; such hosts all had to have the same, so it is the reader's own.
+	Port uint16 `json:",omitempty"`
 	// WireGuard is its end of the tunnels to all others; nil if the cluster is not
 	// encrypted.
 	WireGuard *WireGuard `json:",omitempty"`
@@ -95,6 +98,7 @@ type Route struct {
 	Node    topology.NodeID
 	VTEP    netip.Addr
 	MAC     net.HardwareAddr `json:",omitempty"` // nil derives it from VTEP
+	Port    uint16           `json:",omitempty"` // as a Node has it
 	// Vouched: others say so in its name, see Allocator.Vouch.
 	Vouched bool `json:",omitempty"`
 }

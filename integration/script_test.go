@@ -201,9 +201,14 @@ func cmdParticle(ts *testscript.TestScript, neg bool, args []string) {
 func onNode(node func(*session) *lab.Node) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		s := sessionOf(ts)
-		in := []string{"exec", "--name", s.bed.lab.Name(), node(s).Name(), "--"}
-		check(ts, neg, ts.Exec(program("particle-lab"), append(in, args...)...))
+		check(ts, neg, within(ts, s, node(s), args))
 	}
+}
+
+// within runs a command on a machine of the lab.
+func within(ts *testscript.TestScript, s *session, node *lab.Node, args []string) error {
+	in := []string{"exec", "--name", s.bed.lab.Name(), node.Name(), "--"}
+	return ts.Exec(program("particle-lab"), append(in, args...)...)
 }
 
 // cmdServe starts a program that stays: serve host|internet NAME CMD...
@@ -218,18 +223,19 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // cmdEventually repeats a command of ours until it succeeds:
-// [!] eventually docker|particle|clean ... or eventually matches PATTERN docker|particle ....
+// [!] eventually docker|particle|host|clean ... or eventually matches PATTERN docker|particle ....
 func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 	s := sessionOf(ts)
 	commands := map[string]func() error{
 		"docker":   func() error { return ts.Exec(programs.cli.Path, args[1:]...) },
 		"particle": func() error { return ts.Exec(program("particle"), args[1:]...) },
+		"host":     func() error { return within(ts, s, s.bed.host.Node, args[1:]) },
 		"clean":    func() error { return s.bed.clean(context.Background()) },
 		"matches":  func() error { return prints(s, args[1:]) },
 	}
 	command := commands[args[0]]
 	if command == nil || (neg && args[0] == "clean") {
-		ts.Fatalf("usage: [!] eventually docker|particle|clean ...")
+		ts.Fatalf("usage: [!] eventually docker|particle|host|clean ...")
 	}
 	ts.Check(until(context.Background(), func() error {
 		err := command()

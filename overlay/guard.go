@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 
@@ -13,9 +14,16 @@ const anyUplink = uplinkPrefix + "*"
 
 // hostRules keep tenants apart from each other and from what else runs on the
 // host behind bridges, Docker's networks above all, and let them out under the
-// host's address. They do not grow with networks. The bridges named are those
-// that lead to other machines.
-func hostRules(port uint16, outward []string) ruleset {
+// host's address. They do not grow with networks. The ports are those at which
+// hosts of the cluster take VXLAN, and the bridges named those that lead to other
+// machines.
+func hostRules(ports []uint16, outward []string) ruleset {
+	var forged []rule
+	for _, port := range ports {
+		// The host would send it on from its own tunnel address, and a VXLAN
+		// device believes every sender.
+		forged = append(forged, newRule("forged VXLAN", udpTo(port), drop()))
+	}
 	var forward []rule
 	for _, bridge := range outward {
 		forward = append(forward, newRule("a bridge to other machines", from(anyUplink), to(bridge), accept()))
@@ -30,18 +38,16 @@ func hostRules(port uint16, outward []string) ruleset {
 	return ruleset{
 		// What no packet of a tenant's may be, for the host itself or beyond it, is
 		// told here: a chain more would cost all other packets of the host, too.
-		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
+		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, slices.Concat([]rule{
 			newRule("no tenant's", notFrom(anyUplink), accept()),
 			newRule("uplinks need no discovery", discovery(), drop()),
 			// An address of no scope, or of the link's, is not looked for below.
 			newRule("a source that is no tenant's", notInRange(source, topology.UplinkRange6), drop()),
 			newRule("a source that is not behind this uplink", strayed(), drop()),
-			// The host would send it on from its own tunnel address, and a VXLAN
-			// device believes every sender.
-			newRule("forged VXLAN", udpTo(port), drop()),
+		}, forged, []rule{
 			newRule("the uplink of another tenant", inRange(destination, topology.UplinkRange), notOwn(), drop()),
 			newRule("the uplink of another tenant", inRange(destination, topology.UplinkRange6), notOwn(), drop()),
-		}},
+		})},
 		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, forward},
 		{"postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, []rule{
 			newRule("tenants leave as the host", inRange(source, topology.UplinkRange), notTo(anyUplink), masquerade()),

@@ -22,10 +22,11 @@ import (
 //
 //	table inet particle-vxlan
 //	  set networks   UDP port . VNI, with the network's id as a comment
+//	  set ports      UDP ports at which hosts of the cluster take VXLAN, this one's too
 //	  set members4   tunnel addresses of the cluster's other hosts
 //	  set members6
-//	  chain prerouting           UDP to one of networks: no connection tracking
-//	  chain output               UDP to one of networks: goto sent
+//	  chain prerouting           UDP to one of ports, of the VNI of one of networks: no connection tracking
+//	  chain output               likewise: goto sent
 //	  chain sent                 IPv4: no connection tracking;
 //	                             from or to WireGuardRange, by another link: drop;  no connection tracking
 //	  chain input                UDP to one of networks: goto members;  by WireGuard: drop
@@ -61,29 +62,35 @@ func receiverOf(seg topology.Segment) (r receiver) {
 type admission struct {
 	receivers map[receiver]string // and the ids of the networks they are of
 	members   map[netip.Addr]bool
+	ports     map[uint16]bool
 }
 
 // filter is what is known of the table.
 type filter struct {
 	seen time.Time // when have was read; zero if it was not, or may be otherwise by now
 	have admission
-	// wanted are the members that were asked for; nil if none ever were.
-	wanted map[netip.Addr]bool
+	// wanted are the members and ports that were asked for; nil if none ever were.
+	wanted *admission
 }
 
-// SetMembers says which tunnel addresses the cluster's other hosts have: no
-// others' packets reach a network. None lets nobody's in, as is right for a host
+// SetMembers says which tunnel addresses the cluster's other hosts have, and at which
+// UDP ports they take VXLAN (0: at this host's): no others' packets reach a network,
+// and nothing but this host's own VXLAN goes to those ports under its address. None lets nobody's in, as is right for a host
 // that is alone. Until it is called those hold that the kernel has from before,
 // which are none on a host that has just booted. It does not protect from forged
 // outer sources: who can send under a member's address, gets in.
-func (h *Host) SetMembers(ctx context.Context, members []netip.Addr) error {
-	wanted := map[netip.Addr]bool{}
-	for _, a := range members {
+func (h *Host) SetMembers(ctx context.Context, members []netip.AddrPort) error {
+	wanted := &admission{members: map[netip.Addr]bool{}, ports: map[uint16]bool{}}
+	for _, m := range members {
+		a := m.Addr()
 		if !a.IsValid() || a.Is4In6() {
 			return &fault.Error{Op: "set members of the cluster", On: a.String(),
 				Err: errors.New("that is no tunnel address"), Fix: "report this as a bug"}
 		}
-		wanted[a] = true
+		wanted.members[a] = true
+		if m.Port() != 0 {
+			wanted.ports[m.Port()] = true
+		}
 	}
 	release, err := h.write(ctx)
 	if err != nil {
@@ -91,7 +98,11 @@ func (h *Host) SetMembers(ctx context.Context, members []netip.Addr) error {
 	}
 	defer release()
 	h.filter.wanted = wanted
-	if _, err := h.ensureFilter(func(map[receiver]string) {}); err != nil {
+	_, err = h.ensureFilter(func(map[receiver]string) {})
+	if err == nil && !h.surveyed.when.IsZero() { // there are uplinks, whose containers are kept from the ports
+		_, err = h.ensureHostRules()
+	}
+	if err != nil {
 		return &fault.Error{Op: "set members of the cluster", Err: err, Fix: "run `nft list table inet " + filterTable + "` on this host"}
 	}
 	return nil
@@ -154,21 +165,25 @@ func (h *Host) ensureFilter(edit func(map[receiver]string)) (changed bool, err e
 		}
 	}
 	have := h.filter.have
-	want := admission{maps.Clone(have.receivers), have.members}
+	want := admission{maps.Clone(have.receivers), have.members, maps.Clone(have.ports)}
 	if want.receivers == nil {
 		want.receivers = map[receiver]string{}
 	}
 	edit(want.receivers)
-	if h.filter.wanted != nil {
-		want.members = h.filter.wanted
+	if w := h.filter.wanted; w != nil {
+		want.members, want.ports = w.members, maps.Clone(w.ports)
 	}
+	if want.ports == nil {
+		want.ports = map[uint16]bool{}
+	}
+	want.ports[h.opts.Port] = true
 	if !sound && len(want.receivers) == 0 && !h.tunnels.guarded {
 		return false, nil // a host without networks, and without WireGuard, has nothing to guard
 	}
 	s := newSets()
 	if !sound {
 		have = admission{}
-		err = s.create(conn)
+		err = s.create(conn, h.opts.Port)
 	}
 	differ, failed := s.update(conn, have, want)
 	if err = errors.Join(err, failed); err == nil && !differ && sound {
@@ -188,35 +203,41 @@ func (h *Host) ensureFilter(edit func(map[receiver]string)) (changed bool, err e
 // readFilter looks at the table. One that is not sound is to be made anew, with
 // what was known of it before.
 func (h *Host) readFilter(conn *nftables.Conn) (sound bool, err error) {
-	state, err := inspect(conn, table(filterTable), filterRules())
-	if err != nil || state != matching {
+	state, err := inspect(conn, table(filterTable), filterRules(h.opts.Port))
+	if err != nil {
 		return false, err
 	}
-	s := newSets()
-	have := admission{map[receiver]string{}, map[netip.Addr]bool{}}
-	for _, set := range []*nftables.Set{s.networks, s.members4, s.members6} {
-		elements, err := conn.GetSetElements(set)
-		if err != nil {
-			return false, fmt.Errorf("list nftables set %s: %w", set.Name, err)
-		}
-		for _, e := range elements {
-			if set == s.networks {
-				have.receivers[receiver(e.Key)] = e.Comment
-			} else {
-				have.members[address(e.Key)] = true
-			}
-		}
+	have, err := newSets().read(conn)
+	switch {
+	case state != matching && err == nil && h.filter.have.receivers == nil:
+		h.filter.have = have // an earlier version's, which let the members in until now
+		return false, nil
+	case state != matching:
+		return false, nil
+	case err != nil:
+		return false, err
 	}
 	h.filter.seen, h.filter.have = time.Now(), have
 	return true, nil
 }
 
-// filterRules are the chains of the table.
-func filterRules() ruleset {
+// ports are those at which hosts of the cluster take VXLAN, as far as they are known,
+// in order.
+func (h *Host) ports() []uint16 {
+	all := map[uint16]bool{h.opts.Port: true}
+	maps.Copy(all, h.filter.have.ports)
+	if w := h.filter.wanted; w != nil {
+		maps.Copy(all, w.ports)
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// filterRules are the chains of the table, on a host that takes VXLAN at a port.
+func filterRules(port uint16) ruleset {
 	encrypted := topology.WireGuardRange
 	return ruleset{
 		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
-			newRule("networks of ours", toNetwork(), notrack()),
+			newRule("networks of ours, to any host", ofNetwork(port), notrack()),
 		}},
 		{"sent", "", nil, nil, []rule{
 			newRule("IPv4", family(unix.NFPROTO_IPV4), notrack(), accept()),
@@ -225,7 +246,7 @@ func filterRules() ruleset {
 			newRule("all others", notrack()),
 		}},
 		{"output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{
-			newRule("networks of ours", toNetwork(), goTo("sent")),
+			newRule("networks of ours, to any host", ofNetwork(port), goTo("sent")),
 		}},
 		{"members", "", nil, nil, []rule{
 			newRule("made on this host", from("lo"), drop()),

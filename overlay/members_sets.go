@@ -1,7 +1,9 @@
 package overlay
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -13,13 +15,18 @@ import (
 // names of the sets in filterTable
 const (
 	networks = "networks"
+	ports    = "ports"
 	members4 = "members4"
 	members6 = "members6"
 )
 
 // sets are those of filterTable.
 type sets struct {
-	networks, members4, members6 *nftables.Set
+	networks, ports, members4, members6 *nftables.Set
+}
+
+func (s sets) all() []*nftables.Set {
+	return []*nftables.Set{s.networks, s.ports, s.members4, s.members6}
 }
 
 func newSets() sets {
@@ -33,20 +40,44 @@ func newSets() sets {
 		networks: &nftables.Set{Table: in, ID: 1, Name: networks, KeyType: key, Concatenation: true},
 		members4: &nftables.Set{Table: in, ID: 2, Name: members4, KeyType: nftables.TypeIPAddr},
 		members6: &nftables.Set{Table: in, ID: 3, Name: members6, KeyType: nftables.TypeIP6Addr},
+		ports:    &nftables.Set{Table: in, ID: 4, Name: ports, KeyType: nftables.TypeInetService},
 	}
 }
 
 // create puts the table down anew, with its sets empty.
-func (s sets) create(conn *nftables.Conn) error {
+func (s sets) create(conn *nftables.Conn, port uint16) error {
 	conn.AddTable(table(filterTable))
 	conn.DelTable(table(filterTable)) // what is there, or the one just added
 	conn.AddTable(table(filterTable))
 	var errs []error
-	for _, set := range []*nftables.Set{s.networks, s.members4, s.members6} {
+	for _, set := range s.all() {
 		errs = append(errs, conn.AddSet(set, nil))
 	}
-	fill(conn, table(filterTable), filterRules())
+	fill(conn, table(filterTable), filterRules(port))
 	return errors.Join(errs...)
+}
+
+// read tells what the kernel's sets hold. One that is not there is of no use, but for
+// ports, which earlier versions did not have.
+func (s sets) read(conn *nftables.Conn) (have admission, err error) {
+	have = admission{map[receiver]string{}, map[netip.Addr]bool{}, map[uint16]bool{}}
+	for _, set := range s.all() {
+		elements, err := conn.GetSetElements(set)
+		if err != nil && !(set == s.ports && errors.Is(err, unix.ENOENT)) {
+			return have, fmt.Errorf("list nftables set %s: %w", set.Name, err)
+		}
+		for _, e := range elements {
+			switch set {
+			case s.networks:
+				have.receivers[receiver(e.Key)] = e.Comment
+			case s.ports:
+				have.ports[binary.BigEndian.Uint16(e.Key)] = true
+			default:
+				have.members[address(e.Key)] = true
+			}
+		}
+	}
+	return have, nil
 }
 
 const (
@@ -80,6 +111,16 @@ func (s sets) update(conn *nftables.Conn, have, want admission) (changed bool, e
 			come[s.of(a)] = append(come[s.of(a)], nftables.SetElement{Key: a.AsSlice()})
 		}
 	}
+	for p := range have.ports {
+		if !want.ports[p] {
+			leave[s.ports] = append(leave[s.ports], nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p)})
+		}
+	}
+	for p := range want.ports {
+		if !have.ports[p] {
+			come[s.ports] = append(come[s.ports], nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p)})
+		}
+	}
 	err = errors.Join(inParts(conn, leave, conn.SetDeleteElements), inParts(conn, come, conn.SetAddElements))
 	return len(come)+len(leave) > 0, err
 }
@@ -107,17 +148,44 @@ func inParts(conn *nftables.Conn, of map[*nftables.Set][]nftables.SetElement, pu
 	return errors.Join(errs...)
 }
 
-// toNetwork matches UDP to a port and VNI of ours. The VNI is at the fourth byte
-// of the VXLAN header, which follows UDP's eight (RFC 7348 section 5).
+// toNetwork matches UDP to a port and VNI of ours.
 func toNetwork() []expr.Any {
-	const second = 9 // NFT_REG32_01: the four bytes after the first four of register 1
+	return append(udp(),
+		toPort(),
+		vni(),
+		&expr.Lookup{SourceRegister: 1, SetName: networks},
+	)
+}
+
+// ofNetwork matches UDP to a port of any host of the cluster, with a VNI of ours,
+// which networks has with this host's port.
+func ofNetwork(port uint16) []expr.Any {
+	return append(udp(),
+		toPort(),
+		&expr.Lookup{SourceRegister: 1, SetName: ports},
+		&expr.Immediate{Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
+		vni(),
+		&expr.Lookup{SourceRegister: 1, SetName: networks},
+	)
+}
+
+func udp() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Payload{DestRegister: second, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 3},
-		&expr.Lookup{SourceRegister: 1, SetName: networks},
 	}
+}
+
+// toPort has the destination port in register 1.
+func toPort() expr.Any {
+	return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
+}
+
+// vni has the VNI behind it. It is at the fourth byte of the VXLAN header, which
+// follows UDP's eight (RFC 7348 section 5).
+func vni() expr.Any {
+	const second = 9 // NFT_REG32_01: the four bytes after the first four of register 1
+	return &expr.Payload{DestRegister: second, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 3}
 }
 
 // fromMember matches a source, of the IP version with the field's place and

@@ -31,6 +31,15 @@ func acquainted(t *testing.T, change ...func(*overlay.Options)) [2]*machine {
 	return hosts
 }
 
+// atOwnPort are hosts that take VXLAN at the port of the one that is told.
+func atOwnPort(list ...netip.Addr) []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, a := range list {
+		all = append(all, netip.AddrPortFrom(a, 0))
+	}
+	return all
+}
+
 // reach lets hosts resolve each other's tunnel addresses, or the first packet would
 // be late.
 func reach(t *testing.T, m *machine, from, to string) {
@@ -42,7 +51,7 @@ func reach(t *testing.T, m *machine, from, to string) {
 
 func (m *machine) members(list ...string) {
 	m.t.Helper()
-	if err := m.SetMembers(m.t.Context(), addrs(list...)); err != nil {
+	if err := m.SetMembers(m.t.Context(), atOwnPort(addrs(list...)...)); err != nil {
 		m.t.Fatal(err)
 	}
 }

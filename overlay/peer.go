@@ -217,7 +217,7 @@ func (n *namespace) observePeers(seg *topology.Segment, device *netlink.Vxlan) e
 	}
 	at := map[mac]*topology.Peer{}
 	for t := range have.tunnels {
-		p := &topology.Peer{VTEP: t.vtep, MAC: net.HardwareAddr(t.mac[:])}
+		p := &topology.Peer{VTEP: t.vtep, MAC: net.HardwareAddr(t.mac[:]), Port: t.port}
 		if mac(HardwareAddr(t.vtep)) == t.mac {
 			p.MAC = nil
 		}
@@ -322,7 +322,7 @@ func (r *rtnl) tunnels(link int, have *holding) error {
 	return r.dump(write, func() { clear(have.tunnels) }, func(body []byte) {
 		n, ok := parseNeighbour(body, link)
 		if ok && n.family == unix.AF_BRIDGE && n.to.IsValid() {
-			have.tunnels[tunnel{link, n.mac, n.to}] = true
+			have.tunnels[tunnel{link, n.mac, n.to, n.port}] = true
 		}
 	})
 }
@@ -331,6 +331,7 @@ func (r *rtnl) tunnels(link int, have *holding) error {
 type entry struct {
 	family byte
 	to     netip.Addr
+	port   uint16 // of an FDB entry; 0 is the device's
 	mac    mac
 }
 
@@ -345,6 +346,8 @@ func parseNeighbour(body []byte, link int) (n entry, ok bool) {
 		switch {
 		case kind == unix.NDA_DST:
 			n.to = address(data)
+		case kind == unix.NDA_PORT && len(data) == 2:
+			n.port = binary.BigEndian.Uint16(data)
 		case kind == unix.NDA_LLADDR && len(data) == len(n.mac):
 			ok = true
 			n.mac = mac(data)

@@ -44,6 +44,7 @@ type tunnel struct {
 	link int
 	mac  mac
 	vtep netip.Addr
+	port uint16 // UDP; 0 is the device's own
 }
 
 func (t tunnel) String() string { return fmt.Sprintf("tunnel for %s to %s", t.mac, t.vtep) }
@@ -53,6 +54,9 @@ func (t tunnel) write(q *request, kind, flags uint16, seq uint32) {
 	q.buf = appendNdMsg(q.buf, unix.AF_BRIDGE, t.link, unix.NUD_PERMANENT, unix.NTF_SELF)
 	q.attr(unix.NDA_LLADDR, t.mac[:])
 	q.attr(unix.NDA_DST, t.vtep.AsSlice())
+	if t.port != 0 {
+		q.attr(unix.NDA_PORT, binary.BigEndian.AppendUint16(nil, t.port))
+	}
 	q.end()
 }
 

@@ -21,6 +21,7 @@ import (
 //	neighbour  fe80::c000:202 lladdr 0a:58:c0:00:02:02 PERMANENT
 //	FDB entry  0a:58:c0:00:02:02 dst 192.0.2.2 self permanent
 //
+// (the latter with the other host's port, if that is not this one's),
 // one route for each of its prefixes, and one of each of the others. All is
 // derived from its tunnel address, so nothing has to be remembered to find it
 // again, and nothing is ever asked of the network.
@@ -55,13 +56,14 @@ func metric(vtep netip.Addr) uint32 {
 type side struct {
 	link           int            // of the VXLAN device; 0 if there is none
 	vtep           netip.Addr     // of this host
+	port           uint16         // UDP, at which the device takes VXLAN
 	pools, subnets []netip.Prefix // sorted
 }
 
 func newSide(device *netlink.Vxlan, pools, subnets []netip.Prefix) side {
 	var s side
 	if device != nil {
-		s.link, s.vtep = device.Index, address(device.SrcAddr)
+		s.link, s.vtep, s.port = device.Index, address(device.SrcAddr), uint16(device.Port)
 	}
 	for _, p := range pools {
 		s.pools = append(s.pools, p.Masked())
@@ -183,7 +185,7 @@ func (p *plan) host(peer topology.Peer) error {
 		}
 	}
 	p.owner[m] = peer.VTEP
-	p.tunnels[tunnel{p.link, m, peer.VTEP}] = true
+	p.tunnels[tunnel{p.link, m, peer.VTEP, beyond(peer.Port, p.port)}] = true
 	for _, to := range peer.Prefixes {
 		to = to.Masked()
 		via := p.via(peer.VTEP, to)
@@ -191,6 +193,14 @@ func (p *plan) host(peer topology.Peer) error {
 		p.routes[place{p.table(to), to, metric(peer.VTEP)}] = way{p.link, via, p.source(to)}
 	}
 	return nil
+}
+
+// beyond is a port that is not the own one; 0 else, as the kernel has it.
+func beyond(port, own uint16) uint16 {
+	if port == own {
+		return 0
+	}
+	return port
 }
 
 // hardware checks that the host can be reached, and gives its MAC.

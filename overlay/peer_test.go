@@ -34,6 +34,8 @@ func partStates() map[string]topology.Segment {
 	v4, both := []string{"10.9.0.0/16"}, []string{"10.9.0.0/16", "fd00:9::/32"}
 	foreign := peer("192.0.2.2", "10.9.2.0/24")
 	foreign.MAC = []byte{2, 0, 0, 0, 0, 9}
+	elsewhere := peer("192.0.2.2", "10.9.2.0/24")
+	elsewhere.Port = 8472
 	own6 := []string{"10.9.1.0/24", "fd00:9:1::/64"}
 	return map[string]topology.Segment{
 		"alone":            part([]string{"10.9.0.0/16"}, nil),
@@ -41,6 +43,7 @@ func partStates() map[string]topology.Segment {
 		"one peer":         part([]string{"10.9.1.0/24"}, v4, peer("192.0.2.2", "10.9.2.0/24")),
 		"another's block":  part([]string{"10.9.1.0/24"}, v4, peer("192.0.2.3", "10.9.2.0/24")),
 		"another MAC":      part([]string{"10.9.1.0/24"}, v4, foreign),
+		"another port":     part([]string{"10.9.1.0/24"}, v4, elsewhere),
 		"without a prefix": part([]string{"10.9.1.0/24"}, v4, peer("192.0.2.2")),
 		"two peers": part([]string{"10.9.1.0/24", "10.9.7.0/24"}, v4,
 			peer("192.0.2.2", "10.9.2.0/24", "10.9.4.0/22", "10.9.200.5/32"), peer("192.0.2.3", "10.9.3.0/24")),

@@ -25,7 +25,7 @@ func (h *Host) ensureHostRules() (changed bool, err error) {
 			return false, err
 		}
 	}
-	return h.root.ensureRules(tableName, hostRules(h.opts.Port, h.surveyed.outward))
+	return h.root.ensureRules(tableName, hostRules(h.ports(), h.surveyed.outward))
 }
 
 // survey looks at links and routes. A bridge leads to other machines if a

@@ -140,7 +140,7 @@ func sum(seg topology.Segment) uint64 {
 	list(seg.Pools)
 	list(seg.Subnets)
 	for _, p := range seg.Peers {
-		maphash.WriteComparable(&h, p.VTEP)
+		maphash.WriteComparable(&h, netip.AddrPortFrom(p.VTEP, p.Port))
 		maphash.WriteComparable(&h, string(p.MAC))
 		list(p.Prefixes)
 	}

@@ -99,11 +99,14 @@ func TestTunnelAddressesMeetNoOthers(t *testing.T) {
 	plain := [2]string{"2001:db8::1", "2001:db8::2"}
 	for name, c := range map[string]struct {
 		from, to string
+		port     uint16 // of the other host
 		leaves   bool
 	}{
-		"from a tunnel address": {encrypted[0], plain[1], false},
-		"to a tunnel address":   {plain[0], encrypted[1], false},
-		"between others":        {plain[0], plain[1], true},
+		"from a tunnel address":                 {encrypted[0], plain[1], 0, false},
+		"to a tunnel address":                   {plain[0], encrypted[1], 0, false},
+		"between others":                        {plain[0], plain[1], 0, true},
+		"to a tunnel address with another port": {plain[0], encrypted[1], 8472, false},
+		"between others with another port":      {plain[0], plain[1], 8472, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -112,7 +115,10 @@ func TestTunnelAddressesMeetNoOthers(t *testing.T) {
 			m.Run("ip", "address", "add", encrypted[0]+"/48", "dev", "eth0", "nodad")
 			there.Run("ip", "address", "add", encrypted[1]+"/48", "dev", "eth0", "nodad")
 			seg := part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"}, peer(c.to, "10.9.2.0/24"))
-			seg.VTEP, seg.MTU = netip.MustParseAddr(c.from), 1430
+			seg.VTEP, seg.MTU, seg.Peers[0].Port = netip.MustParseAddr(c.from), 1430, c.port
+			if err := m.SetMembers(t.Context(), []netip.AddrPort{netip.AddrPortFrom(seg.Peers[0].VTEP, c.port)}); err != nil {
+				t.Fatal(err)
+			}
 			m.apply(seg, true)
 			reach(t, m, plain[0], plain[1])
 			reach(t, m, encrypted[0], encrypted[1])

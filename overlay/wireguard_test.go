@@ -141,7 +141,7 @@ func (h *secured) know(others ...*secured) {
 	for _, o := range others {
 		peers, members = append(peers, o.peer()), append(members, o.Address)
 	}
-	if err := errors.Join(h.SetWireGuardPeers(h.t.Context(), peers), h.SetMembers(h.t.Context(), members)); err != nil {
+	if err := errors.Join(h.SetWireGuardPeers(h.t.Context(), peers), h.SetMembers(h.t.Context(), atOwnPort(members...))); err != nil {
 		h.t.Fatal(err)
 	}
 }

@@ -42,6 +42,8 @@ type Peer struct {
 	VTEP netip.Addr // its tunnel address
 	// MAC is that of its VXLAN devices; nil derives it from VTEP.
 	MAC net.HardwareAddr
+	// Port is the UDP port at which it takes VXLAN; 0 is the segment's own.
+	Port uint16 `json:",omitempty"`
 	// Prefixes are what it answers for: blocks of the network's pools and single
 	// addresses. A longer prefix wins over another host's shorter one.
 	Prefixes []netip.Prefix
@@ -49,5 +51,5 @@ type Peer struct {
 
 // Equal compares all there is to a peer.
 func (p Peer) Equal(q Peer) bool {
-	return p.VTEP == q.VTEP && slices.Equal(p.MAC, q.MAC) && slices.Equal(p.Prefixes, q.Prefixes)
+	return p.VTEP == q.VTEP && p.Port == q.Port && slices.Equal(p.MAC, q.MAC) && slices.Equal(p.Prefixes, q.Prefixes)
 }

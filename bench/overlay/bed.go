@@ -239,7 +239,7 @@ func (b *bed) own() (w way, err error) {
 			h, err := overlay.Open(context.Background(), overlay.Options{NamespaceDir: planeDir(i)})
 			if err == nil {
 				b.planes = append(b.planes, h)
-				err = h.SetMembers(context.Background(), []netip.Addr{vtep(1 - i)})
+				err = h.SetMembers(context.Background(), []netip.AddrPort{netip.AddrPortFrom(vtep(1-i), 0)})
 			}
 			return err
 		})

@@ -96,8 +96,8 @@ func (c *cluster) follow(ctx context.Context) {
 		}
 		return
 	}
-	c.reach, c.node.VTEP, c.node.WireGuard = now, now.VTEP, now.end
-	c.member.SetReach(now.VTEP, now.end)
+	c.reach, c.node.VTEP, c.node.Port, c.node.WireGuard = now, now.VTEP, now.Port, now.end
+	c.member.SetReach(netip.AddrPortFrom(now.VTEP, now.Port), now.end)
 	if c.link.Fabric == nil {
 		return
 	}

@@ -74,7 +74,7 @@ func (d *distribution) join(x control.Distributor, n control.Network) {
 // route is what a host announces.
 func (d *distribution) route(i int, prefix string) control.Route {
 	n := Node(i)
-	return control.Route{Network: d.n.ID, Prefix: netip.MustParsePrefix(prefix), Node: n.ID, VTEP: n.VTEP, MAC: n.MAC}
+	return control.Route{Network: d.n.ID, Prefix: netip.MustParsePrefix(prefix), Node: n.ID, VTEP: n.VTEP, MAC: n.MAC, Port: n.Port}
 }
 
 func (d *distribution) put(x control.Distributor, r control.Route) {
@@ -129,7 +129,7 @@ func (d *distribution) announce() {
 
 // sameRoute allows for a MAC that is told though it was left to be derived.
 func sameRoute(got, want control.Route) bool {
-	return got.Network == want.Network && got.Prefix == want.Prefix && got.Node == want.Node && got.VTEP == want.VTEP && got.MAC.String() == want.MAC.String()
+	return got.Network == want.Network && got.Prefix == want.Prefix && got.Node == want.Node && got.VTEP == want.VTEP && got.MAC.String() == want.MAC.String() && got.Port == want.Port
 }
 
 func (d *distribution) repeat() {
@@ -170,7 +170,7 @@ func (d *distribution) move() {
 	r := d.route(1, "10.77.3.0/24")
 	d.put(d.a, r)
 	w.UntilHave(1)
-	r.VTEP, r.MAC = netip.MustParseAddr("192.168.9.9"), net.HardwareAddr{2, 0, 0, 9, 9, 9}
+	r.VTEP, r.MAC, r.Port = netip.MustParseAddr("192.168.9.9"), net.HardwareAddr{2, 0, 0, 9, 9, 9}, 8472
 	if err := d.a.Announce(d.t.Context(), r); err != nil {
 		d.t.Fatal(err)
 	}

@@ -92,7 +92,7 @@ func (a *allocation) nodes() {
 	ctx := a.t.Context()
 	w, r := a.hosts(a.b), a.routes(a.b)
 	w.Until("both hosts", func() bool { return w.Have[Node(1).ID].Alive && w.Have[Node(2).ID].Alive })
-	if got, want := w.Have[Node(1).ID].Node, Node(1); got.Name != want.Name || got.VTEP != want.VTEP || got.MAC.String() != want.MAC.String() || got.Version != want.Version || got.Boot != want.Boot {
+	if got, want := w.Have[Node(1).ID].Node, Node(1); got.Name != want.Name || got.VTEP != want.VTEP || got.MAC.String() != want.MAC.String() || got.Port != want.Port || got.Version != want.Version || got.Boot != want.Boot {
 		a.t.Errorf("host %+v, want %+v", got, want)
 	}
 	mine := a.block(a.a)
@@ -136,12 +136,12 @@ func (a *allocation) readdress() {
 	a.block(a.b)
 	r.UntilHave(3)
 	n := Node(1)
-	n.VTEP, n.MAC, n.Boot = netip.MustParseAddr("192.168.77.7"), net.HardwareAddr{2, 0, 0, 7, 7, 7}, "2"
+	n.VTEP, n.MAC, n.Port, n.Boot = netip.MustParseAddr("192.168.77.7"), net.HardwareAddr{2, 0, 0, 7, 7, 7}, 8472, "2"
 	a.must(a.a.SetNode(ctx, n))
 	r.Until("the new address", func() bool {
 		moved := 0
 		for _, route := range r.Have {
-			if route.VTEP == n.VTEP && route.MAC.String() == n.MAC.String() {
+			if route.VTEP == n.VTEP && route.MAC.String() == n.MAC.String() && route.Port == n.Port {
 				moved++
 			}
 		}

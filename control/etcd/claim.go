@@ -216,7 +216,7 @@ func (s *Store) takeAddress(ctx context.Context, c control.Claim, sub control.Su
 	}
 	got := gets(r)
 	if h, ok := parseHolding(got[0]); ok {
-		if h.Node == mine.Node && h.Holder == mine.Holder && h.VTEP == mine.VTEP {
+		if h.Node == mine.Node && h.Holder == mine.Holder && h.VTEP == mine.VTEP && h.Port == mine.Port {
 			return nil
 		}
 		if h.Node == mine.Node {

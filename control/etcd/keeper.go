@@ -271,14 +271,14 @@ func (s *Store) enlist(ctx context.Context, info, alive, lost *clientv3.GetRespo
 	return err
 }
 
-// readdress writes this host's tunnel address into its claims, if its record
-// says that they have another.
+// readdress writes where this host is reached into its claims, if its record says
+// that they have it otherwise.
 func (s *Store) readdress(ctx context.Context, info *clientv3.GetResponse, me control.Node) error {
 	if len(info.Kvs) == 0 {
 		return nil // a host without a record has claims of its own making only
 	}
 	var was control.Node
-	if err := json.Unmarshal(info.Kvs[0].Value, &was); err == nil && was.VTEP == me.VTEP && was.MAC.String() == me.MAC.String() {
+	if err := json.Unmarshal(info.Kvs[0].Value, &was); err == nil && was.VTEP == me.VTEP && was.MAC.String() == me.MAC.String() && was.Port == me.Port {
 		return nil
 	}
 	claims, err := s.claimsOf(ctx, me.ID, s.k.nets())
@@ -287,7 +287,7 @@ func (s *Store) readdress(ctx context.Context, info *clientv3.GetResponse, me co
 	}
 	for _, c := range claims {
 		h := c.holding
-		h.VTEP, h.MAC = me.VTEP, me.MAC
+		h.VTEP, h.MAC, h.Port = me.VTEP, me.MAC, me.Port
 		if _, err := s.txn(ctx, []clientv3.Cmp{unchanged(c.key, c.mod)}, []clientv3.Op{clientv3.OpPut(c.key, encode(h))}, nil); err != nil {
 			return err
 		}

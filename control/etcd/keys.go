@@ -118,6 +118,7 @@ type holding struct {
 	Node   topology.NodeID
 	VTEP   netip.Addr
 	MAC    net.HardwareAddr `json:",omitempty"`
+	Port   uint16           `json:",omitempty"`
 	Holder string           `json:",omitempty"`
 	// Op tells apart the attempts of one host: after an answer that was lost, the
 	// same number in the store says that the attempt had gone through.
@@ -148,5 +149,5 @@ func (k keys) noneWithin(id topology.SharedID, p netip.Prefix) clientv3.Cmp {
 }
 
 func (h holding) route(id topology.SharedID, p netip.Prefix) control.Route {
-	return control.Route{Network: id, Prefix: p, Node: h.Node, VTEP: h.VTEP, MAC: h.MAC}
+	return control.Route{Network: id, Prefix: p, Node: h.Node, VTEP: h.VTEP, MAC: h.MAC, Port: h.Port}
 }

@@ -235,7 +235,7 @@ func (s *Store) self() control.Node {
 // hold is the value of a claim of this host.
 func (s *Store) hold(holder string) holding {
 	n := s.self()
-	return holding{Node: n.ID, VTEP: n.VTEP, MAC: n.MAC, Holder: holder, Op: random(8)}
+	return holding{Node: n.ID, VTEP: n.VTEP, MAC: n.MAC, Port: n.Port, Holder: holder, Op: random(8)}
 }
 
 // random is n random bytes in hex digits.

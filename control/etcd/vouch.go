@@ -44,7 +44,7 @@ func (s *Store) Vouch(ctx context.Context, n control.Network, r control.Route, o
 		if known {
 			info = string(got[5].Kvs[0].Value)
 		}
-		value := encode(holding{Node: r.Node, VTEP: r.VTEP, MAC: r.MAC})
+		value := encode(holding{Node: r.Node, VTEP: r.VTEP, MAC: r.MAC, Port: r.Port})
 		return s.swap(ctx,
 			[]clientv3.Cmp{unchanged(s.k.spec(n.ID), mod), asRead(s.k.claim(n.ID, r.Prefix), got[3]), asRead(s.k.info(r.Node), got[5])},
 			clientv3.OpPut(s.k.vouched(n.ID, r.Prefix, r.Node), value), clientv3.OpPut(s.k.info(r.Node), info))

@@ -31,10 +31,10 @@ func (s *Store) Announce(ctx context.Context, r control.Route) error {
 			return fault.New("announce", r.Prefix.String(), "this host has not claimed it", "claim it first")
 		case h.Node != s.self().ID:
 			return s.addressTaken(ctx, r.Prefix.Addr(), h, "")
-		case h.VTEP == r.VTEP && h.MAC.String() == r.MAC.String():
+		case h.VTEP == r.VTEP && h.MAC.String() == r.MAC.String() && h.Port == r.Port:
 			return nil
 		}
-		h.VTEP, h.MAC = r.VTEP, r.MAC
+		h.VTEP, h.MAC, h.Port = r.VTEP, r.MAC, r.Port
 		return s.swap(ctx, []clientv3.Cmp{unchanged(key, got[0].Kvs[0].ModRevision)}, clientv3.OpPut(key, encode(h)))
 	})
 }

@@ -162,7 +162,7 @@ func (s state) routes(id topology.SharedID) []control.Route {
 			continue
 		}
 		n := s.nodes[c.Node]
-		r := control.Route{Network: id, Prefix: p.prefix, Node: c.Node, VTEP: n.VTEP, MAC: n.MAC}
+		r := control.Route{Network: id, Prefix: p.prefix, Node: c.Node, VTEP: n.VTEP, MAC: n.MAC, Port: n.Port}
 		if said, ok := s.announced[announcement{p, c.Node}]; ok {
 			r = said
 		}

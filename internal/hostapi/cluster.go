@@ -96,6 +96,40 @@ func (a API) clusterStatus(ctx context.Context) *runtimeapi.ClusterStatus {
 	return s
 }
 
+// clusterSummary asks nobody, so it is there when nobody answers.
+func (a API) clusterSummary() *runtimeapi.ClusterSummary {
+	if a.Cluster == nil {
+		return nil
+	}
+	here := a.Cluster.Member.Status()
+	if !here.Enrolled {
+		return nil
+	}
+	return summary(here)
+}
+
+func summary(here member.Status) *runtimeapi.ClusterSummary {
+	s := &runtimeapi.ClusterSummary{
+		Store:    runtimeapi.StoreHealth{Healthy: here.Store.Healthy, Since: here.Store.Since, Problem: hostview.Text(here.Store.Problem)},
+		Suspects: []string{}, Networks: []runtimeapi.ClusterNetwork{},
+	}
+	for _, h := range here.Hosts {
+		if h.Alive {
+			s.Alive++
+		} else {
+			s.Suspects = append(s.Suspects, cmp.Or(h.Name, string(h.ID)))
+		}
+	}
+	for _, n := range here.Networks {
+		if c := clusterNetwork(n); c.Problem != "" {
+			s.Networks = append(s.Networks, c)
+		}
+	}
+	return s
+}
+
+// clusterNetwork has a problem to tell of, with what to do about it, unless all is
+// well.
 func clusterNetwork(n member.NetworkStatus) runtimeapi.ClusterNetwork {
 	c := runtimeapi.ClusterNetwork{
 		ID: n.ID, Name: cmp.Or(n.Name, n.ID.Short()), VNI: n.VNI, State: string(n.Phase), Claims: n.Claims, Peers: n.Peers,
@@ -104,11 +138,15 @@ func clusterNetwork(n member.NetworkStatus) runtimeapi.ClusterNetwork {
 	switch {
 	case c.Problem != "":
 	case n.Suspended:
-		c.Problem = "this host's claims could not be verified for too long; it gives out no new addresses"
+		c.Problem = "this host's claims could not be verified for too long; it gives out no new addresses until the store answers"
 	case n.Unshared:
 		c.Problem = "it was removed here, which the cluster does not know yet"
 	case len(n.Duplicates) > 0:
 		c.Problem = fmt.Sprintf("two hosts answer for %s", n.Duplicates[0].Prefix)
+	case n.Phase == member.Leaving:
+		c.Problem = "it was removed, and goes from this host when its last containers here end"
+	case n.Phase == member.Pending && n.Name != "":
+		c.Problem = "it is being made on this host, or about to be named in the cluster; nothing is to be done"
 	}
 	return c
 }
@@ -136,7 +174,7 @@ func clusterHosts(hosts []enrol.Host, nodes []member.Host) []runtimeapi.ClusterH
 		}
 		all[i].Version = cmp.Or(n.Version, all[i].Version)
 		if n.VTEP.IsValid() {
-			all[i].VTEP = n.VTEP
+			all[i].VTEP, all[i].Port = n.VTEP, n.Port
 		}
 	}
 	slices.SortFunc(all, func(x, y runtimeapi.ClusterHost) int {

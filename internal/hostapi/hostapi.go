@@ -115,6 +115,7 @@ func (a API) status(v fabric.View) runtimeapi.Status {
 		Guard:    a.Guard.Status(),
 		Networks: []runtimeapi.NetworkStatus{},
 		Repairs:  v.Repairs,
+		Cluster:  a.clusterSummary(),
 	}
 	held, err := a.Held()
 	if err != nil {

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -30,7 +31,9 @@ func (m *Member) followAll(here map[topology.SharedID]fabric.SharedNetwork) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, n := range m.networks {
-		_, n.here = here[id]
+		var local fabric.SharedNetwork
+		local, n.here = here[id]
+		n.called = cmp.Or(local.Name, n.called)
 	}
 	s := m.session
 	if s == nil || !s.started || s.leaving {
@@ -141,7 +144,7 @@ func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	n := m.at(id)
 	peers := slices.DeleteFunc(n.routes.Peers(m.node.VTEP), func(p topology.Peer) bool { return !m.admits(p.VTEP) })
 	news := n.heard && (!n.peersSet || !slices.EqualFunc(peers, n.peers, topology.Peer.Equal))
-	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.members[p.VTEP] })
+	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.members[netip.AddrPortFrom(p.VTEP, p.Port)] })
 	m.mu.Unlock()
 	if !news {
 		return

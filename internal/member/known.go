@@ -65,21 +65,22 @@ func (m *Member) stamp() Stamp {
 type network struct {
 	Known
 	routes *control.Routes
-	dirty  bool // Known is newer than the disk
-	here   bool // the fabric has it
-	making bool // Docker is making it at our request
+	dirty  bool   // Known is newer than the disk
+	here   bool   // the fabric has it
+	called string // by this host's Docker
+	making bool   // Docker is making it at our request
 
 	follow    func() // ends the goroutine that follows its routes; nil if there is none
 	heard     bool   // routes has had a list since the start; until then the fabric knows better
 	peers     []topology.Peer
-	untended  bool          // tend has to wait, for the list of networks or for the fabric
-	sharedAt  time.Duration // the fabric may not have on record yet what Share has claimed
-	peersSet  bool          // the fabric has peers
-	announced map[netip.Prefix]netip.Addr
-	singles   map[netip.Addr]bool           // claimed by ClaimAddress, perhaps not on the fabric's record yet
-	releasing map[netip.Addr]chan struct{}  // closed when it is released
-	low       map[netip.Prefix]bool         // a block of the subnet is being claimed
-	refills   map[netip.Prefix][]chan error // who waits for one; each is told once
+	untended  bool                            // tend has to wait, for the list of networks or for the fabric
+	sharedAt  time.Duration                   // the fabric may not have on record yet what Share has claimed
+	peersSet  bool                            // the fabric has peers
+	announced map[netip.Prefix]netip.AddrPort // and as reached where
+	singles   map[netip.Addr]bool             // claimed by ClaimAddress, perhaps not on the fabric's record yet
+	releasing map[netip.Addr]chan struct{}    // closed when it is released
+	low       map[netip.Prefix]bool           // a block of the subnet is being claimed
+	refills   map[netip.Prefix][]chan error   // who waits for one; each is told once
 	lowRetry  time.Duration
 	lowFails  int
 	kick      chan struct{} // has the follower look at low at once
@@ -109,7 +110,7 @@ func (m *Member) at(id topology.SharedID) *network {
 
 func (m *Member) newNetwork(k Known) *network {
 	n := &network{
-		Known: k, routes: control.NewRoutes(m.o.Node.ID), announced: map[netip.Prefix]netip.Addr{},
+		Known: k, routes: control.NewRoutes(m.o.Node.ID), announced: map[netip.Prefix]netip.AddrPort{},
 		singles: map[netip.Addr]bool{}, releasing: map[netip.Addr]chan struct{}{},
 		low: map[netip.Prefix]bool{}, refills: map[netip.Prefix][]chan error{},
 		kick: make(chan struct{}, 1), saved: k.Verified,

@@ -41,7 +41,7 @@ func (m *Member) removeAll(ctx context.Context, here map[topology.SharedID]fabri
 // driver, whose fabric calls Unshare, which has the network left.
 func (m *Member) remove(ctx context.Context, id topology.SharedID, local fabric.SharedNetwork) {
 	if local.Live {
-		m.failed(id, Leaving, errors.New("removed in the cluster, but containers of this host still live on it"))
+		m.failed(id, Leaving, errors.New("removed in the cluster, but containers of this host still live on it; it goes when they end"))
 		return
 	}
 	bounded, cancel := context.WithTimeout(ctx, engineLimit)

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -60,9 +61,9 @@ type Member struct {
 	networks map[topology.SharedID]*network
 	cluster  *control.Hold[control.Network]
 	nodes    *control.Hold[control.NodeState]
-	listed   bool // cluster has had a list that the disk does not know
-	members  map[netip.Addr]bool
-	settled  time.Duration // when new claims may be made after a loss
+	listed   bool                    // cluster has had a list that the disk does not know
+	members  map[netip.AddrPort]bool // as the overlay knows them
+	settled  time.Duration           // when new claims may be made after a loss
 	health   Health
 }
 
@@ -259,10 +260,7 @@ func (m *Member) logFor(id topology.SharedID) *logrus.Entry {
 
 // label names the network for people.
 func (n *network) label() string {
-	if n.Network.Name != "" {
-		return n.Network.Name
-	}
-	return n.Network.ID.Short()
+	return cmp.Or(n.Network.Name, n.called, n.Network.ID.Short())
 }
 
 // unreachable says whether the store did not answer.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,6 +50,32 @@ func TestNetworkAppearsEverywhere(t *testing.T) {
 			}
 			if s := h.member.Status(); len(s.Hosts) != 3 || !s.Store.Healthy || h.phase("jobs") != member.Ready {
 				t.Errorf("host %s: status %+v", h.node.Name, s)
+			}
+		}
+	})
+}
+
+// A host is sent VXLAN at the port that it says, also when it says another.
+func TestPortsAreTold(t *testing.T) {
+	inWorld(t, 2, func(_ *world, hosts []*host) {
+		a, b := hosts[0], hosts[1]
+		if err := a.create(jobs("10.9.0.0/16")); err != nil {
+			t.Fatal(err)
+		}
+		for _, port := range []uint16{8472, 4790} {
+			a.member.SetReach(netip.AddrPortFrom(a.node.VTEP, port), nil)
+			time.Sleep(time.Minute) // a store that does not follow the record is told by the next pass
+			peers := b.find("jobs").peers
+			if len(peers) != 1 || peers[0].VTEP != a.node.VTEP || peers[0].Port != port {
+				t.Errorf("b sends to %+v, want port %d", peers, port)
+			}
+			b.mu.Lock()
+			if !b.ports[port] {
+				t.Errorf("the firewall of b knows the ports %v, not %d", b.ports, port)
+			}
+			b.mu.Unlock()
+			if s := b.member.Status(); s.Hosts[0].Port != port {
+				t.Errorf("b shows %+v", s.Hosts)
 			}
 		}
 	})
@@ -133,6 +160,12 @@ func TestTwoAtOnceNotAlike(t *testing.T) {
 				}
 				if winner.phase("jobs") != member.Ready || loser.phase("jobs") != member.Conflict {
 					t.Fatalf("the conflict is shown as %+v and %+v", winner.member.Status().Networks, loser.member.Status().Networks)
+				}
+				// The cluster's, which is not here, and this host's own, which is not there.
+				for _, n := range loser.member.Status().Networks {
+					if n.Name != "jobs" || n.Phase != member.Conflict || !strings.Contains(n.Problem, "remove ") {
+						t.Errorf("the loser shows %+v", n)
+					}
 				}
 				loser.remove("jobs")
 				time.Sleep(time.Minute)

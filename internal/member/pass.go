@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -112,7 +113,7 @@ func (m *Member) tell(ctx context.Context, s *session) error {
 		return err
 	}
 	m.mu.Lock()
-	s.told = s.told || m.node.VTEP == node.VTEP && sameEnd(m.node.WireGuard, node.WireGuard)
+	s.told = s.told || m.node.VTEP == node.VTEP && m.node.Port == node.Port && sameEnd(m.node.WireGuard, node.WireGuard)
 	m.mu.Unlock()
 	return nil
 }
@@ -349,7 +350,7 @@ func (m *Member) nameAll(ctx context.Context, s Store, here map[topology.SharedI
 		cancel()
 		switch {
 		case errors.Is(err, control.ErrTaken):
-			m.failed(id, Conflict, err)
+			m.failed(id, Conflict, fmt.Errorf("the cluster has another network of this name, which was first; this one stays on this host alone, until you remove it (`docker network rm %s`)", local.Network.Short()))
 		case err != nil:
 			m.failed(id, Pending, err)
 			if unreachable(err) {

@@ -47,10 +47,10 @@ type Engine interface {
 	Remove(context.Context, topology.NetworkID) error
 }
 
-// Overlay lets in the VXLAN packets of these tunnel addresses and no others, and
-// encrypts for these hosts and no others.
+// Overlay lets in the VXLAN packets of these tunnel addresses and no others, takes
+// their ports for those of VXLAN, and encrypts for these hosts and no others.
 type Overlay interface {
-	SetMembers(context.Context, []netip.Addr) error
+	SetMembers(context.Context, []netip.AddrPort) error
 	SetWireGuardPeers(context.Context, []topology.WireGuardPeer) error
 }
 

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ type Host struct {
 	ID      topology.NodeID
 	Name    string
 	VTEP    netip.Addr
+	Port    uint16 // 0 if it has not told
 	Version string
 	Alive   bool // false: suspect, which is advice and no more
 }
@@ -50,7 +52,7 @@ type Host struct {
 // is about to have or to lose.
 type NetworkStatus struct {
 	ID      topology.SharedID
-	Name    string
+	Name    string // if the cluster has none yet, what this host's Docker calls it
 	VNI     topology.VNI
 	Phase   Phase
 	Problem string
@@ -73,7 +75,7 @@ func (m *Member) Status() Status {
 		return s
 	}
 	for _, h := range m.nodes.All(control.Current, control.Withdrawn, control.Doubted) {
-		s.Hosts = append(s.Hosts, Host{ID: h.ID, Name: h.Name, VTEP: h.VTEP, Version: h.Version, Alive: h.Alive})
+		s.Hosts = append(s.Hosts, Host{ID: h.ID, Name: h.Name, VTEP: h.VTEP, Port: h.Port, Version: h.Version, Alive: h.Alive})
 	}
 	slices.SortStableFunc(s.Hosts, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
 	listed := map[topology.SharedID]bool{}
@@ -100,6 +102,7 @@ func (m *Member) networkStatus(record control.Network, n *network) NetworkStatus
 	if n == nil {
 		return s
 	}
+	s.Name = cmp.Or(s.Name, n.called)
 	s.Phase, s.Problem, s.Suspended, s.Unshared = n.phase, n.problem, n.suspended, n.Unshared && !n.Told
 	if s.Phase == "" {
 		s.Phase = Pending

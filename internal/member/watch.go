@@ -107,19 +107,19 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	defer m.pushing.Unlock()
 	m.mu.Lock()
 	nodes := m.nodes.All(control.Current, control.Withdrawn, control.Doubted)
-	members := make(map[netip.Addr]bool, len(nodes)+len(more))
+	members := make(map[netip.AddrPort]bool, len(nodes)+len(more))
 	for _, node := range nodes {
-		members[node.VTEP] = true
+		members[netip.AddrPortFrom(node.VTEP, node.Port)] = true
 	}
 	for _, n := range m.networks {
 		for _, p := range n.peers {
-			members[p.VTEP] = true
+			members[netip.AddrPortFrom(p.VTEP, p.Port)] = true
 		}
 	}
 	for _, p := range more {
-		members[p.VTEP] = true
+		members[netip.AddrPortFrom(p.VTEP, p.Port)] = true
 	}
-	maps.DeleteFunc(members, func(a netip.Addr, _ bool) bool { return !a.IsValid() || !m.admits(a) })
+	maps.DeleteFunc(members, func(at netip.AddrPort, _ bool) bool { return !at.Addr().IsValid() || !m.admits(at.Addr()) })
 	same := m.members != nil && maps.Equal(members, m.members)
 	ends := m.ends(nodes)
 	m.mu.Unlock()
@@ -127,7 +127,7 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	if same {
 		return
 	}
-	if err := m.o.Overlay.SetMembers(ctx, slices.SortedFunc(maps.Keys(members), netip.Addr.Compare)); err != nil {
+	if err := m.o.Overlay.SetMembers(ctx, slices.SortedFunc(maps.Keys(members), netip.AddrPort.Compare)); err != nil {
 		if ctx.Err() == nil {
 			m.o.Log.WithError(err).Warn("the kernel does not know all hosts of the cluster; trying again")
 		}

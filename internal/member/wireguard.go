@@ -9,12 +9,12 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// SetReach follows how other hosts reach this one: its tunnel address and, in an
-// encrypted cluster, its end of WireGuard.
-func (m *Member) SetReach(vtep netip.Addr, end *control.WireGuard) {
+// SetReach follows how other hosts reach this one: its tunnel address with the UDP
+// port and, in an encrypted cluster, its end of WireGuard.
+func (m *Member) SetReach(at netip.AddrPort, end *control.WireGuard) {
 	m.mu.Lock()
-	changed := m.node.VTEP != vtep || !sameEnd(m.node.WireGuard, end)
-	m.node.VTEP, m.node.WireGuard = vtep, end
+	changed := m.node.VTEP != at.Addr() || m.node.Port != at.Port() || !sameEnd(m.node.WireGuard, end)
+	m.node.VTEP, m.node.Port, m.node.WireGuard = at.Addr(), at.Port(), end
 	if s := m.session; s != nil && changed {
 		s.told = false
 	}

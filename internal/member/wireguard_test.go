@@ -72,7 +72,7 @@ func TestEncryptedHostsKnowEachOther(t *testing.T) {
 		moved := *b.node.WireGuard
 		moved.Endpoint = netip.MustParseAddrPort("192.0.2.77:7793")
 		b.node.WireGuard = &moved
-		b.member.SetReach(b.node.VTEP, b.node.WireGuard)
+		b.member.SetReach(netip.AddrPortFrom(b.node.VTEP, b.node.Port), b.node.WireGuard)
 		time.Sleep(soon)
 		a.knows("when b has moved", b, c)
 

@@ -78,6 +78,7 @@ type host struct {
 	networks  map[topology.NetworkID]*docker
 	made      int
 	members   []netip.Addr
+	ports     map[uint16]bool          // of members
 	ends      []topology.WireGuardPeer // nil if none were ever told
 	suspended map[topology.SharedID]bool
 	slow      time.Duration // how long SetPeers takes
@@ -226,10 +227,15 @@ func (h *host) Endpoints(_ context.Context, id topology.NetworkID) (map[topology
 }
 
 // SetMembers implements member.Overlay.
-func (h *host) SetMembers(_ context.Context, all []netip.Addr) error {
+func (h *host) SetMembers(_ context.Context, all []netip.AddrPort) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.members = all
+	h.members, h.ports = nil, map[uint16]bool{}
+	for _, at := range all {
+		h.members = append(h.members, at.Addr())
+		h.ports[at.Port()] = true
+	}
+	h.members = slices.Compact(h.members) // as the overlay has them
 	return nil
 }
 

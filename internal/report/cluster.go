@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -114,17 +116,21 @@ func Cluster(w io.Writer, s runtimeapi.ClusterStatus, now time.Time) error {
 	var b strings.Builder
 	clusterHead(&b, s, now)
 	if len(s.Hosts) > 0 {
-		t := table{head: []string{"HOST", "VTEP", "STATE", "VERSION", "ROLE"}}
+		t := table{head: []string{"HOST", "VTEP", "PORT", "STATE", "VERSION", "ROLE"}}
 		for _, h := range s.Hosts {
 			vtep := "-"
 			if h.VTEP.IsValid() {
 				vtep = h.VTEP.String()
 			}
+			port := "-"
+			if h.Port != 0 {
+				port = strconv.Itoa(int(h.Port))
+			}
 			name := h.Name
 			if h.ID == s.Node {
 				name += " (this one)"
 			}
-			t.add(cmp.Or(name, short(string(h.ID))), vtep, h.State, cmp.Or(h.Version, "-"), h.Role)
+			t.add(cmp.Or(name, short(string(h.ID))), vtep, port, h.State, cmp.Or(h.Version, "-"), h.Role)
 		}
 		b.WriteByte('\n')
 		t.write(&b)
@@ -150,13 +156,46 @@ func Cluster(w io.Writer, s runtimeapi.ClusterStatus, now time.Time) error {
 		b.WriteByte('\n')
 		t.write(&b)
 	}
-	for _, n := range s.Networks {
-		if n.Problem != "" {
-			fmt.Fprintf(&b, "\nnetwork %s: %s\n", n.Name, n.Problem)
-		}
-	}
+	troubledNetworks(&b, s.Networks)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeSummary tells in a few lines how a cluster is, and which of its networks are
+// not as they should be.
+func writeSummary(b *strings.Builder, c runtimeapi.ClusterSummary, now time.Time) {
+	store := "its store answers"
+	switch {
+	case c.Store.Healthy:
+	case c.Store.Since.IsZero():
+		store = "its store has not answered yet"
+	default:
+		store = "its store does not answer since " + age(c.Store.Since, now)
+	}
+	fmt.Fprintf(b, "cluster: %s, %s alive, %d suspect; `particle cluster status` tells more\n", store, plural(c.Alive, "host"), len(c.Suspects))
+	if !c.Store.Healthy {
+		fmt.Fprintf(b, "what there is goes on; new networks of the cluster, and more addresses, wait for the store%s\n", because(c.Store.Problem))
+	}
+	if len(c.Suspects) > 0 {
+		fmt.Fprintf(b, "not heard of lately, and perhaps alive: %s; one that is gone is taken out by `particle cluster remove`\n", strings.Join(c.Suspects, ", "))
+	}
+	troubledNetworks(b, c.Networks)
+}
+
+func because(problem string) string {
+	if problem == "" {
+		return ""
+	}
+	return ": " + problem
+}
+
+// troubledNetworks tells of each why, and what to do.
+func troubledNetworks(b *strings.Builder, networks []runtimeapi.ClusterNetwork) {
+	for _, n := range networks {
+		if n.Problem != "" {
+			fmt.Fprintf(b, "\nnetwork %s (%s): %s\n", n.Name, n.State, n.Problem)
+		}
+	}
 }
 
 func clusterHead(b *strings.Builder, s runtimeapi.ClusterStatus, now time.Time) {
@@ -218,6 +257,7 @@ func ClusterChecks(s runtimeapi.ClusterStatus, now time.Time) []Check {
 		cluster.Grade, cluster.Finding, cluster.Remedy = Warn, s.Problem, "see `particle cluster status`"
 	}
 	checks := append([]Check{cluster, storeCheck(s)}, encryptionChecks(s)...)
+	checks = append(checks, portChecks(s)...)
 	clock := Check{Name: "clock", Grade: OK, Finding: "agrees with the cluster's"}
 	if s.Skew != "" {
 		clock.Grade, clock.Finding, clock.Remedy = Warn, s.Skew, "let a time service set it"
@@ -254,6 +294,38 @@ func encryptionChecks(s runtimeapi.ClusterStatus) []Check {
 	}
 	return []Check{c}
 }
+
+// portChecks tell at which ports other hosts are sent VXLAN, where those differ; none
+// where all have one. An older plugin does not tell its own.
+func portChecks(s runtimeapi.ClusterStatus) []Check {
+	i := slices.IndexFunc(s.Hosts, func(h runtimeapi.ClusterHost) bool { return h.ID == s.Node })
+	if i < 0 || s.Hosts[i].Port == 0 {
+		return nil
+	}
+	own := s.Hosts[i].Port
+	var differ, untold []string
+	for _, h := range s.Hosts {
+		switch {
+		case !h.VTEP.IsValid() || h.State == "unknown":
+		case h.Port == 0:
+			untold = append(untold, h.Name)
+		case h.Port != own:
+			differ = append(differ, fmt.Sprintf("%s at %d", h.Name, h.Port))
+		}
+	}
+	c := Check{Name: "VXLAN ports", Grade: OK, Finding: fmt.Sprintf("this host takes VXLAN at UDP %d; not so %s", own, strings.Join(differ, ", "))}
+	switch {
+	case len(untold) > 0 && own != defaultVXLAN:
+		c.Grade, c.Finding = Warn, fmt.Sprintf("%s did not tell at which UDP port VXLAN is taken there, and is sent it at %d, this host's", strings.Join(untold, ", "), own)
+		c.Remedy = fmt.Sprintf("upgrade particle there, or set PARTICLE_VXLAN_PORT=%d there", own)
+	case len(differ) == 0:
+		return nil
+	}
+	return []Check{c}
+}
+
+// defaultVXLAN is the UDP port where nobody has chosen another.
+const defaultVXLAN = 4789
 
 const openPorts = "start the servers, and open the TCP ports from PARTICLE_CLUSTER_PORT on between the hosts (7790 to 7792)"
 

@@ -1,6 +1,7 @@
 package report_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ func TestCluster(t *testing.T) {
 		Role: "server", Cluster: "4f2a9c01d3b74f2a9c01d3b7", Node: "aa", Joined: now.Add(-3 * time.Hour), Expires: now.Add(364 * 24 * time.Hour),
 		Skew: "this host's clock is 10m0s behind the cluster's",
 		Hosts: []runtimeapi.ClusterHost{
-			{ID: "aa", Name: "h1", VTEP: netip.MustParseAddr("198.51.100.1"), State: "alive", Version: "0.1.0", Role: "server"},
+			{ID: "aa", Name: "h1", VTEP: netip.MustParseAddr("198.51.100.1"), Port: 8472, State: "alive", Version: "0.1.0", Role: "server"},
 			{ID: "bb", Name: "h2", VTEP: netip.MustParseAddr("198.51.100.2"), State: "suspect", Role: "member"},
 		},
 		Store: []runtimeapi.ClusterStore{
@@ -35,9 +36,9 @@ func TestCluster(t *testing.T) {
 	want := `cluster 4f2a9c01d3b7, this host is a server since 3h, its certificate is good for 364 days
 this host's clock is 10m0s behind the cluster's
 
-HOST            VTEP           STATE     VERSION   ROLE
-h1 (this one)   198.51.100.1   alive     0.1.0     server
-h2              198.51.100.2   suspect   -         member
+HOST            VTEP           PORT   STATE     VERSION   ROLE
+h1 (this one)   198.51.100.1   8472   alive     0.1.0     server
+h2              198.51.100.2   -      suspect   -         member
 
 STORE                       STATE     ETCD    SIZE
 https://198.51.100.1:7791   leader    3.7.3   3.0 MB
@@ -49,7 +50,7 @@ NETWORK   VNI   STATE     CLAIMS                                                
 idle      78    ready     10.77.0.0/28 10.77.0.16/28 10.77.0.32/28 and 1 more   2
 jobs      77    pending   -                                                     0
 
-network jobs: no block is left
+network jobs (pending): no block is left
 `
 	var b strings.Builder
 	if err := report.Cluster(&b, s, now); err != nil {
@@ -97,7 +98,14 @@ func TestClusterChecks(t *testing.T) {
 	if c := report.ClusterChecks(runtimeapi.ClusterStatus{Role: "none"}, now); len(c) != 0 {
 		t.Errorf("checks of a host in no cluster: %v", c)
 	}
-	well := runtimeapi.ClusterStatus{Role: "member", Expires: now.Add(300 * 24 * time.Hour), Store: []runtimeapi.ClusterStore{{Endpoint: "a"}, {Endpoint: "b"}}}
+	hosts := func(ports ...uint16) (all []runtimeapi.ClusterHost) {
+		for i, p := range ports {
+			h := runtimeapi.ClusterHost{ID: topology.NodeID(fmt.Sprint(i)), Name: fmt.Sprintf("h%d", i), VTEP: netip.MustParseAddr("192.0.2.1"), State: "alive", Port: p}
+			all = append(all, h)
+		}
+		return all
+	}
+	well := runtimeapi.ClusterStatus{Node: "0", Role: "member", Expires: now.Add(300 * 24 * time.Hour), Store: []runtimeapi.ClusterStore{{Endpoint: "a"}, {Endpoint: "b"}}}
 	grades := func(change func(*runtimeapi.ClusterStatus)) string {
 		s := well
 		s.Store = append([]runtimeapi.ClusterStore{}, well.Store...)
@@ -126,6 +134,9 @@ func TestClusterChecks(t *testing.T) {
 		{"cluster store warn", func(s *runtimeapi.ClusterStatus) { s.Store = nil }},
 		{"", func(s *runtimeapi.ClusterStatus) { s.Encryption = topology.ByWireGuard }},
 		{"encryption missing", func(s *runtimeapi.ClusterStatus) { s.Encryption, s.Unencrypted = topology.ByWireGuard, "x" }},
+		{"", func(s *runtimeapi.ClusterStatus) { s.Hosts = hosts(4789, 4789, 0) }},
+		{"", func(s *runtimeapi.ClusterStatus) { s.Hosts = hosts(8472, 4789) }},
+		{"VXLAN ports warn", func(s *runtimeapi.ClusterStatus) { s.Hosts = hosts(8472, 8472, 0) }},
 		{"certificate warn", func(s *runtimeapi.ClusterStatus) { s.Expires = now.Add(24 * time.Hour) }},
 		{"certificate missing", func(s *runtimeapi.ClusterStatus) { s.Expires = now.Add(-time.Hour) }},
 	} {
@@ -154,5 +165,53 @@ func TestClusterNextSteps(t *testing.T) {
 	var b strings.Builder
 	if err := report.ClusterRemoved(&b, "h3", false); err != nil || b.String() != "h3 is removed from the cluster.\n" {
 		t.Errorf("%v: %s", err, b.String())
+	}
+}
+
+// Doctor names the hosts whose port is another, and those of which it is not known.
+func TestPortsAreNamed(t *testing.T) {
+	s := runtimeapi.ClusterStatus{Role: "external", Node: "a", Hosts: []runtimeapi.ClusterHost{
+		{ID: "a", Name: "h1", VTEP: netip.MustParseAddr("192.0.2.1"), State: "alive", Port: 8472},
+		{ID: "b", Name: "h2", VTEP: netip.MustParseAddr("192.0.2.2"), State: "suspect", Port: 4789},
+	}}
+	find := func() report.Check {
+		for _, c := range report.ClusterChecks(s, now) {
+			if c.Name == "VXLAN ports" {
+				return c
+			}
+		}
+		return report.Check{}
+	}
+	if c := find(); c.Finding != "this host takes VXLAN at UDP 8472; not so h2 at 4789" || c.Grade != report.OK {
+		t.Errorf("%+v", c)
+	}
+	s.Hosts[1].Port = 0
+	if c := find(); !strings.HasPrefix(c.Finding, "h2 did not tell") || c.Remedy != "upgrade particle there, or set PARTICLE_VXLAN_PORT=8472 there" {
+		t.Errorf("%+v", c)
+	}
+}
+
+// What is wrong with a cluster is told with why and what to do, beside the networks of
+// the host.
+func TestStatusOfACluster(t *testing.T) {
+	for want, c := range map[string]runtimeapi.ClusterSummary{
+		"\ncluster: its store answers, 3 hosts alive, 0 suspect; `particle cluster status` tells more\n\nNo networks": {
+			Store: runtimeapi.StoreHealth{Healthy: true, Since: now.Add(-time.Hour)}, Alive: 3,
+		},
+		"\ncluster: its store does not answer since 5m, 1 host alive, 2 suspect; `particle cluster status` tells more\n" +
+			"what there is goes on; new networks of the cluster, and more addresses, wait for the store: no leader\n" +
+			"not heard of lately, and perhaps alive: h2, h3; one that is gone is taken out by `particle cluster remove`\n\nNo networks": {
+			Store: runtimeapi.StoreHealth{Since: now.Add(-5 * time.Minute), Problem: "no leader"}, Alive: 1, Suspects: []string{"h2", "h3"},
+		},
+		"\ncluster: its store has not answered yet, 0 hosts alive, 0 suspect; `particle cluster status` tells more\n" +
+			"what there is goes on; new networks of the cluster, and more addresses, wait for the store\n\nNo networks": {},
+		"tells more\n\nnetwork jobs (conflict): of another driver; remove it\n\nNo networks": {
+			Store: runtimeapi.StoreHealth{Healthy: true}, Networks: []runtimeapi.ClusterNetwork{{Name: "jobs", State: "conflict", Problem: "of another driver; remove it"}},
+		},
+	} {
+		var b strings.Builder
+		if err := report.Status(&b, runtimeapi.Status{Cluster: &c}, now); err != nil || !strings.Contains(b.String(), want) {
+			t.Errorf("%v: no\n%s\nin\n%s", err, want, b.String())
+		}
 	}
 }

@@ -26,6 +26,9 @@ func Status(w io.Writer, s runtimeapi.Status, now time.Time) error {
 		fmt.Fprintf(&b, "%s since then: something else changed what belongs to particle\n", plural(s.Repairs, "repair"))
 	}
 	writeGuard(&b, s.Guard)
+	if s.Cluster != nil {
+		writeSummary(&b, *s.Cluster, now)
+	}
 	if len(s.Networks) == 0 {
 		b.WriteString("\nNo networks. Create one with: docker network create -d particle --ipam-driver particle NAME\n")
 		_, err := io.WriteString(w, b.String())

@@ -113,12 +113,31 @@ type ClusterStatus struct {
 	Problem string   `json:"problem,omitempty"`
 }
 
+// ClusterSummary is what a host knows of its cluster without asking anybody.
+type ClusterSummary struct {
+	Store StoreHealth `json:"store"`
+	// Alive counts the hosts that were heard of lately, this one too; Suspects are the
+	// others, by name.
+	Alive    int      `json:"alive"`
+	Suspects []string `json:"suspects"`
+	// Networks are those that are not as the cluster has them, or about to go.
+	Networks []ClusterNetwork `json:"networks"`
+}
+
+// StoreHealth is whether the cluster's store answers this host.
+type StoreHealth struct {
+	Healthy bool      `json:"healthy"`
+	Since   time.Time `json:"since,omitzero"`
+	Problem string    `json:"problem,omitempty"`
+}
+
 // ClusterHost is a host of the cluster.
 type ClusterHost struct {
 	ID      topology.NodeID `json:"id"`
 	Name    string          `json:"name"`
 	VTEP    netip.Addr      `json:"vtep,omitzero"`
-	State   string          `json:"state"` // alive, suspect or unknown
+	Port    uint16          `json:"port,omitempty"` // UDP, of VXLAN; 0 if it has not told
+	State   string          `json:"state"`          // alive, suspect or unknown
 	Version string          `json:"version,omitempty"`
 	Role    string          `json:"role"` // member or server
 }

@@ -122,6 +122,8 @@ type Status struct {
 	Guard    GuardStatus     `json:"guard"`
 	Networks []NetworkStatus `json:"networks"`
 	Repairs  int             `json:"repairs"` // pieces of drift the reconciler has mended since Started
+	// Cluster is nil on a host that is in none.
+	Cluster *ClusterSummary `json:"cluster,omitempty"`
 }
 
 // GuardStatus is what keeps containers to their own addresses.
