@@ -48,10 +48,17 @@ func (h *Host) StartDockerd(ctx context.Context, flags ...string) error {
 		"-H", "unix://" + filepath.Join(shareInside, dockerSocket)}, flags...)
 	// A driver given by environment does not clash with a storage-driver key in daemon.json.
 	env := append(h.environ(), "DOCKER_DRIVER=overlay2")
-	if _, err := h.control(ctx, controlRequest{Op: "start", Name: dockerdService, Argv: argv, Env: env}); err != nil {
-		return err
+	// The engine gives its containerd 15 s, which is not enough where all is emulated and
+	// read for the first time; on machines systemd starts it again (Restart=always).
+	for tries := 3; ; tries-- {
+		if _, err := h.control(ctx, controlRequest{Op: "start", Name: dockerdService, Argv: argv, Env: env}); err != nil {
+			return err
+		}
+		err := h.WaitDockerd(ctx)
+		if err == nil || tries == 1 || !strings.Contains(err.Error(), "timeout waiting for containerd to start") {
+			return err
+		}
 	}
-	return h.WaitDockerd(ctx)
 }
 
 // WaitDockerd waits until the running engine answers, and returns its last words

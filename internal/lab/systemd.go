@@ -44,6 +44,12 @@ func prepareSystemd(spec bootSpec, root string) error {
 	if err := shieldMachine(root); err != nil {
 		return err
 	}
+	// They look for what a machine has, and what they find nobody asks for.
+	for _, kind := range []string{"system-generators", "system-environment-generators"} {
+		if err := mount("tmpfs", filepath.Join(root, filepath.Dir(systemdProgram), kind), "tmpfs", unix.MS_RDONLY, "mode=755"); err != nil {
+			return err
+		}
+	}
 	return writeTarget(root)
 }
 
@@ -106,7 +112,7 @@ func runServe(args []string) error {
 }
 
 func awaitSystemd() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // where all is emulated
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
