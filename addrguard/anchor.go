@@ -2,11 +2,11 @@ package addrguard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,15 +26,47 @@ func cgroupID(path string) (topology.CgroupID, error) {
 	return topology.CgroupID(st.Ino), nil
 }
 
-// anchorOf is the top of a cgroup's branch: /docker of /docker/4f2a.
-func anchorOf(cgroup string) (string, error) {
+// place is a cgroup that programs hang on.
+type place struct {
+	path string // below the root of the hierarchy
+	// gate: that of socket(2) alone hangs there, for what is below.
+	gate bool
+	// gated: that of socket(2) hangs above.
+	gated bool
+}
+
+// gatekeeper is the program that denies sockets to strangers.
+const gatekeeper = guardProgSockCreate
+
+// holds reports whether a program hangs there.
+func (p place) holds(program string) bool {
+	if program == gatekeeper {
+		return !p.gated
+	}
+	return !p.gate
+}
+
+// placesOf are the cgroups that the programs for a cgroup hang on. The anchor is the
+// first on the way down that is no slice of systemd's: /docker of /docker/4f2a, and
+// the whole of /system.slice/docker-4f2a.scope. Slices hold services of the host as
+// well, which shall not pay for what they do with sockets; but who is in no container
+// shall have none in a container's namespace, so a slice at the top is a gate.
+func placesOf(cgroup string) ([]place, error) {
 	clean := filepath.Clean(cgroup)
 	if !filepath.IsAbs(clean) || clean != strings.TrimRight(cgroup, "/") {
-		return "", fault.New("find cgroup", cgroup, "not a path from the root of the hierarchy",
+		return nil, fault.New("find cgroup", cgroup, "not a path from the root of the hierarchy",
 			"run the plugin in the host's cgroup namespace")
 	}
-	top, _, _ := strings.Cut(clean[1:], "/")
-	return "/" + top, nil
+	parts := strings.Split(clean[1:], "/")
+	depth := slices.IndexFunc(parts, func(part string) bool { return !strings.HasSuffix(part, ".slice") })
+	if depth < 0 {
+		depth = len(parts) - 1
+	}
+	anchor := place{path: "/" + strings.Join(parts[:depth+1], "/"), gated: depth > 0}
+	if depth == 0 {
+		return []place{anchor}, nil
+	}
+	return []place{{path: "/" + parts[0], gate: true}, anchor}, nil
 }
 
 func anchorPin(id topology.CgroupID, program string) string {
@@ -52,55 +84,67 @@ func parseAnchorPin(name string) (id topology.CgroupID, program string, ok bool)
 	return topology.CgroupID(n), program, ok && err == nil
 }
 
-// anchor attaches the programs to the top of a cgroup's branch, if they are not.
+// anchor attaches the programs that are for a cgroup, if they are not.
 func (g *Guard) anchor(ctx context.Context, cgroup string) error {
-	top, err := anchorOf(cgroup)
+	places, err := placesOf(cgroup)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(g.opts.Cgroups, top)
-	id, err := cgroupID(path)
-	if err != nil {
-		return err
+	for _, p := range places {
+		id, err := cgroupID(filepath.Join(g.opts.Cgroups, p.path))
+		if err != nil {
+			return err
+		}
+		if g.anchored(id) {
+			continue
+		}
+		if err := g.attachLocked(ctx, p, id); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (g *Guard) anchored(id topology.CgroupID) bool {
 	g.mu.RLock()
-	attached := g.anchors[id]
-	g.mu.RUnlock()
-	if attached {
-		return nil
-	}
+	defer g.mu.RUnlock()
+	_, ok := g.anchors[id]
+	return ok
+}
+
+func (g *Guard) attachLocked(ctx context.Context, p place, id topology.CgroupID) error {
 	unlock, err := g.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return g.attach(path, id)
+	return g.attach(p, id)
 }
 
-// attach makes every program run in the cgroup. The pins' lock is held.
-func (g *Guard) attach(path string, id topology.CgroupID) error {
-	dir, err := os.Open(path)
+// attach makes the programs of a place run there. The pins' lock is held.
+func (g *Guard) attach(p place, id topology.CgroupID) error {
+	dir, err := os.Open(filepath.Join(g.opts.Cgroups, p.path))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	for _, p := range []*part{g.core, g.unix} {
-		if err := g.attachPart(p, dir, id); err != nil {
-			return fmt.Errorf("cgroup %s: %w", path, err)
+	for _, part := range []*part{g.core, g.unix} {
+		if err := g.attachPart(part, p, dir, id); err != nil {
+			return fmt.Errorf("cgroup %s: %w", p.path, err)
 		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.anchors[id] = true
+	g.anchors[id] = p
 	return nil
 }
 
-func (g *Guard) attachPart(p *part, dir *os.File, id topology.CgroupID) error {
+func (g *Guard) attachPart(p *part, at place, dir *os.File, id topology.CgroupID) error {
 	if p == nil {
 		return nil
 	}
 	for name, prog := range p.Programs {
-		if !g.runs(name) {
+		if !g.runs(name) || !at.holds(name) {
 			continue
 		}
 		err := g.ensure(anchorPin(id, name), prog, func() (link.Link, error) {
@@ -119,67 +163,13 @@ func (g *Guard) hooks(program string) bool {
 }
 
 // runs reports whether an anchor's program has anything to do: devices check what
-// leaves, where they can.
-func (g *Guard) runs(program string) bool { return program != "egress" || g.device == nil }
-
-// takeOver puts this version's programs in place of those that are attached, and
-// clears what hangs on nothing any more. The pins' lock is held.
-func (g *Guard) takeOver() error {
-	alive, err := topCgroups(g.opts.Cgroups)
-	if err != nil {
-		return err
+// leaves, where they can, and newer kernels tell packets' programs the namespace.
+func (g *Guard) runs(program string) bool {
+	switch program {
+	case guardProgEgress:
+		return g.device == nil
+	case guardProgSockForeign:
+		return !g.packetNetns()
 	}
-	names, err := g.pins()
-	if err != nil {
-		return err
-	}
-	if err := g.takeOverDevices(names); err != nil {
-		return err
-	}
-	seen := map[topology.CgroupID]bool{}
-	for _, name := range names {
-		id, program, ok := parseAnchorPin(name)
-		if !ok {
-			continue
-		}
-		path, live := alive[id]
-		if live && !seen[id] {
-			seen[id] = true
-			err := g.attach(path, id)
-			if err != nil && !isGone(err) {
-				return err
-			}
-		}
-		if live && g.hooks(program) {
-			continue
-		}
-		if err := g.unpin(name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// topCgroups are the cgroups at the top of the hierarchy, each with its path.
-func topCgroups(root string) (map[topology.CgroupID]string, error) {
-	entries, err := os.ReadDir(root)
-	if err != nil {
-		return nil, err
-	}
-	top := map[topology.CgroupID]string{}
-	for _, e := range entries {
-		if !e.IsDir() {
-			continue
-		}
-		path := filepath.Join(root, e.Name())
-		id, err := cgroupID(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		top[id] = path
-	}
-	return top, nil
+	return true
 }

@@ -3,6 +3,7 @@ package addrguard_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -184,28 +185,32 @@ func bench(c Call, a *Answer) (err error) {
 	return nil
 }
 
-// BenchmarkSockets compares system calls in three places: a container that is
-// guarded, one of another network below the same anchor, and a process outside.
+// BenchmarkSockets compares system calls in four places: a container that is guarded,
+// one of another network below the same anchor, a service of the host in the slice that
+// containers of systemd's are in, and a process outside.
 // Of many short batches, taken in turn, the fastest is least disturbed; the median
 // is of the ratios of batches that followed each other.
 func BenchmarkSockets(b *testing.B) {
 	h := newHost(b)
 	network := h.network(1, v4)
 	guarded := h.box(network, 1, v4)
-	other, outside := tenant(b, v4), tenant(b, v4)
-	for _, ns := range []*netnstest.Namespace{other, outside, h.spaces[network]} {
+	other, host, outside := tenant(b, v4), tenant(b, v4), tenant(b, v4)
+	for _, ns := range []*netnstest.Namespace{other, host, outside, h.spaces[network]} {
 		// Connections that wait for stray packets would slow those that follow.
 		ns.Run("sysctl", "-q", "-w", "net.ipv4.tcp_max_tw_buckets=0")
 	}
 	h.cgroup(h.top + "/other")
 	h.cgroup(h.top + "-outside")
-	places := []*box{h.start(h.top+"-outside", outside), h.start(h.top+"/other", other), guarded}
+	slice, service := h.slice()
+	h.cgroup(slice + "/docker-2.scope")
+	h.admitted(slice+"/docker-2.scope", identityOf(network, 2, v4))
+	places := []*box{h.start(h.top+"-outside", outside), h.start(h.top+"/other", other), h.start(service, host), guarded}
 	for _, kind := range []string{"socket", "socket-tcp", "bind-udp", "bind-tcp", "bind-udp-own", "bind-tcp-own", "connect-udp", "getsockname", "pair-udp", "tcp"} {
 		b.Run(kind, func(b *testing.B) {
 			spent := spentAt(b, places, kind)
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(slices.Min(spent[0]), "ns/outside")
-			for n, name := range []string{"other", "guarded"} {
+			for n, name := range []string{"other", "service", "guarded"} {
 				b.ReportMetric(slices.Min(spent[n+1])/slices.Min(spent[0]), name+"/outside")
 				b.ReportMetric(medianRatio(spent[n+1], spent[0]), name+"/outside-p50")
 			}
@@ -264,15 +269,48 @@ func BenchmarkAdmit(b *testing.B) {
 	}
 }
 
+// BenchmarkFirstAdmit is of what the programs are attached for: the first container of
+// a cgroup at the top, and each of a slice.
 func BenchmarkFirstAdmit(b *testing.B) {
+	for name, pattern := range map[string]string{"top": "%s-%d", "slice": "%s.slice/docker-%d.scope"} {
+		b.Run(name, func(b *testing.B) {
+			h := newHost(b)
+			network := h.network(1, v4)
+			h.slice()
+			for n := range b.N {
+				b.StopTimer()
+				cgroup := fmt.Sprintf(pattern, h.top, n)
+				h.cgroup(cgroup)
+				b.StartTimer()
+				if _, err := h.Admit(b.Context(), cgroup, identityOf(network, n%60000+1, v4)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkExpel is the end of containers in a slice: each clears what hung on one that
+// is gone.
+func BenchmarkExpel(b *testing.B) {
 	h := newHost(b)
 	network := h.network(1, v4)
+	slice, _ := h.slice()
 	for n := range b.N {
 		b.StopTimer()
-		top := fmt.Sprintf("%s-%d", h.top, n)
-		h.cgroup(top)
+		cgroup := fmt.Sprintf("%s/docker-%d.scope", slice, n)
+		if err := os.Mkdir(h.opts.Cgroups+cgroup, 0o755); err != nil {
+			b.Fatal(err)
+		}
+		id, err := h.Admit(b.Context(), cgroup, identityOf(network, n%60000+1, v4))
+		if err == nil {
+			err = os.Remove(h.opts.Cgroups + cgroup)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
 		b.StartTimer()
-		if _, err := h.Admit(b.Context(), top, identityOf(network, n%60000+1, v4)); err != nil {
+		if err := h.Expel(id); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 // "0::" of /proc/PID/cgroup has it for a reader in the host's cgroup namespace.
 //
 // Admitting again replaces the identity for sockets made from then on. The first
-// container below an anchor takes about a millisecond, others some microseconds.
+// container below an anchor takes about half a millisecond, others some microseconds.
 //
 // Causes: fs.ErrNotExist when there is no such cgroup.
 func (g *Guard) Admit(ctx context.Context, cgroup string, id Identity) (topology.CgroupID, error) {
@@ -141,7 +141,7 @@ func (g *Guard) Expel(id topology.CgroupID) error {
 		return nil
 	}
 	if err == nil {
-		err = errors.Join(g.forgetSteers(id, &have), g.forgetSender(id))
+		err = errors.Join(g.forgetSteers(id, &have), g.forgetSender(id), g.leave(id))
 	}
 	if err != nil {
 		return &fault.Error{Op: "expel container", On: fmt.Sprint(id), Err: err, Fix: "run `particle doctor` on this host"}

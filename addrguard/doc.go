@@ -7,9 +7,18 @@
 //
 // A container is a cgroup v2 id, which is the inode of its directory in kernfs.
 // A tenant namespace is the cookie the kernel gave it (SO_NETNS_COOKIE). The
-// programs hang on anchors, the cgroups at the top of the hierarchy (/docker,
-// /system.slice): once for each anchor, when its first container is admitted. So a
-// container costs some map entries, and processes outside anchors cost nothing.
+// programs hang on anchors, the first cgroups on the way down that are no slices of
+// systemd's:
+//
+//	/docker                     anchor   attached once, for all containers below
+//	  /docker/4f2a                       a container costs some map entries
+//	/system.slice               gate     the program of socket(2), attached once
+//	  …/ssh.service                      in no container's namespace it has no socket
+//	  …/docker-4f2a.scope       anchor   the other programs, for each container
+//
+// Slices hold services of the host beside containers, which must not pay for what they
+// do with sockets: at a gate they pay for making one. Outside anchors and gates
+// processes pay nothing.
 //
 //	network ──Protect──> networks    cookie         -> id, devices
 //	container ─Admit───> containers  cgroup id      -> cookie, addresses, counters
@@ -29,7 +38,8 @@
 //
 // Maps and links are pinned below Options.Pins/layout-1. A new version replaces
 // the programs link by link; the maps stay, and a version with other maps takes
-// another directory.
+// another directory. The links of a container's own anchor end with its cgroup; their
+// pins are cleared when it, or the next one, is expelled, or by the next Open.
 //
 // # What a program sees
 //

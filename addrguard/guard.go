@@ -55,7 +55,8 @@ type Guard struct {
 
 	// mu guards what follows; it ranks after the lock of the pins.
 	mu      sync.RWMutex
-	anchors map[topology.CgroupID]bool    // programs attached
+	anchors map[topology.CgroupID]place   // programs attached
+	leaving map[topology.CgroupID]bool    // anchors of those that were expelled
 	cookies map[topology.NetworkID]uint64 // of protected namespaces
 	lacks   []error
 }
@@ -67,7 +68,7 @@ type Guard struct {
 // Causes are told by Probe.
 func Open(ctx context.Context, opts Options) (*Guard, error) {
 	g := &Guard{opts: opts, dir: filepath.Join(opts.Pins, layout),
-		branches: map[uint64]map[string]int{}, steering: steering{holders: map[guardSteerKey]map[topology.CgroupID]bool{}}, anchors: map[topology.CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
+		branches: map[uint64]map[string]int{}, steering: steering{holders: map[guardSteerKey]map[topology.CgroupID]bool{}}, anchors: map[topology.CgroupID]place{}, leaving: map[topology.CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
 	if err := g.open(ctx); err != nil {
 		return nil, errors.Join(openError(opts, err), g.Close())
 	}

@@ -113,6 +113,7 @@ const (
 	guardProgSendmsg4     = "sendmsg4"
 	guardProgSendmsg6     = "sendmsg6"
 	guardProgSockCreate   = "sock_create"
+	guardProgSockForeign  = "sock_foreign"
 	guardVarLoopback6     = "loopback6"
 	guardVarPacketNetns   = "packet_netns"
 	guardVarSocketFlags   = "socket_flags"
@@ -175,6 +176,7 @@ type guardProgramSpecs struct {
 	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
 	SockCreate   *ebpf.ProgramSpec `ebpf:"sock_create"`
+	SockForeign  *ebpf.ProgramSpec `ebpf:"sock_foreign"`
 }
 
 // guardMapSpecs contains maps before they are loaded into the kernel.
@@ -268,6 +270,7 @@ type guardPrograms struct {
 	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
 	SockCreate   *ebpf.Program `ebpf:"sock_create"`
+	SockForeign  *ebpf.Program `ebpf:"sock_foreign"`
 }
 
 func (p *guardPrograms) Close() error {
@@ -287,6 +290,7 @@ func (p *guardPrograms) Close() error {
 		p.Sendmsg4,
 		p.Sendmsg6,
 		p.SockCreate,
+		p.SockForeign,
 	)
 }
 

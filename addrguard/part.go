@@ -57,7 +57,7 @@ func (g *Guard) loadPart(load func() (*ebpf.CollectionSpec, error), shared map[s
 func (g *Guard) setConstants(spec *ebpf.CollectionSpec) error {
 	constants := map[string]any{
 		guardVarLoopback6:   words(loopback6.Addr()),
-		guardVarPacketNetns: !g.opts.before615 && asksNetns(ebpf.CGroupSKB),
+		guardVarPacketNetns: g.packetNetns(),
 		guardVarSocketFlags: !g.opts.before615, // they are Linux 6.12's, and tried
 	}
 	for name, value := range constants {
@@ -71,6 +71,9 @@ func (g *Guard) setConstants(spec *ebpf.CollectionSpec) error {
 	}
 	return nil
 }
+
+// packetNetns reports whether programs on packets tell the namespaces by themselves.
+func (g *Guard) packetNetns() bool { return !g.opts.before615 && asksNetns(ebpf.CGroupSKB) }
 
 // asksNetns reports whether programs of a kind may ask for the namespace. Those on
 // packets may since Linux 6.15.

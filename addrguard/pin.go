@@ -21,7 +21,7 @@ func (g *Guard) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	const again = 2 * time.Millisecond // attaching one anchor takes about 1 ms
+	const again = 2 * time.Millisecond // attaching one anchor takes about half a millisecond
 	for {
 		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {

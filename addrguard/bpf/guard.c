@@ -1,4 +1,4 @@
-/* The programs attached to the anchors: cgroups at the top of the hierarchy. */
+/* The programs attached to anchors, and that of socket(2) to gates. */
 #include "bind.h"
 #include "connect.h"
 #include "filter.h"
@@ -21,22 +21,6 @@ static __always_inline int refused(struct bpf_sock *sk, const struct face *f)
 	return EPROTONOSUPPORT;
 }
 
-/* Where packet programs cannot ask for the namespace, the sockets that a container
- * makes in one of its own must be known by something else. */
-static __always_inline void keep_foreign(struct bpf_sock *sk)
-{
-	struct subject s = {};
-	struct container *c = container_of_task(0, &s.cgroup);
-	struct owner *o;
-
-	if (!c)
-		return;
-	s.face = &c->face;
-	o = keep(sk, &s);
-	if (o)
-		o->face.flags |= EXEMPT;
-}
-
 SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *sk)
 {
@@ -44,8 +28,6 @@ int sock_create(struct bpf_sock *sk)
 	enum standing who = task_subject(sk, &s);
 	int error;
 
-	if (who == OUTSIDE && !packet_netns)
-		keep_foreign(sk);
 	if (who != OWNED)
 		return who;
 	error = refused(sk, s.face);
@@ -55,6 +37,29 @@ int sock_create(struct bpf_sock *sk)
 		return 1;
 	sk->mark = s.cgroup;
 	return keep(sk, &s) != NULL;
+}
+
+/* Where packet programs cannot ask for the namespace, the sockets that a container
+ * makes in one of its own must be known by something else. It is a program of its own,
+ * because what it takes to find no container is too much for services of the host. */
+SEC("cgroup/sock_create")
+int sock_foreign(struct bpf_sock *sk)
+{
+	__u64 netns = bpf_get_netns_cookie(sk);
+	struct subject s = {};
+	struct container *c;
+	struct owner *o;
+
+	if (bpf_map_lookup_elem(&networks, &netns))
+		return 1;
+	c = container_of_task(0, &s.cgroup);
+	if (!c)
+		return 1;
+	s.face = &c->face;
+	o = keep(sk, &s);
+	if (o)
+		o->face.flags |= EXEMPT;
+	return 1;
 }
 
 char _license[] SEC("license") = "GPL";
