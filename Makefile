@@ -100,6 +100,8 @@ PRODUCT = integration integration/probe
 # Packages that are tested under other kernels than the machine's, too.
 STOCK = seccomp/filter internal/holder overlay addrguard
 KERNELS ?= 6.1 6.12
+# What is tested where systemd makes the cgroups of containers.
+SYSTEMD = TestScripts/.*/^(guard|servers|lifecycle|own|crash|plugin-down|systemd)$$|^TestAttack$$/.*/^(ordinary|exec)$$
 OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/) internal/vm/,$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
 
 .PHONY: test-go
@@ -111,13 +113,15 @@ test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
 	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -parallel 4 -timeout 30m $(KERNEL:%=./%)
 
 .PHONY: test-kernels
-test-kernels: packages build ## what touches the kernel under Debian's stock kernels, clusters that encrypt and whose clocks jump, in virtual machines (KERNELS="6.1 6.12")
+test-kernels: packages build ## in virtual machines (KERNELS="6.1 6.12"): what touches the kernel under Debian's stock kernels, Docker with systemd's cgroups of version 2, clusters that encrypt and whose clocks jump
 	$(GO) test $(GOTESTFLAGS) -count=1 ./internal/vm
 	@for k in $(KERNELS); do echo "Linux $$k"; PARTICLE_REQUIRE=wireguard $(GO) test $(GOTESTFLAGS) -count=1 -p 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -kernel '$$k' -timeout 60m' $(STOCK:%=./%) || exit 1; done
 	$(BUILD) ./integration/probe
 	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)' -parallel 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 6000 -scratch /var/lib/particle-lab' ./integration
+	PARTICLE_INIT=systemd PARTICLE_REQUIRE=1 PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '$(SYSTEMD)' -parallel 1 -timeout 90m \
+		-exec '$(CURDIR)/bin/particle-vm -kernel 6.12 -timeout 90m -memory 6000 -scratch /var/lib/particle-lab' ./integration
 	$(GO) test $(GOTESTFLAGS) -count=1 -tags clock -run TestClockJumps -timeout 60m -exec '$(CURDIR)/bin/particle-vm -timeout 60m' ./control/etcd
 
 .PHONY: test-integration

@@ -48,10 +48,15 @@ var beds atomic.Int64
 // patience bounds each wait for something that must happen.
 const patience = 3 * time.Minute
 
+// initVar is the variable that says what process 1 of the hosts is: systemd, or, if it
+// is not set, the lab's own.
+const initVar = "PARTICLE_INIT"
+
 // newBed boots hosts and uses the first; plain leaves the plugin out.
 func newBed(ctx context.Context, o lab.Options, plain bool) (*bed, error) {
 	o.Name = fmt.Sprintf("t%d-%d", os.Getpid(), beds.Add(1))
 	o.Tied = true
+	o.Systemd = o.Systemd || os.Getenv(initVar) == "systemd"
 	l, err := lab.Up(ctx, o)
 	if err != nil {
 		return nil, err

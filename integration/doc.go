@@ -5,6 +5,7 @@
 // testdata holds one behaviour a file, written like a shell session:
 //
 //	lab                             a fresh host with the plugin installed
+//	lab systemd                     one on which systemd makes the cgroups
 //	docker run --rm --network ...   the docker command on that host
 //	particle status                 the particle command, likewise
 //	host CMD..., internet CMD...    a command on the host, or beyond it
@@ -13,5 +14,5 @@
 //	clean                           nothing of any container is left
 //
 // Every script runs on each engine named by PARTICLE_ENGINES (default: debian
-// and current).
+// and current), and with PARTICLE_INIT=systemd on hosts of systemd's alone.
 package integration

@@ -38,6 +38,8 @@ func TestScripts(t *testing.T) {
 				switch name {
 				case "wireguard":
 					return encrypts()
+				case "systemd":
+					return os.Getenv(initVar) == "systemd", nil
 				case "vm":
 					machine, err := os.Hostname()
 					return machine == vm.Hostname, err
@@ -114,7 +116,7 @@ func check(ts *testscript.TestScript, neg bool, err error) {
 	}
 }
 
-// cmdLab boots hosts: lab [plain] [live-restore] [HOSTS].
+// cmdLab boots hosts: lab [plain] [live-restore] [systemd] [HOSTS].
 func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
 	s := sessionOf(ts)
 	o, plain := lab.Options{Engine: s.engine}, false
@@ -124,10 +126,12 @@ func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
 			plain = true
 		case "live-restore":
 			o.LiveRestore = true
+		case "systemd":
+			o.Systemd = true
 		default:
 			n, err := strconv.Atoi(arg)
 			if err != nil {
-				ts.Fatalf("usage: lab [plain] [live-restore] [HOSTS]")
+				ts.Fatalf("usage: lab [plain] [live-restore] [systemd] [HOSTS]")
 			}
 			o.Hosts = n
 		}
