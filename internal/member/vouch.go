@@ -69,7 +69,7 @@ func (m *Member) vouch(ctx context.Context, s Store, id topology.SharedID) {
 
 // vouchFor tells of one route. An error is worth another attempt.
 func (m *Member) vouchFor(ctx context.Context, s Store, record control.Network, r control.Route) error {
-	owner := control.Node{ID: r.Node, VTEP: r.VTEP, MAC: r.MAC}
+	owner := control.Node{ID: r.Node, VTEP: r.VTEP, MAC: r.MAC, Port: r.Port}
 	m.mu.Lock()
 	if known, _, ok := m.nodes.Find(string(r.Node)); ok {
 		owner = known.Node
@@ -97,7 +97,7 @@ func (m *Member) answer(ctx context.Context, s Store, here fabric.SharedNetwork)
 	m.mu.Lock()
 	n := m.at(here.ID)
 	record, own, vouched := n.Network, n.routes.Own(), n.routes.Vouched()
-	mine := control.Route{Network: here.ID, Node: m.node.ID, VTEP: m.node.VTEP, MAC: m.node.MAC}
+	mine := control.Route{Network: here.ID, Node: m.node.ID, VTEP: m.node.VTEP, MAC: m.node.MAC, Port: m.node.Port}
 	node := m.node
 	m.mu.Unlock()
 	for _, p := range vouched {
