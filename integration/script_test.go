@@ -74,6 +74,7 @@ func TestScripts(t *testing.T) {
 				"take":       cmdTake,
 				"same":       cmdSame,
 				"image":      cmdImage,
+				"creators":   cmdCreators,
 			},
 		})
 	})
