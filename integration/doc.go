@@ -13,6 +13,8 @@
 //	dockerd kill | plugin kill ...  faults
 //	clean                           nothing of any container is left
 //
+// testdata/vm has what changes the whole machine, and so runs in virtual machines alone.
+//
 // Every script runs on each engine named by PARTICLE_ENGINES (default: debian
 // and current), and with PARTICLE_INIT=systemd on hosts of systemd's alone.
 package integration
