@@ -11,6 +11,8 @@
 //	host CMD..., internet CMD...    a command on the host, or beyond it
 //	eventually CMD...               the command, until it succeeds
 //	dockerd kill | plugin kill ...  faults
+//	mesh NETWORK [OTHER]            a container on each host, and all reach all in all ways
+//	forge internet|HOST HOST NET    a made packet of the network arrives
 //	clean                           nothing of any container is left
 //
 // testdata/vm has what changes the whole machine, and so runs in virtual machines alone.

@@ -50,6 +50,8 @@ func TestScripts(t *testing.T) {
 				"on":         cmdOn,
 				"underlay":   cmdUnderlay,
 				"join":       cmdJoin,
+				"mesh":       cmdMesh,
+				"forge":      cmdForge,
 				"for":        cmdFor,
 				"follow":     cmdFollow,
 				"address":    cmdAddress,

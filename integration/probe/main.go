@@ -25,6 +25,7 @@ func commands() map[string]run {
 		"addr": addr, "serve": serve, "get": get, "report": report, "collect": collect,
 		"udp-echo": udpEcho, "udp-send": udpSend, "lookup": lookup, "dns": serveDNS,
 		"caps": caps, "sleep": sleep, "echo": echo, "talk": talk, "pester": pester,
+		"station": station, "reach": reach, "forge": forge,
 	}
 }
 
@@ -41,6 +42,10 @@ const usage = `usage: probe COMMAND
   lookup NAME [-server ADDR:PORT] [-timeout D]
   dns -listen ADDR:PORT NAME=ADDR...          authoritative for these names
   pester ADDR:PORT                            try to bind what is another's, until it is allowed
+  station [-name N]                           answer by TCP and UDP, over IPv4 and IPv6
+  reach NAME=ADDR:PORT[,MTU]... [-timeout D]  all these stations, in all ways
+  forge ADDR:PORT -vni N -mac MAC -source ADDR:PORT -to ADDR:PORT TEXT
+                                              send a VXLAN packet with a datagram in it
   caps                                        print the capability sets
   sleep                                       until a signal
 `
@@ -60,9 +65,9 @@ func main() {
 
 // options are the flags the commands share.
 type options struct {
-	listen, name, source, to, server string
-	n                                int
-	timeout                          time.Duration
+	listen, name, source, to, server, mac string
+	n, vni                                int
+	timeout                               time.Duration
 }
 
 // parse reads flags before, between and after the arguments.
@@ -75,6 +80,8 @@ func parse(args []string) (options, []string, error) {
 	f.StringVar(&o.to, "to", "", "address and port to report to")
 	f.StringVar(&o.server, "server", "", "name server instead of resolv.conf's")
 	f.IntVar(&o.n, "n", 1, "number of reporters")
+	f.IntVar(&o.vni, "vni", 0, "of a VXLAN packet")
+	f.StringVar(&o.mac, "mac", "", "link address a VXLAN packet is for")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "longest time to wait")
 	var rest []string
 	for {

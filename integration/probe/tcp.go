@@ -38,8 +38,17 @@ func serve(ctx context.Context, out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
+	return answerHTTP(ctx, l, o.name)
+}
+
+// answerHTTP tells each client what it has sent, and from where.
+func answerHTTP(ctx context.Context, l net.Listener, name string) error {
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s local=%v peer=%s\n", o.name, r.Context().Value(http.LocalAddrContextKey), r.RemoteAddr)
+		content, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // the client sees that its connection ends
+		}
+		_, _ = io.WriteString(w, told(name, r.Context().Value(http.LocalAddrContextKey), r.RemoteAddr, content))
 	})}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
