@@ -63,9 +63,9 @@ func (b *bed) addresses(ctx context.Context, container string) (v4, v6 string, e
 func (b *bed) burst(ctx context.Context, n int, network string) error {
 	var group errgroup.Group
 	group.SetLimit(8)
-	for i := range n {
+	for range n {
 		group.Go(func() error {
-			_, err := b.docker(ctx, "run", "-d", "--name", burstName(i), "--network", network, lab.TestImage, "probe", "sleep")
+			_, err := b.docker(ctx, "run", "-d", "--network", network, lab.TestImage, "probe", "sleep")
 			return err
 		})
 	}
