@@ -1,9 +1,11 @@
 package attack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +39,7 @@ func forgeCases() []Case {
 		raw("raw-icmp6", unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6),
 		raw("raw-udp6", unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_UDP),
 		raw("xdp", unix.AF_XDP, unix.SOCK_RAW, 0),
+		{"overhear/packets", func(a *attacker) verdict { return a.overhearPackets(all) }},
 		{"forge/tcp-repair", func(a *attacker) verdict {
 			fd, err := a.socket(tcp4)
 			if err == nil {
@@ -45,6 +48,26 @@ func forgeCases() []Case {
 			return outcome(err)
 		}},
 	}
+}
+
+// overhearPackets sees on its own links what the victim sends to somebody else.
+func (a *attacker) overhearPackets(protocol int) verdict {
+	fd, err := a.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, protocol)
+	if err != nil {
+		return failed(err)
+	}
+	a.victimCalls(udp4, netip.AddrPortFrom(a.Third.Four, portFree), 1)
+	packet := make([]byte, 2048)
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		n, _, _, err := a.Receive(fd, packet, nil)
+		if err != nil {
+			return failed(err)
+		}
+		if bytes.HasSuffix(packet[:n], []byte(callText)) && bytes.Contains(packet[:n], a.Third.Four.AsSlice()) {
+			return verdict{success: true}
+		}
+	}
+	return failed(unix.EAGAIN)
 }
 
 // forgeHeader sends a packet from an address by a raw socket.

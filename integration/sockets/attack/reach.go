@@ -108,9 +108,12 @@ func privateCases() []Case {
 			return a.sayBy(t, fd, t.at(a.Victim, t.privatePort()))
 		}})
 	}
-	return append(cases, Case{"private/tcp4-fastopen", func(a *attacker) verdict {
-		return a.fastOpen(sock.At("127.0.0.1", portTCPLo), nil)
-	}})
+	for _, t := range fastOpeners() {
+		cases = append(cases, Case{"private/" + t.name + "-fastopen", func(a *attacker) verdict {
+			return a.fastOpen(t, t.at(loopback(), t.privatePort()), nil)
+		}})
+	}
+	return cases
 }
 
 // privatePort is where the victim listens on its loopback.

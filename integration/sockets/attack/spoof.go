@@ -38,6 +38,14 @@ func fromPacketInfo() source {
 	return source{name: "pktinfo", control: func(a *attacker, t transport) []byte { return packetInfo(t, a.Third) }}
 }
 
+// fromSticky names the source of all packets of a socket.
+func fromSticky() source {
+	return source{name: "sticky", prepare: func(a *attacker, t transport, fd int) error {
+		info := append(t.pick(a.Third).AsSlice(), 0, 0, 0, 0) // struct in6_pktinfo
+		return unix.SetsockoptString(fd, unix.SOL_IPV6, unix.IPV6_PKTINFO, string(info))
+	}}
+}
+
 // fromUse has a port already when it turns to the victim, by sending elsewhere.
 func fromUse() source {
 	return source{name: "autobound", prepare: func(a *attacker, t transport, fd int) error {
@@ -71,15 +79,19 @@ func spoofCases() []Case {
 			add(t, s, true)
 		}
 	}
+	add(udp6, fromSticky(), false)
+	add(udp6, fromSticky(), true)
+	for _, t := range fastOpeners() {
+		cases = append(cases, Case{"spoof/" + t.name + "-fastopen", func(a *attacker) verdict {
+			return a.fastOpen(t, t.at(a.Victim, t.anyPort()), a.mistaken())
+		}})
+	}
 	for _, t := range []transport{tcp4, tcp6, tcpMapped, mptcp4} {
 		for _, s := range []source{fromNobody(), fromBound(), fromBound(freebind), fromBound(transparent)} {
 			add(t, s, false)
 		}
 	}
 	return append(cases,
-		Case{"spoof/tcp4-fastopen", func(a *attacker) verdict {
-			return a.fastOpen(sock.In(a.Victim.Four, portTCPAny), a.mistaken())
-		}},
 		// A socket that was somebody by connect, and is let go.
 		Case{"spoof/udp4-disconnected", func(a *attacker) verdict {
 			fd, err := a.socket(udp4)
@@ -128,9 +140,11 @@ func (a *attacker) pretendTo(t transport, s source, to []byte, connected bool) v
 	return verdict{token: a.token(), judge: a.mistaken()}
 }
 
+func fastOpeners() []transport { return []transport{tcp4, tcp6, mptcp4} }
+
 // fastOpen connects by sending: tcp(7), TCP_FASTOPEN.
-func (a *attacker) fastOpen(to []byte, judge func(netip.Addr) bool) verdict {
-	fd, err := a.socket(tcp4)
+func (a *attacker) fastOpen(t transport, to []byte, judge func(netip.Addr) bool) verdict {
+	fd, err := a.socket(t)
 	if err == nil {
 		_, err = a.Send(fd, sock.Message{Data: []byte(a.token() + "\n"), To: to, Flags: unix.MSG_FASTOPEN})
 	}

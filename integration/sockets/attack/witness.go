@@ -107,6 +107,9 @@ func (v *victim) respond(ctx context.Context, q Question) Answer {
 	return Answer{Errno: "no such question"}
 }
 
+// callText is what a call says.
+const callText = "call\n"
+
 // call touches an address. To a group IPv6 has no source of its own where no link has an
 // address, so that takes the victim's.
 func (v *victim) call(ctx context.Context, network, address string) error {
@@ -118,7 +121,7 @@ func (v *victim) call(ctx context.Context, network, address string) error {
 	if err != nil {
 		return err
 	}
-	_, err = conn.Write([]byte("call\n"))
+	_, err = conn.Write([]byte(callText))
 	conn.Close()
 	return err
 }
