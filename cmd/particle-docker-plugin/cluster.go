@@ -67,7 +67,7 @@ func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB)
 	c.node = control.Node{ID: p.under.node, Name: o.Name, Version: particle.Version, Boot: bootID()}
 	c.member, err = member.New(member.Options{
 		Node: c.node, Fabric: c.link, Engine: p.engine, Overlay: p.plane, Driver: hostpath.DriverName,
-		Known: known, Hosts: hosts, Chosen: chosen, Clock: sinceBoot, Log: p.log,
+		Known: known, Hosts: hosts, Chosen: chosen, Clock: sinceBoot, Wall: time.Now, Log: p.log,
 	})
 	if err != nil {
 		return nil, err

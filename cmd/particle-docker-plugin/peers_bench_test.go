@@ -117,7 +117,7 @@ func newCrowd(b *testing.B, v6 bool) *crowd {
 	link := &fabricLink{}
 	begun := time.Now()
 	c.member = must[*member.Member](b)(member.New(member.Options{
-		Node: node, Fabric: link, Engine: quiet{}, Overlay: c.plane.Host, Driver: "particle", Clock: func() time.Duration { return time.Since(begun) + time.Hour },
+		Node: node, Fabric: link, Engine: quiet{}, Overlay: c.plane.Host, Driver: "particle", Wall: time.Now, Clock: func() time.Duration { return time.Since(begun) + time.Hour },
 		Known: table[member.Known](b, durable, "cluster"), Hosts: table[control.Node](b, durable, "hosts"), Log: logrus.NewEntry(log),
 	}))
 	link.Fabric = must[*fabric.Fabric](b)(fabric.Open(b.Context(), fabric.Options{

@@ -58,7 +58,7 @@ func (s Stamp) age(now Stamp) time.Duration {
 }
 
 func (m *Member) stamp() Stamp {
-	return Stamp{Boot: m.o.Node.Boot, Up: m.o.Clock(), Wall: time.Now()}
+	return Stamp{Boot: m.o.Node.Boot, Up: m.o.Clock(), Wall: m.o.Wall()}
 }
 
 // network is a Known with what lives as long as the process. Member.mu guards it.

@@ -168,7 +168,7 @@ func (m *Member) standsInTheWay(ctx context.Context, record control.Network, loc
 			return &conflict{"with live containers"}
 		}
 	}
-	switch age := time.Since(local.Created); {
+	switch age := m.o.Wall().Sub(local.Created); {
 	case !local.Ours:
 		return &conflict{"of the driver " + local.Driver}
 	case local.Shared == record.ID: // made for this, and lost to the plugin

@@ -306,7 +306,7 @@ func (m *Member) giveBack(ctx context.Context, s Store, record control.Network, 
 func (m *Member) recordOf(s fabric.SharedNetwork) control.Network {
 	return control.Network{
 		ID: s.ID, VNI: s.VNI, MTU: s.MTU, Internal: s.Internal,
-		Subnets: subnets(s.Subnets, s.Ranges, s.Block), Creator: m.o.Node.ID, Created: time.Now().UTC(),
+		Subnets: subnets(s.Subnets, s.Ranges, s.Block), Creator: m.o.Node.ID, Created: m.o.Wall().UTC(),
 	}
 }
 

@@ -68,5 +68,8 @@ type Options struct {
 	Chosen func(netip.Prefix) bool
 	// Clock is the time since the boot, sleep included.
 	Clock func() time.Duration
-	Log   *logrus.Entry
+	// Wall is the time that people see, which may be any: hosts compare none of
+	// theirs with another's.
+	Wall func() time.Time
+	Log  *logrus.Entry
 }

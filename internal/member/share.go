@@ -129,7 +129,7 @@ func (m *Member) register(ctx context.Context, s Store, spec fabric.SharedSpec) 
 	}
 	record := control.Network{
 		ID: topology.SharedID(spec.Network), VNI: spec.VNI, MTU: spec.MTU, Internal: spec.Internal,
-		Subnets: subnets(spec.Subnets, spec.Ranges, spec.Block), Creator: m.o.Node.ID, Created: time.Now().UTC(),
+		Subnets: subnets(spec.Subnets, spec.Ranges, spec.Block), Creator: m.o.Node.ID, Created: m.o.Wall().UTC(),
 	}
 	vni, err := s.ClaimNetwork(ctx, record)
 	record.VNI = vni

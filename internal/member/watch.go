@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/topology"
@@ -78,7 +77,7 @@ func (m *Member) feel(down error) {
 		m.health.Problem = h.Problem
 		return
 	}
-	h.Since = time.Now()
+	h.Since = m.o.Wall()
 	m.health = h
 	if h.Healthy {
 		m.o.Log.Info("the cluster's store answers")

@@ -81,6 +81,7 @@ type host struct {
 	ports     map[uint16]bool          // of members
 	ends      []topology.WireGuardPeer // nil if none were ever told
 	suspended map[topology.SharedID]bool
+	skew      time.Duration // of its wall clock
 	slow      time.Duration // how long SetPeers takes
 	told      int           // calls of SetPeers
 	kept      int           // of SavePeers that wrote
@@ -110,6 +111,9 @@ func (w *world) host(i int) *host {
 	return h
 }
 
+// wall is what the host takes for the time.
+func (h *host) wall() time.Time { return time.Now().Add(h.skew) }
+
 // start runs the plugin.
 func (h *host) start() {
 	h.w.t.Helper()
@@ -117,6 +121,7 @@ func (h *host) start() {
 		Node: h.node, Fabric: fabricOf{h}, Engine: h, Overlay: h, Driver: "particle", Known: h.disk, Hosts: h.hosts, Log: h.w.log.WithField("host", h.node.Name),
 		Chosen: func(p netip.Prefix) bool { return netip.MustParsePrefix("10.128.0.0/9").Overlaps(p) },
 		Clock:  func() time.Duration { return time.Since(h.begun) + time.Hour },
+		Wall:   h.wall,
 	})
 	if err != nil {
 		h.w.t.Fatal(err)
@@ -170,7 +175,7 @@ func (h *host) Create(ctx context.Context, _ string, s engine.Spec) (topology.Ne
 	}
 	h.made++
 	s.ID = topology.NetworkID(string(h.node.ID) + fmt.Sprintf("%032d", h.made))
-	s.Ours, s.Driver, s.Created = true, "particle", time.Now()
+	s.Ours, s.Driver, s.Created = true, "particle", h.wall()
 	n := &docker{Spec: s}
 	n.SharedNetwork = fabric.SharedNetwork{ID: s.Shared, Network: s.ID, Internal: s.Internal}
 	if s.Shared == "" {
