@@ -43,7 +43,7 @@ func TestClockJumps(t *testing.T) {
 		hosts := controltest.Follow(t, steady.WatchNodes(t.Context()), func(n control.NodeState) topology.NodeID { return n.ID })
 		alive := func(i int) func() bool { return func() bool { return hosts.Have[controltest.Node(i).ID].Alive } }
 		hosts.Until("the host", alive(900))
-		l := begin(t, slices.Repeat([][]string{{srv.Endpoint()}}, 4), 0)
+		l := begin(t, slices.Repeat([][]string{{srv.Endpoint()}}, 4))
 		for _, by := range []time.Duration{time.Hour, -2 * time.Hour, 400 * day, -400*day + time.Hour} {
 			jump(t, by)
 			l.pass(40)
