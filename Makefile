@@ -117,7 +117,8 @@ test-kernels: packages build ## in virtual machines (KERNELS="6.1 6.12"): what t
 	$(GO) test $(GOTESTFLAGS) -count=1 ./internal/vm
 	@for k in $(KERNELS); do echo "Linux $$k"; PARTICLE_REQUIRE=wireguard $(GO) test $(GOTESTFLAGS) -count=1 -p 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -kernel '$$k' -timeout 60m' $(STOCK:%=./%) || exit 1; done
-	$(BUILD) ./integration/probe
+	$(BUILD) ./integration/probe ./integration/sockets
+	CGO_ENABLED=0 GOARCH=386 $(GO) build -trimpath -ldflags "-s -w" -o bin/sockets386 ./integration/sockets
 	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)' -parallel 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 6000 -scratch /var/lib/particle-lab' ./integration
 	PARTICLE_INIT=systemd PARTICLE_REQUIRE=1 PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '$(SYSTEMD)' -parallel 1 -timeout 90m \

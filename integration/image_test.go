@@ -183,8 +183,16 @@ func socketsArchive() ([]byte, error) {
 	return r.bytes()
 }
 
-// build compiles a static program of this folder.
+// build compiles a static program of this folder, or takes it from where the programs
+// are built.
 func (r *root) build(name, pkg, arch string) error {
+	if dir := os.Getenv(built); dir != "" {
+		content, err := os.ReadFile(filepath.Join(dir, filepath.Base(name)))
+		if err != nil {
+			return err
+		}
+		return r.file(name, 0o755, content)
+	}
 	dir, err := os.MkdirTemp("", "particle-image-")
 	if err != nil {
 		return err

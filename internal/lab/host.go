@@ -55,7 +55,7 @@ func (h *Host) StartDockerd(ctx context.Context, flags ...string) error {
 			return err
 		}
 		err := h.WaitDockerd(ctx)
-		if err == nil || tries == 1 || !strings.Contains(err.Error(), "timeout waiting for containerd to start") {
+		if err == nil || tries == 1 || !h.logged("timeout waiting for containerd to start") {
 			return err
 		}
 	}
@@ -118,6 +118,12 @@ func (h *Host) lastWords() string {
 	}
 	lines := bytes.Split(bytes.TrimSpace(raw), []byte("\n"))
 	return string(bytes.Join(lines[max(0, len(lines)-3):], []byte(" | ")))
+}
+
+// logged reports whether the engine has said something.
+func (h *Host) logged(text string) bool {
+	raw, err := os.ReadFile(h.ServiceLog(dockerdService))
+	return err == nil && bytes.Contains(raw, []byte(text))
 }
 
 // KillDockerd ends the engine as a crash does (SIGKILL) and waits until it is gone.
