@@ -52,7 +52,8 @@ func (s *Store) do(ctx context.Context, op, on string, f func(context.Context) e
 }
 
 func (s *Store) try(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, attempt)
+	// A server that has lost the others says so at once, and the next attempt is another's.
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), attempt)
 	defer cancel()
 	if s.ctx.Err() != nil {
 		return errClosed
