@@ -19,41 +19,63 @@ import (
 
 // ClaimBlock implements control.Allocator.
 func (s *Store) ClaimBlock(ctx context.Context, id topology.SharedID, subnet netip.Prefix) (control.Claim, error) {
-	mine := s.hold("")
-	out := control.Claim{Network: id, Node: mine.Node}
-	var tried candidate // by an attempt whose answer was lost
-	window := 1
-	err := s.do(ctx, "claim block of", subnet.String(), func(ctx context.Context) error {
-		if tried.prefix.IsValid() {
-			// Asked again for the same block, the store tells whether it is ours.
-			if _, _, err := s.read(ctx, clientv3.OpGet(s.k.settling())); err != nil {
-				return err
-			}
-			if got, err := s.takeBlock(ctx, id, tried, mine); err != nil || got {
-				out.Prefix = tried.prefix
-				return err
-			}
-		}
-		free, guard, err := s.freeBlocks(ctx, id, subnet, window)
-		if err != nil {
-			return err
-		}
-		tried = candidate{free[rand.IntN(len(free))], guard}
-		got, err := s.takeBlock(ctx, id, tried, mine)
-		if err != nil || got {
-			out.Prefix = tried.prefix
-			return err
-		}
-		tried = candidate{}
-		// The more hosts are at it, the wider they spread. A host on its own
-		// gets the first block, which people like to see.
-		window = min(64*window, 4096)
-		return errAgain
-	})
+	b := blockClaim{network: id, subnet: subnet, mine: s.hold(""), window: 1}
+	err := s.do(ctx, "claim block of", subnet.String(), func(ctx context.Context) error { return s.attemptBlock(ctx, &b) })
 	if err != nil {
 		return control.Claim{}, err
 	}
-	return out, nil
+	return control.Claim{Network: id, Prefix: b.tried.prefix, Node: b.mine.Node}, nil
+}
+
+// blockClaim is one claim of a block, in as many attempts as it takes.
+type blockClaim struct {
+	network topology.SharedID
+	subnet  netip.Prefix
+	mine    holding
+	tried   candidate // by an attempt whose answer was lost; after the last, what was got
+	window  int       // from how many blocks to choose
+}
+
+// attemptBlock is one attempt.
+func (s *Store) attemptBlock(ctx context.Context, b *blockClaim) error {
+	if b.tried.prefix.IsValid() {
+		if got, err := s.askAgain(ctx, b); err != nil || got {
+			return err
+		}
+	}
+	free, guard, err := s.freeBlocks(ctx, b.network, b.subnet, b.window)
+	if err != nil {
+		return err
+	}
+	b.tried = candidate{free[rand.IntN(len(free))], guard}
+	got, err := s.takeBlock(ctx, b.network, b.tried, b.mine)
+	if err != nil || got {
+		return err
+	}
+	b.tried = candidate{}
+	// The more hosts are at it, the wider they spread. A host on its own
+	// gets the first block, which people like to see.
+	b.window = min(64*b.window, 4096)
+	return errAgain
+}
+
+// askAgain claims the same block again: the store tells whether it is ours already.
+func (s *Store) askAgain(ctx context.Context, b *blockClaim) (got bool, err error) {
+	now, _, err := s.read(ctx, s.asking(b.network)...)
+	if err != nil {
+		return false, err
+	}
+	if _, _, err := s.granting(b.network, now); errors.Is(err, control.ErrSettling) {
+		return false, s.takeBack(ctx, s.k.block(b.network, b.tried.prefix), b.mine, err)
+	}
+	return s.takeBlock(ctx, b.network, b.tried, b.mine)
+}
+
+// takeBack undoes a claim that may have gone through while the store was set back to
+// a time at which it was another's, which it does not know any more. It returns why.
+func (s *Store) takeBack(ctx context.Context, key string, mine holding, why error) error {
+	_, err := s.txn(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.Value(key), "=", encode(mine))}, []clientv3.Op{clientv3.OpDelete(key)}, nil)
+	return cmp.Or(err, why)
 }
 
 // candidate is a block that was free, and what else has to hold.
@@ -149,31 +171,38 @@ func parseHolding(got *clientv3.GetResponse) (h holding, ok bool) {
 func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) (control.Claim, error) {
 	c := control.Claim{Network: id, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Node: s.self().ID, Holder: holder}
 	mine := s.hold(holder)
-	err := s.do(ctx, "claim address", addr.String(), func(ctx context.Context) error {
-		got, _, err := s.read(ctx, append(s.asking(id), clientv3.OpGet(s.k.addr(id, addr)))...)
-		if err != nil {
-			return err
-		}
-		n, guard, err := s.granting(id, got[:3])
-		if h, ok := parseHolding(got[3]); ok && errors.Is(err, control.ErrSettling) && h.Node == mine.Node {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := blocks.Fits(n, c.Prefix); err != nil {
-			return badAddress(addr, err)
-		}
-		sub, _ := blocks.Of(n, addr)
-		if why := blocks.Reserved(sub, addr); why != "" {
-			return badAddress(addr, fmt.Errorf("%w: %s", control.ErrReserved, why))
-		}
-		return s.newAddress(ctx, c, sub, mine, guard)
-	})
+	err := s.do(ctx, "claim address", addr.String(), func(ctx context.Context) error { return s.attemptAddress(ctx, c, mine) })
 	if err != nil {
 		return control.Claim{}, err
 	}
 	return c, nil
+}
+
+func (s *Store) attemptAddress(ctx context.Context, c control.Claim, mine holding) error {
+	addr := c.Prefix.Addr()
+	key := s.k.addr(c.Network, addr)
+	got, _, err := s.read(ctx, append(s.asking(c.Network), clientv3.OpGet(key))...)
+	if err != nil {
+		return err
+	}
+	n, guard, err := s.granting(c.Network, got[:3])
+	if h, ok := parseHolding(got[3]); ok && errors.Is(err, control.ErrSettling) && h.Node == mine.Node {
+		if h.Op == mine.Op {
+			return s.takeBack(ctx, key, mine, err)
+		}
+		return nil // from before
+	}
+	if err != nil {
+		return err
+	}
+	if err := blocks.Fits(n, c.Prefix); err != nil {
+		return badAddress(addr, err)
+	}
+	sub, _ := blocks.Of(n, addr)
+	if why := blocks.Reserved(sub, addr); why != "" {
+		return badAddress(addr, fmt.Errorf("%w: %s", control.ErrReserved, why))
+	}
+	return s.newAddress(ctx, c, sub, mine, guard)
 }
 
 // newAddress is takeAddress for one that nobody may vouch for, nor for the block
