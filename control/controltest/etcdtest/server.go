@@ -40,6 +40,10 @@ const (
 	election  = 200 // ms
 )
 
+// snapshots are made after so many entries. Where years of use have made some, servers do
+// not read again what those of an older release have written.
+const snapshots = 20
+
 // bcryptCost is the lowest: passwords of tests need no protection, and with the race
 // detector each sign-in would take seconds.
 const bcryptCost = 4
@@ -76,7 +80,7 @@ type member struct {
 func (m member) serve() error {
 	cfg := embed.NewConfig()
 	cfg.Name, cfg.Dir, cfg.LogLevel = m.Name, m.Dir, "warn"
-	cfg.TickMs, cfg.ElectionMs, cfg.BcryptCost = heartbeat, election, bcryptCost
+	cfg.TickMs, cfg.ElectionMs, cfg.BcryptCost, cfg.SnapshotCount = heartbeat, election, bcryptCost, snapshots
 	c, errC := url.Parse(m.Client)
 	p, errP := url.Parse(m.Peer)
 	if errC != nil || errP != nil {
@@ -203,7 +207,7 @@ func (s *Server) command() *exec.Cmd {
 	return exec.Command(path, "--name="+m.Name, "--data-dir="+m.Dir,
 		"--listen-client-urls="+m.Client, "--advertise-client-urls="+m.Client,
 		"--listen-peer-urls="+m.Peer, "--initial-advertise-peer-urls="+m.Peer, "--initial-cluster="+m.Cluster,
-		"--logger=zap", "--log-level=warn", fmt.Sprintf("--bcrypt-cost=%d", bcryptCost),
+		"--logger=zap", "--log-level=warn", fmt.Sprintf("--bcrypt-cost=%d", bcryptCost), fmt.Sprintf("--snapshot-count=%d", snapshots),
 		fmt.Sprintf("--heartbeat-interval=%d", heartbeat), fmt.Sprintf("--election-timeout=%d", election))
 }
 
