@@ -2,6 +2,7 @@ package attack
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -148,7 +149,8 @@ func (v *victim) hear(name string, conn net.PacketConn) {
 			continue // an error of a former answer
 		}
 		v.touched(name, peer, string(packet[:n]))
-		if peer != nil {
+		// An answer is not answered: a forged source may have led it to the victim itself.
+		if peer != nil && !bytes.HasPrefix(packet[:n], []byte(Greeting)) {
 			_, _ = conn.WriteTo([]byte(Greeting+peer.String()), peer) // who asked may be gone
 		}
 	}
@@ -227,6 +229,9 @@ func (v *victim) openNetlink() error {
 			packet := make([]byte, 2048)
 			for {
 				n, _, err := unix.Recvfrom(fd, packet, 0)
+				if err != nil && err != unix.EINTR && err != unix.ENOBUFS {
+					return // nobody can be heard here
+				}
 				if err == nil && n > unix.SizeofNlMsghdr {
 					v.touched("netlink", nil, string(packet[unix.SizeofNlMsghdr:n]))
 				}
