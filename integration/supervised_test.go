@@ -15,7 +15,7 @@ var concededBySeccomp = []concession{
 	{[]string{"spoof/udp*-none", "spoof/udp*-autobound*", "spoof/ping*-none", "spoof/*-fastopen", "catch/udp*-auto", "scan/udp*", "unix/dgram-unconnected"},
 		"It keeps apart programs, not attackers: sendmsg(2) on a socket that was never bound"},
 	{[]string{"catch/udp4-group", "catch/udp6-group", "catch/udp4-broadcast"}, "What a container sends to a group reaches sockets of neighbours"},
-	{[]string{"spoof/*-pktinfo*"}, "A source named in ancillary data"},
+	{[]string{"spoof/*-pktinfo*", "spoof/udp6-sticky"}, "A source named in ancillary data"},
 	{[]string{"bind/udp4-loopback-of-others"}, "Programs read their own addresses where they expect the wildcard or 127.0.0.1"},
 }
 
