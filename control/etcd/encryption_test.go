@@ -45,12 +45,18 @@ func TestHostsAgreeOnEncryption(t *testing.T) {
 			if err := mentions(stranger.SetNode(t.Context(), controltest.Node(2)), c.fix); err != nil {
 				t.Error(err)
 			}
+			for host := 10; host < 25; host++ { // before they know whom they ask
+				early := encrypting(t, srv, host, c.other)
+				if err := mentions(early.SetNode(t.Context(), controltest.Node(host)), c.fix); err != nil {
+					t.Error(err)
+				}
+			}
 			friend := encrypting(t, srv, 3, c.first)
 			until(t, friend.Healthy)
 			hosts := controltest.Follow(t, first.WatchNodes(t.Context()), func(n control.NodeState) topology.NodeID { return n.ID })
 			hosts.UntilHave(2)
-			if _, ok := hosts.Have[controltest.Node(2).ID]; ok {
-				t.Error("the host that was shut out is known to the others")
+			if len(hosts.Have) != 2 || !hosts.Have[controltest.Node(3).ID].Alive {
+				t.Errorf("hosts that were shut out are known to the others: %v", hosts.Have)
 			}
 			srv.Wipe() // those who had the cluster have it as it was
 			until(t, func() error { return mentions(stranger.Healthy(), c.fix) })

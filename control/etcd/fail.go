@@ -58,7 +58,7 @@ func (s *Store) try(ctx context.Context, f func(context.Context) error) error {
 	if s.ctx.Err() != nil {
 		return errClosed
 	}
-	if err := s.refusal(); err != nil {
+	if err := s.admission(); err != nil {
 		return err
 	}
 	return f(ctx)

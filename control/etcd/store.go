@@ -225,6 +225,17 @@ func (s *Store) refusal() error {
 	return s.refused
 }
 
+// admission is why this host may not ask the store for anything: it is none of the
+// store's, or the keeper has not found out yet whether it is.
+func (s *Store) admission() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused == nil && s.instance == "" {
+		return errUnknown
+	}
+	return s.refused
+}
+
 // self is this host as it is now.
 func (s *Store) self() control.Node {
 	s.mu.Lock()
