@@ -201,20 +201,12 @@ func (c creators) gone(ctx context.Context, b *bed) error {
 }
 
 // view is the one network of the name on a host, if there is one, and what the host
-// tells of those in trouble.
+// tells of those in trouble. Docker up to 24 makes two of one name at the same moment:
+// if they are not alike that is a conflict, which the host tells.
 func (c creators) view(ctx context.Context, b *bed) (found *runtimeapi.NetworkStatus, troubles []runtimeapi.ClusterNetwork, err error) {
 	s, err := b.status(ctx)
 	if err != nil {
 		return nil, nil, err
-	}
-	for _, n := range s.Networks {
-		if n.Name != c.name {
-			continue
-		}
-		if found != nil {
-			return nil, nil, fmt.Errorf("%s has two networks %s", b.host.Name(), c.name)
-		}
-		found = &n
 	}
 	if s.Cluster == nil {
 		return nil, nil, fmt.Errorf("%s is in no cluster", b.host.Name())
@@ -223,6 +215,15 @@ func (c creators) view(ctx context.Context, b *bed) (found *runtimeapi.NetworkSt
 		if n.Name == c.name {
 			troubles = append(troubles, n)
 		}
+	}
+	for _, n := range s.Networks {
+		if n.Name != c.name {
+			continue
+		}
+		if found != nil && (!c.apart || len(troubles) == 0) {
+			return nil, nil, fmt.Errorf("%s has two networks %s", b.host.Name(), c.name)
+		}
+		found = &n
 	}
 	return found, troubles, nil
 }
