@@ -186,11 +186,10 @@ func (s *Store) attemptAddress(ctx context.Context, c control.Claim, mine holdin
 		return err
 	}
 	n, guard, err := s.granting(c.Network, got[:3])
-	if h, ok := parseHolding(got[3]); ok && errors.Is(err, control.ErrSettling) && h.Node == mine.Node {
-		if h.Op == mine.Op {
-			return s.takeBack(ctx, key, mine, err)
-		}
-		return nil // from before
+	if errors.Is(err, control.ErrSettling) {
+		// What the store calls this host's from before may be what it has given back
+		// since, and another has got.
+		return s.takeBack(ctx, key, mine, err)
 	}
 	if err != nil {
 		return err
