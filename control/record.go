@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -26,6 +27,11 @@ type Node struct {
 	WireGuard *WireGuard `json:",omitempty"`
 }
 
+// Route is the host's answer for a prefix of a network.
+func (n Node) Route(network topology.SharedID, prefix netip.Prefix) Route {
+	return Route{Network: network, Prefix: prefix, Node: n.ID, VTEP: n.VTEP, MAC: n.MAC, Port: n.Port}
+}
+
 // WireGuard is where a host's encrypted packets go to, and who can read them.
 type WireGuard struct {
 	Key      topology.WireGuardKey
@@ -47,6 +53,15 @@ type Network struct {
 	// Removed: a user has removed the network on some host. Its name is free, and
 	// hosts let go of it as their last containers on it end.
 	Removed bool
+}
+
+// Recognise says why a network of the store is not the one that a host knows under its
+// id. Cause: ErrTaken.
+func (n Network) Recognise(known Network) error {
+	if n.VNI == known.VNI {
+		return nil
+	}
+	return fmt.Errorf("%w: the network has VNI %d in the store, and %d here", ErrTaken, n.VNI, known.VNI)
 }
 
 // Named is the network with what by says of it that Docker alone knows: name,

@@ -41,7 +41,8 @@ type Allocator interface {
 	// ErrExhausted, ErrNoNetwork, ErrSettling.
 	ClaimBlock(ctx context.Context, id topology.SharedID, subnet netip.Prefix) (Claim, error)
 	// ClaimAddress claims one address that lies in nobody's block; one that this
-	// host has already is success. Causes: ErrTaken, ErrReserved, ErrNoNetwork,
+	// host has already is success, but for a store that has lost claims, which may
+	// call its what it has given back. Causes: ErrTaken, ErrReserved, ErrNoNetwork,
 	// ErrSettling.
 	ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) (Claim, error)
 	// Restore claims again what this host had: a store that has lost it gets it

@@ -73,8 +73,7 @@ func (d *distribution) join(x control.Distributor, n control.Network) {
 
 // route is what a host announces.
 func (d *distribution) route(i int, prefix string) control.Route {
-	n := Node(i)
-	return control.Route{Network: d.n.ID, Prefix: netip.MustParsePrefix(prefix), Node: n.ID, VTEP: n.VTEP, MAC: n.MAC, Port: n.Port}
+	return Node(i).Route(d.n.ID, netip.MustParsePrefix(prefix))
 }
 
 func (d *distribution) put(x control.Distributor, r control.Route) {

@@ -46,7 +46,11 @@ func (a *allocation) wipe() {
 	same := Network(2)
 	_, err = a.b.ClaimNetwork(ctx, same)
 	a.must(err)
+	_, err = a.a.ClaimAddress(ctx, a.n.ID, single.Prefix.Addr(), "web")
+	a.refused("an own address, of which the store might be wrong", err, control.ErrSettling)
 	a.settled()
+	_, err = a.a.ClaimAddress(ctx, a.n.ID, single.Prefix.Addr(), "web")
+	a.must(err)
 	_, err = a.b.ClaimBlock(ctx, same.ID, a.four)
 	a.must(err) // nobody can have had a block of a network that is new
 	same.Name = a.n.Name

@@ -8,10 +8,7 @@ import (
 )
 
 // routeOf is what a host by its number answered for.
-func (a *allocation) routeOf(i int, p netip.Prefix) control.Route {
-	n := Node(i)
-	return control.Route{Network: a.n.ID, Prefix: p, Node: n.ID, VTEP: n.VTEP, MAC: n.MAC}
-}
+func (a *allocation) routeOf(i int, p netip.Prefix) control.Route { return Node(i).Route(a.n.ID, p) }
 
 // forgotten has a network of four blocks, of which host 1 has the first, host 2 the
 // second and host 3 the third, which is away when the store loses all. The others

@@ -274,8 +274,8 @@ func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim)
 		if err != nil {
 			return err
 		}
-		if now.VNI != n.VNI {
-			return fmt.Errorf("%w: the network has VNI %d in the store, and %d here", control.ErrTaken, now.VNI, n.VNI)
+		if err := now.Recognise(n); err != nil {
+			return err
 		}
 		if err := blocks.Fits(now, c.Prefix); err != nil {
 			return badAddress(c.Prefix.Addr(), fmt.Errorf("%w: %w", control.ErrTaken, err))
@@ -343,14 +343,15 @@ func (s *Store) restoreBlock(ctx context.Context, c control.Claim, mine holding,
 func (s *Store) Release(ctx context.Context, c control.Claim) error {
 	return s.do(ctx, "release", c.Prefix.String(), func(ctx context.Context) error {
 		me := s.self().ID
+		keys := []string{s.k.claim(c.Network, c.Prefix), s.k.vouched(c.Network, c.Prefix, me)}
+		got, _, err := s.read(ctx, clientv3.OpGet(keys[0]), clientv3.OpGet(keys[1]))
+		if err != nil {
+			return err
+		}
 		var mine []owned
-		for _, key := range []string{s.k.claim(c.Network, c.Prefix), s.k.vouched(c.Network, c.Prefix, me)} {
-			got, _, err := s.read(ctx, clientv3.OpGet(key))
-			if err != nil {
-				return err
-			}
-			if h, ok := parseHolding(got[0]); ok && h.Node == me {
-				mine = append(mine, owned{holding: h, key: key, mod: got[0].Kvs[0].ModRevision, network: c.Network, prefix: c.Prefix})
+		for i, key := range keys {
+			if h, ok := parseHolding(got[i]); ok && h.Node == me {
+				mine = append(mine, owned{holding: h, key: key, mod: got[i].Kvs[0].ModRevision, network: c.Network, prefix: c.Prefix})
 			}
 		}
 		return s.drop(ctx, mine, nil)

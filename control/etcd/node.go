@@ -51,18 +51,17 @@ func (s *Store) RemoveNode(ctx context.Context, id topology.NodeID) error {
 }
 
 func (s *Store) removeNode(ctx context.Context, id topology.NodeID, guard []clientv3.Cmp) error {
+	still := slices.Clone(guard) // what has to hold when its record goes
 	if guard != nil {
-		got, _, err := s.read(ctx, clientv3.OpGet(s.k.alive(id)))
+		got, _, err := s.read(ctx, clientv3.OpGet(s.k.alive(id)), clientv3.OpGet(s.k.info(id)))
 		if err != nil {
 			return err
 		}
+		// Others may vouch for it meanwhile, and then write its record too.
+		still = append(still, asRead(s.k.info(id), got[1]))
 		if len(got[0].Kvs) > 0 {
 			return &fault.Error{Op: "remove host", On: id.Short(), Err: control.ErrAlive, Fix: "run `particle cluster leave` on it, or stop it and wait until it is suspect"}
 		}
-	}
-	info, _, err := s.read(ctx, clientv3.OpGet(s.k.info(id)))
-	if err != nil {
-		return err
 	}
 	claims, err := s.claimsOf(ctx, id, s.k.nets())
 	if err != nil {
@@ -71,10 +70,7 @@ func (s *Store) removeNode(ctx context.Context, id topology.NodeID, guard []clie
 	if err := s.drop(ctx, claims, guard); err != nil {
 		return err
 	}
-	if guard != nil { // others may vouch for it meanwhile, and then write its record too
-		guard = append(slices.Clone(guard), asRead(s.k.info(id), info[0]))
-	}
-	r, err := s.txn(ctx, guard, []clientv3.Op{clientv3.OpDelete(s.k.node(id), clientv3.WithPrefix())}, nil)
+	r, err := s.txn(ctx, still, []clientv3.Op{clientv3.OpDelete(s.k.node(id), clientv3.WithPrefix())}, nil)
 	if err != nil {
 		return err
 	}

@@ -58,8 +58,8 @@ func (s *Store) mayVouch(n control.Network, r control.Route, got []*clientv3.Get
 	if err != nil {
 		return 0, err
 	}
-	if now.VNI != n.VNI {
-		return 0, fmt.Errorf("%w: the network has VNI %d in the store, and %d here", control.ErrTaken, now.VNI, n.VNI)
+	if err := now.Recognise(n); err != nil {
+		return 0, err
 	}
 	if err := blocks.Fits(now, r.Prefix); err != nil {
 		return 0, fmt.Errorf("%w: %w", control.ErrTaken, err)

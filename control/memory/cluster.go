@@ -161,8 +161,8 @@ func (s state) routes(id topology.SharedID) []control.Route {
 		if p.network != id {
 			continue
 		}
-		n := s.nodes[c.Node]
-		r := control.Route{Network: id, Prefix: p.prefix, Node: c.Node, VTEP: n.VTEP, MAC: n.MAC, Port: n.Port}
+		r := s.nodes[c.Node].Route(id, p.prefix)
+		r.Node = c.Node // who may be gone
 		if said, ok := s.announced[announcement{p, c.Node}]; ok {
 			r = said
 		}

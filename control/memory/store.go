@@ -276,7 +276,7 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 		if why := blocks.Reserved(sub, addr); why != "" {
 			return fmt.Errorf("%w: %s", control.ErrReserved, why)
 		}
-		if _, mine := now.claims[place{id, c.Prefix}]; now.settling[id] && !mine {
+		if now.settling[id] {
 			return control.ErrSettling
 		}
 		if by, vouched := now.vouchedFor(id, c.Prefix, false); vouched {
@@ -316,11 +316,13 @@ func (s *Store) Vouch(ctx context.Context, n control.Network, r control.Route, o
 	return s.write(ctx, "vouch for", r.Prefix.String(), func(now *state) error {
 		has, ok := now.networks[n.ID]
 		at := place{n.ID, r.Prefix}
-		switch err := blocks.Fits(has, r.Prefix); {
-		case !ok:
+		if !ok {
 			return control.ErrNoNetwork
-		case has.VNI != n.VNI:
-			return fmt.Errorf("%w: the network has VNI %d in the store, and %d here", control.ErrTaken, has.VNI, n.VNI)
+		}
+		if err := has.Recognise(n); err != nil {
+			return err
+		}
+		switch err := blocks.Fits(has, r.Prefix); {
 		case err != nil:
 			return fmt.Errorf("%w: %w", control.ErrTaken, err)
 		case !now.settling[n.ID] && r.Node != s.id:
@@ -354,8 +356,8 @@ func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim)
 			}
 		}
 		old := now.networks[n.ID]
-		if old.VNI != n.VNI {
-			return fmt.Errorf("%w: the network has VNI %d in the store, and %d here", control.ErrTaken, old.VNI, n.VNI)
+		if err := old.Recognise(n); err != nil {
+			return err
 		}
 		if err := blocks.Fits(old, c.Prefix); err != nil {
 			return fmt.Errorf("%w: %w", control.ErrTaken, err)

@@ -188,7 +188,7 @@ func (m *Member) block(ctx context.Context, s Store, n control.Network, subnet c
 // without a tunnel address announces when it has one.
 func (m *Member) announce(ctx context.Context, s Store, id topology.SharedID, p netip.Prefix) error {
 	m.mu.Lock()
-	r := control.Route{Network: id, Prefix: p, Node: m.node.ID, VTEP: m.node.VTEP, MAC: m.node.MAC, Port: m.node.Port}
+	r := m.node.Route(id, p)
 	at := netip.AddrPortFrom(r.VTEP, r.Port)
 	done := m.at(id).announced[p] == at
 	m.mu.Unlock()
@@ -291,7 +291,7 @@ func (m *Member) release(s Store, id topology.SharedID, p netip.Prefix) {
 
 func (m *Member) withdraw(ctx context.Context, s Store, id topology.SharedID, p netip.Prefix) error {
 	m.mu.Lock()
-	r := control.Route{Network: id, Prefix: p, Node: m.node.ID, VTEP: m.node.VTEP, MAC: m.node.MAC, Port: m.node.Port}
+	r := m.node.Route(id, p)
 	delete(m.at(id).announced, p)
 	m.mu.Unlock()
 	return s.Withdraw(ctx, r)

@@ -31,12 +31,17 @@ func (m *Member) forgotten(n *network, lost []control.Route) {
 	}
 	n.Lost = true
 	for _, r := range lost {
-		if r.Node != m.o.Node.ID && !slices.ContainsFunc(n.Vouch, func(v control.Route) bool { return v.Node == r.Node && v.Prefix == r.Prefix }) {
+		if r.Node != m.o.Node.ID && !slices.ContainsFunc(n.Vouch, same(r)) {
 			n.Vouch = append(n.Vouch, r)
 		}
 	}
 	hosts := len(m.nodes.All(control.Current, control.Withdrawn, control.Doubted))
 	n.vouchAt = m.o.Clock() + settleFor + rand.N(2*vouchEach*time.Duration(hosts)+1)
+}
+
+// same finds what a host answers for, wherever it was reached.
+func same(r control.Route) func(control.Route) bool {
+	return func(v control.Route) bool { return v.Node == r.Node && v.Prefix == r.Prefix }
 }
 
 // vouch tells the store what this host remembers of those who have not come.
@@ -62,7 +67,7 @@ func (m *Member) vouch(ctx context.Context, s Store, id topology.SharedID) {
 		}
 		m.mu.Lock()
 		n.dirty = true
-		n.Vouch = slices.DeleteFunc(n.Vouch, func(v control.Route) bool { return v.Node == r.Node && v.Prefix == r.Prefix })
+		n.Vouch = slices.DeleteFunc(n.Vouch, same(r))
 		m.mu.Unlock()
 	}
 }
@@ -96,20 +101,18 @@ func (m *Member) vouchFor(ctx context.Context, s Store, record control.Network, 
 func (m *Member) answer(ctx context.Context, s Store, here fabric.SharedNetwork) error {
 	m.mu.Lock()
 	n := m.at(here.ID)
-	record, own, vouched := n.Network, n.routes.Own(), n.routes.Vouched()
-	mine := control.Route{Network: here.ID, Node: m.node.ID, VTEP: m.node.VTEP, MAC: m.node.MAC, Port: m.node.Port}
-	node := m.node
+	record, own, vouched, node := n.Network, n.routes.Own(), n.routes.Vouched(), m.node
 	m.mu.Unlock()
 	for _, p := range vouched {
 		if !slices.Contains(here.Claims, p) && !slices.Contains(here.Leaving, p) {
 			m.release(s, here.ID, p)
 		}
 	}
-	for _, mine.Prefix = range here.Leaving {
-		if slices.Contains(vouched, mine.Prefix) || slices.Contains(own, mine.Prefix) {
+	for _, p := range here.Leaving {
+		if slices.Contains(vouched, p) || slices.Contains(own, p) {
 			continue
 		}
-		if err := s.Vouch(ctx, record, mine, node); err != nil {
+		if err := s.Vouch(ctx, record, node.Route(here.ID, p), node); err != nil {
 			return err
 		}
 	}
