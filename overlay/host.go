@@ -34,12 +34,9 @@ type Options struct {
 	// namespace's rules for granted as long, and Apply those of SetMembers.
 	AcceptEvery time.Duration
 	// Port is the UDP destination port of VXLAN that Underlay reports; 0 means
-	// 4789 (RFC 7348).
+	// topology.VXLANPort.
 	Port uint16
 }
-
-// defaultPort is IANA's for VXLAN.
-const defaultPort = 4789
 
 // socketTimeout bounds one answer of the kernel. RTNL is held for 20 ms by each
 // device that anyone on the host moves or deletes, so a burst elsewhere may
@@ -73,7 +70,7 @@ type Host struct {
 // earlier are found again by Networks.
 func Open(ctx context.Context, opts Options) (*Host, error) {
 	if opts.Port == 0 {
-		opts.Port = defaultPort
+		opts.Port = topology.VXLANPort
 	}
 	if err := os.MkdirAll(opts.NamespaceDir, 0o755); err != nil {
 		return nil, &fault.Error{Op: "open data plane", On: opts.NamespaceDir, Err: err,

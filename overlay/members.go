@@ -75,10 +75,11 @@ type filter struct {
 
 // SetMembers says which tunnel addresses the cluster's other hosts have, and at which
 // UDP ports they take VXLAN (0: at this host's): no others' packets reach a network,
-// and nothing but this host's own VXLAN goes to those ports under its address. None lets nobody's in, as is right for a host
-// that is alone. Until it is called those hold that the kernel has from before,
-// which are none on a host that has just booted. It does not protect from forged
-// outer sources: who can send under a member's address, gets in.
+// and nothing but this host's own VXLAN goes to those ports under its address. None
+// lets nobody's in, as is right for a host that is alone. Until it is called those hold
+// that the kernel has from before, which are none on a host that has just booted. It
+// does not protect from forged outer sources: who can send under a member's address,
+// gets in.
 func (h *Host) SetMembers(ctx context.Context, members []netip.AddrPort) error {
 	wanted := &admission{members: map[netip.Addr]bool{}, ports: map[uint16]bool{}}
 	for _, m := range members {

@@ -176,11 +176,10 @@ func TestHostItselfIsNoMember(t *testing.T) {
 	}
 }
 
-// What containers of Docker's other networks send leaves under the host's address.
-func TestContainersAreNotTakenForTheirHost(t *testing.T) {
-	t.Parallel()
-	netnstest.RequireTool(t, "nft")
-	hosts := acquainted(t)
+// behindBridge is a container of Docker's own on the first host, which leaves under the
+// host's address.
+func behindBridge(t *testing.T, hosts [2]*machine) *netnstest.Namespace {
+	t.Helper()
 	container := netnstest.New(t)
 	netnstest.Connect(hosts[0].Namespace, "docker0", "172.17.0.1/16", container, "eth0", "172.17.0.2/16")
 	container.Run("ip", "route", "add", "default", "via", "172.17.0.1")
@@ -188,6 +187,15 @@ func TestContainersAreNotTakenForTheirHost(t *testing.T) {
 	hosts[0].Run("nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "+
 		"add rule ip nat post ip saddr 172.17.0.0/16 oifname eth0 masquerade")
 	hosts[1].Run("ip", "route", "add", "172.17.0.0/16", "via", "192.0.2.1")
+	return container
+}
+
+// What containers of Docker's other networks send leaves under the host's address.
+func TestContainersAreNotTakenForTheirHost(t *testing.T) {
+	t.Parallel()
+	netnstest.RequireTool(t, "nft")
+	hosts := acquainted(t)
+	container := behindBridge(t, hosts)
 	server, liar := hosts[1].hearing(t, "10.9.2.7:53"), bindUDP(t, container, "0.0.0.0:0")
 	plain := bindUDP(t, hosts[1].Namespace, "192.0.2.2:5000")
 	if server.tells(func(text string) {

@@ -89,13 +89,7 @@ func TestNobodySendsToPortsOfOtherHosts(t *testing.T) {
 	netnstest.RequireTool(t, "nft")
 	hosts, _ := apart(t, [2]uint16{4789, 8472})
 	hosts[0].tenantWithUplink(2)
-	container := netnstest.New(t)
-	netnstest.Connect(hosts[0].Namespace, "docker0", "172.17.0.1/16", container, "eth0", "172.17.0.2/16")
-	container.Run("ip", "route", "add", "default", "via", "172.17.0.1")
-	hosts[0].Run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
-	hosts[0].Run("nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "+
-		"add rule ip nat post ip saddr 172.17.0.0/16 oifname eth0 masquerade")
-	hosts[1].Run("ip", "route", "add", "172.17.0.0/16", "via", "192.0.2.1")
+	container := behindBridge(t, hosts)
 	server, plain := hosts[1].hearing(t, "10.9.2.7:53"), bindUDP(t, hosts[1].Namespace, "192.0.2.2:5000")
 	for name, liar := range map[string]socket{
 		"a tenant":                    bindUDP(t, hosts[0].tenant(network(2)), "10.9.0.7:0"),

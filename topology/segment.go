@@ -11,6 +11,9 @@ import (
 // left out because the kernel reads it as "none").
 type VNI uint32
 
+// VXLANPort is the UDP port where nobody has chosen another, IANA's (RFC 7348).
+const VXLANPort uint16 = 4789
+
 // MaxVNI is the largest identifier that fits the VXLAN header.
 const MaxVNI VNI = 1<<24 - 1
 

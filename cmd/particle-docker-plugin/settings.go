@@ -35,7 +35,7 @@ type settings struct {
 const guardAuto = "auto"
 
 func readSettings(env func(string) string) (settings, error) {
-	s := settings{level: logrus.InfoLevel, port: 4789, docker: hostpath.DockerSocket, guard: guardAuto, ready: 4, clusterPort: 7790, wireGuard: 7793}
+	s := settings{level: logrus.InfoLevel, port: topology.VXLANPort, docker: hostpath.DockerSocket, guard: guardAuto, ready: 4, clusterPort: 7790, wireGuard: 7793}
 	read := func(name string, parse func(string) error) error {
 		value := env(name)
 		if value == "" {

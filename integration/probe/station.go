@@ -62,21 +62,14 @@ func station(ctx context.Context, out io.Writer, args []string) error {
 
 // answerPackets tells each sender what it has sent.
 func answerPackets(ctx context.Context, out io.Writer, conn net.PacketConn, name string) error {
-	packet := make([]byte, 64<<10)
-	for {
-		n, peer, err := conn.ReadFrom(packet)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		text, _, _ := strings.Cut(string(packet[:min(n, 64)]), "\x00")
-		fmt.Fprintf(out, "%d bytes from %s: %q\n", n, peer, text)
-		if _, err := conn.WriteTo([]byte(told(name, conn.LocalAddr(), peer, packet[:n])), peer); err != nil {
+	return eachPacket(ctx, conn, func(packet []byte, peer net.Addr) error {
+		text, _, _ := strings.Cut(string(packet[:min(len(packet), 64)]), "\x00")
+		fmt.Fprintf(out, "%d bytes from %s: %q\n", len(packet), peer, text)
+		if _, err := conn.WriteTo([]byte(told(name, conn.LocalAddr(), peer, packet)), peer); err != nil {
 			fmt.Fprintf(out, "no answer to %s: %v\n", peer, err)
 		}
-	}
+		return nil
+	})
 }
 
 // transfer is how much reach sends to each station by TCP.

@@ -26,16 +26,25 @@ func udpEcho(ctx context.Context, out io.Writer, args []string) error {
 	}
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	fmt.Fprintf(out, "listening on %s\n", conn.LocalAddr())
+	return eachPacket(ctx, conn, func(packet []byte, peer net.Addr) error {
+		_, err := conn.WriteTo(packet, peer)
+		return err
+	})
+}
+
+// eachPacket does something with whatever comes, until ctx ends, with which the caller
+// closes conn.
+func eachPacket(ctx context.Context, conn net.PacketConn, do func(packet []byte, peer net.Addr) error) error {
 	packet := make([]byte, 64<<10)
 	for {
 		n, peer, err := conn.ReadFrom(packet)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			err = do(packet[:n], peer)
 		}
-		if _, err := conn.WriteTo(packet[:n], peer); err != nil {
+		if err != nil {
 			return err
 		}
 	}

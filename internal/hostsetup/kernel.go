@@ -94,7 +94,7 @@ func networks(ctx context.Context, dir string) []report.Check {
 	defer host.Close()
 	id := topology.NetworkID(strings.Repeat("d0", 32))
 	_, err = host.Apply(ctx, topology.Segment{
-		Network: id, VNI: topology.MaxVNI, Port: 4789, MTU: 1450,
+		Network: id, VNI: topology.MaxVNI, Port: topology.VXLANPort, MTU: 1450,
 		VTEP:  netip.AddrFrom4([4]byte{127, 0, 0, 1}),
 		Pools: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 	})

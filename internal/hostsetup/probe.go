@@ -17,6 +17,7 @@ import (
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/report"
 	"github.com/particle-net/particle/overlay"
+	"github.com/particle-net/particle/topology"
 )
 
 // ProbeRequest is what Probe is asked for.
@@ -24,7 +25,7 @@ type ProbeRequest struct {
 	DataRoot    string `json:"dataRoot"`
 	MakeDefault bool   `json:"makeDefault"` // the runtime is or shall be the default one
 	Current     EngineRuntime
-	Port        uint16     `json:"port"`          // of VXLAN; 0 means 4789
+	Port        uint16     `json:"port"`          // of VXLAN; 0 means topology.VXLANPort
 	VTEP        netip.Addr `json:"vtep,omitzero"` // as set; invalid if it is to be found
 	// Installed says that the plugin runs, so that what it holds is not taken
 	// for somebody else's.
@@ -35,7 +36,7 @@ type ProbeRequest struct {
 // ids. It changes nothing.
 func Probe(ctx context.Context, req ProbeRequest) []report.Check {
 	if req.Port == 0 {
-		req.Port = 4789
+		req.Port = topology.VXLANPort
 	}
 	checks := daemonChecks(req)
 	checks = append(checks, sharedRun(), underlay(ctx, req), port(ctx, req), ipv6())

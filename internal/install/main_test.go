@@ -35,16 +35,24 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	programs = dir
 	if os.Geteuid() == 0 {
-		const from = "github.com/particle-net/particle/cmd/"
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
-			from+"particle", from+"particle-docker-plugin", from+"particle-runtime")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+		if err := build(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 	}
 	return m.Run()
+}
+
+// build puts the three programs into a directory, as the flags of go build make them.
+func build(dir string, flags ...string) error {
+	const from = "github.com/particle-net/particle/cmd/"
+	args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", dir + "/"}, flags...)
+	cmd := exec.Command("go", append(args, from+"particle", from+"particle-docker-plugin", from+"particle-runtime")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
 }
 
 // host is one Docker host of a lab.

@@ -3,7 +3,6 @@ package install_test
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -72,13 +71,9 @@ func olderVersion(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	const from = "github.com/particle-net/particle/cmd/"
 	bin := join(dir, "bin")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-overlay", join(dir, "overlay.json"), "-o", bin+"/",
-		from+"particle", from+"particle-docker-plugin", from+"particle-runtime")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := build(bin, "-overlay", join(dir, "overlay.json")); err != nil {
+		t.Fatal(err)
 	}
 	return bin
 }

@@ -315,7 +315,7 @@ func portChecks(s runtimeapi.ClusterStatus) []Check {
 	}
 	c := Check{Name: "VXLAN ports", Grade: OK, Finding: fmt.Sprintf("this host takes VXLAN at UDP %d; not so %s", own, strings.Join(differ, ", "))}
 	switch {
-	case len(untold) > 0 && own != defaultVXLAN:
+	case len(untold) > 0 && own != topology.VXLANPort:
 		c.Grade, c.Finding = Warn, fmt.Sprintf("%s did not tell at which UDP port VXLAN is taken there, and is sent it at %d, this host's", strings.Join(untold, ", "), own)
 		c.Remedy = fmt.Sprintf("upgrade particle there, or set PARTICLE_VXLAN_PORT=%d there", own)
 	case len(differ) == 0:
@@ -323,9 +323,6 @@ func portChecks(s runtimeapi.ClusterStatus) []Check {
 	}
 	return []Check{c}
 }
-
-// defaultVXLAN is the UDP port where nobody has chosen another.
-const defaultVXLAN = 4789
 
 const openPorts = "start the servers, and open the TCP ports from PARTICLE_CLUSTER_PORT on between the hosts (7790 to 7792)"
 
