@@ -172,7 +172,9 @@ func (m *Member) flush() {
 	for id, n := range m.networks {
 		if n.dirty && (n.here || n.Unshared) {
 			n.Routes, n.Instance, n.Revision = n.routes.Known()
-			writes[string(id)] = n.Known
+			k := n.Known
+			k.Vouch = slices.Clone(n.Vouch) // vouch takes out of it while this is written
+			writes[string(id)] = k
 			n.dirty = false
 		}
 	}
