@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/particle-net/particle/control"
 )
@@ -21,7 +22,8 @@ func Churn(ctx context.Context, a control.Allocator, n control.Network, rng *ran
 	case what == 1:
 		at := sub.Addr().As4()
 		at[3] = byte(1 + rng.IntN(20)*12)
-		if c, err := a.ClaimAddress(ctx, n.ID, netip.AddrFrom4(at), ""); err == nil {
+		c, err := a.ClaimAddress(ctx, n.ID, netip.AddrFrom4(at), "")
+		if err == nil && !slices.Contains(have, c) { // who asks twice has it once
 			have = append(have, c)
 		}
 	case len(have) > 0:
