@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -226,12 +227,12 @@ func (s *Store) refusal() error {
 }
 
 // admission is why this host may not ask the store for anything: it is none of the
-// store's, or the keeper has not found out yet whether it is.
+// store's, or the keeper has not found out whether it is, for the reason it has.
 func (s *Store) admission() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refused == nil && s.instance == "" {
-		return errUnknown
+	if s.instance == "" {
+		return cmp.Or(s.refused, s.down, errUnknown)
 	}
 	return s.refused
 }

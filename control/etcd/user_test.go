@@ -3,6 +3,7 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,26 @@ func TestSignsInAgain(t *testing.T) {
 		routes.UntilHave(2)
 		if err := s.Healthy(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// What a host with a wrong password is told says so, however often it asks: that the
+// store does not answer would send people to look at the network.
+func TestWrongPassword(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		srv := etcdtest.Start(t, release)
+		users := etcdtest.Users{
+			Endpoint: "http://" + srv.Endpoint(), Root: "r", User: "particle", Password: "p", Prefix: "/particle/",
+		}
+		if err := users.Make(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, User: users.User, Password: "q", Node: controltest.Node(1)})
+		for range 2 {
+			if _, err := s.ClaimNetwork(t.Context(), controltest.Network(1)); err == nil || !strings.Contains(err.Error(), "check the user and password") {
+				t.Errorf("got %v", err)
+			}
 		}
 	})
 }
