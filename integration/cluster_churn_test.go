@@ -3,7 +3,9 @@ package integration
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"sync"
 	"testing"
 	"time"
@@ -30,12 +32,24 @@ func newHistory() *addressHistory {
 	return &addressHistory{began: time.Now(), ops: map[netip.Addr][]porcupine.Operation{}}
 }
 
-func (h *addressHistory) record(a netip.Addr, client int, in hold, from, to time.Time) {
+// take records that a container has got addresses, which it was asked for at from.
+func (h *addressHistory) take(all []netip.Addr, client int, by string, from time.Time) {
+	h.record(all, client, hold{true, by}, from, time.Now())
+}
+
+// give records that it has given them back.
+func (h *addressHistory) give(all []netip.Addr, client int, by string, from time.Time) {
+	h.record(all, client, hold{false, by}, from, time.Now())
+}
+
+func (h *addressHistory) record(all []netip.Addr, client int, in hold, from, to time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ops[a] = append(h.ops[a], porcupine.Operation{
-		ClientId: client, Input: in, Call: int64(from.Sub(h.began)), Return: int64(to.Sub(h.began)),
-	})
+	for _, a := range all {
+		h.ops[a] = append(h.ops[a], porcupine.Operation{
+			ClientId: client, Input: in, Call: int64(from.Sub(h.began)), Return: int64(to.Sub(h.began)),
+		})
+	}
 }
 
 // oneHolder is an address that at most one container holds at any time.
@@ -54,12 +68,47 @@ var oneHolder = porcupine.Model{
 // check fails unless the history of each address fits one holder at a time.
 func (h *addressHistory) check(t *testing.T) {
 	t.Helper()
+	for a, ops := range h.twice() {
+		t.Errorf("%s was held by two containers at once: %+v", a, ops)
+	}
+}
+
+// twice are the histories of addresses that had two holders at once.
+func (h *addressHistory) twice() map[netip.Addr][]porcupine.Operation {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	bad := map[netip.Addr][]porcupine.Operation{}
 	for a, ops := range h.ops {
 		if !porcupine.CheckOperations(oneHolder, ops) {
-			t.Errorf("%s was held by two containers at once: %+v", a, ops)
+			bad[a] = ops
 		}
+	}
+	return bad
+}
+
+// A history in which one container took what another had is told from one in which
+// it took what another was just giving back.
+func TestAddressHistory(t *testing.T) {
+	one := []netip.Addr{netip.MustParseAddr("10.77.0.1")}
+	for name, c := range map[string]struct {
+		again bool // after it was given back
+		bad   int
+	}{"while it is held": {false, 1}, "afterwards": {true, 0}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHistory()
+			record := func(client int, take bool, by string, from, to time.Duration) {
+				h.record(one, client, hold{take, by}, h.began.Add(from), h.began.Add(to))
+			}
+			record(0, true, "a", 1, 2)
+			if c.again {
+				record(0, false, "a", 3, 6)
+			}
+			record(1, true, "b", 4, 5)
+			record(1, false, "b", 7, 8)
+			if bad := h.twice(); len(bad) != c.bad {
+				t.Errorf("%d addresses held twice, want %d: %v", len(bad), c.bad, bad)
+			}
+		})
 	}
 }
 
@@ -67,12 +116,16 @@ func (h *addressHistory) check(t *testing.T) {
 const churnEvery = 300 * time.Millisecond
 
 // churn starts and stops containers on one host until told to end, and records
-// when each address was held.
+// when each address was held. Every other one wishes for an address that other hosts
+// ask for at the same time.
 type churn struct {
 	bed     *bed
 	client  int
 	history *addressHistory
+	gate    *sync.RWMutex // held for writing, no container comes or goes
 	cycles  int
+	got     int // wishes that came true
+	taken   int // and those that another host's container stood in the way of
 	refused []refusal
 }
 
@@ -82,41 +135,85 @@ type refusal struct {
 	err      error
 }
 
+// contended are the addresses that hosts wish for; none is of a host's own block. They
+// are IPv4 alone: Docker asks for these first, and does not give them back when the
+// IPv6 address that was wished for is refused.
+var contended = netip.MustParsePrefix("10.77.201.0/30")
+
+// wish is a container's wish for a contended address.
+func wish() []string {
+	a := contended.Addr()
+	for range rand.N(4) {
+		a = a.Next()
+	}
+	return []string{"--ip", a.String()}
+}
+
+// denied is what a wish may be answered: somebody has the address, or whether somebody
+// has it cannot be told now. No such answer is a host's fault.
+var denied = regexp.MustCompile(`taken|in use|does not answer|claiming again|is being given back`)
+
 // run goes on until ctx ends. The commands themselves are let through.
 func (c *churn) run(ctx context.Context, network string) {
 	done := context.WithoutCancel(ctx)
 	tick := time.NewTicker(churnEvery)
 	defer tick.Stop()
 	for ; ctx.Err() == nil; c.cycles++ {
-		name := fmt.Sprintf("churn-%s-%d", c.bed.host.Name(), c.cycles)
-		from := time.Now()
-		a, err := c.bed.holds(done, name, "--network", network, lab.TestImage, "probe", "sleep")
-		if err != nil {
-			c.refused = append(c.refused, refusal{from, time.Now(), err})
-		} else {
-			c.history.record(a, c.client, hold{true, name}, from, time.Now())
-		}
-		from = time.Now()
-		// It may have come to be although the answer was an error.
-		if gone := until(done, func() error { return c.bed.gone(done, name) }); gone != nil {
-			c.refused = append(c.refused, refusal{from, time.Now(), gone})
-		} else if err == nil {
-			c.history.record(a, c.client, hold{false, name}, from, time.Now())
-		}
+		c.gate.RLock()
+		c.cycle(done, network)
+		c.gate.RUnlock()
 		<-tick.C
 	}
 }
 
-// holds starts a container that stays, and tells its address.
-func (b *bed) holds(ctx context.Context, name string, args ...string) (netip.Addr, error) {
+// cycle is the life of one container.
+func (c *churn) cycle(ctx context.Context, network string) {
+	name := fmt.Sprintf("churn-%s-%d", c.bed.host.Name(), c.cycles)
+	args := []string{"--network", network}
+	wishes := c.cycles%2 == 1
+	if wishes {
+		args = append(args, wish()...)
+	}
+	from := time.Now()
+	all, err := c.bed.holds(ctx, name, append(args, lab.TestImage, "probe", "sleep")...)
+	switch {
+	case err == nil:
+		c.history.take(all, c.client, name, from)
+		if wishes {
+			c.got++
+		}
+	case wishes && denied.MatchString(err.Error()):
+		c.taken++
+	default:
+		c.refused = append(c.refused, refusal{from, time.Now(), err})
+	}
+	from = time.Now()
+	// It may have come to be although the answer was an error.
+	if gone := until(ctx, func() error { return c.bed.gone(ctx, name) }); gone != nil {
+		c.refused = append(c.refused, refusal{from, time.Now(), gone})
+	} else {
+		c.history.give(all, c.client, name, from)
+	}
+}
+
+// holds starts a container that stays, and tells its addresses.
+func (b *bed) holds(ctx context.Context, name string, args ...string) ([]netip.Addr, error) {
 	if _, err := b.docker(ctx, append([]string{"run", "-d", "--name", name}, args...)...); err != nil {
-		return netip.Addr{}, err
+		return nil, err
 	}
-	v4, _, err := b.addresses(ctx, name)
+	v4, v6, err := b.addresses(ctx, name)
 	if err != nil {
-		return netip.Addr{}, err
+		return nil, err
 	}
-	return netip.ParseAddr(v4)
+	var all []netip.Addr
+	for _, text := range []string{v4, v6} {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s has the address %q: %w", name, text, err)
+		}
+		all = append(all, a)
+	}
+	return all, nil
 }
 
 // gone removes a container; not there is success.

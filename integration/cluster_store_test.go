@@ -3,10 +3,13 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -69,6 +72,48 @@ func (s ownStore) wipe(ctx context.Context) error {
 		return err
 	}
 	return s.kill(ctx)
+}
+
+// threeStores are served by the plugins of all hosts.
+type threeStores struct{ ownStore }
+
+func (s threeStores) join(ctx context.Context, hosts []*bed) error {
+	if err := s.cluster(ctx); err != nil {
+		return err
+	}
+	token, err := s.particle(ctx, "cluster", "token", "-q")
+	if err != nil {
+		return err
+	}
+	for _, b := range hosts[1:] { // one after the other, as the document has it
+		if _, err := b.particle(ctx, "cluster", "join", s.host.Addr4().String(), "--token", token, "--server"); err != nil {
+			return err
+		}
+	}
+	_, err = s.leader(ctx, hosts)
+	return err
+}
+
+// leader is the one of these hosts whose server all of them say leads.
+func (s threeStores) leader(ctx context.Context, hosts []*bed) (leader *bed, err error) {
+	err = until(ctx, func() error {
+		leader = nil
+		for _, asked := range hosts {
+			out, err := asked.particle(ctx, "cluster", "status")
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(hosts, func(b *bed) bool {
+				return regexp.MustCompile(regexp.QuoteMeta(b.host.Addr4().String()) + `:7791 +leader`).MatchString(out)
+			})
+			if i < 0 || leader != nil && leader != hosts[i] {
+				return fmt.Errorf("%s: not one of %d servers leads:\n%s", asked.host.Name(), len(hosts), out)
+			}
+			leader = hosts[i]
+		}
+		return nil
+	})
+	return leader, err
 }
 
 // otherStore is an etcd of the distribution, outside of the hosts, with

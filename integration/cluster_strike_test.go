@@ -25,6 +25,7 @@ func (c *brokenCluster) ownFaults() []clusterFault {
 		{"the plugin that serves the store is killed", []*bed{first}, first.restartPlugin},
 		{"a dockerd is killed", []*bed{third}, third.restartDockerd},
 		{"a host is cut off", nil, third.cut},
+		{"a host is cut off until it is suspect", nil, c.partSuspect},
 		{"the store's host is cut off, and a plugin killed meanwhile", []*bed{second}, func(ctx context.Context) error {
 			return errors.Join(deserted(ctx, first.host.Cut, second, third), second.restartPlugin(ctx), c.startAll(ctx), first.host.Heal())
 		}},
@@ -49,16 +50,98 @@ func (c *brokenCluster) otherFaults() []clusterFault {
 			return errors.Join(err, killing.Wait(), c.startAll(ctx), etcd.start(ctx))
 		}},
 		{"a host is cut off", nil, third.cut},
+		{"the store is down for long", nil, func(ctx context.Context) error {
+			err := errors.Join(etcd.stop(ctx), lasts(ctx, longOutage), c.startAll(ctx))
+			return errors.Join(err, etcd.start(ctx))
+		}},
 		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
 		{"the store is wiped", nil, etcd.wipe},
 		{"a host reboots", []*bed{third}, c.reboot},
 	}
 }
 
+// threeFaults are those of a cluster whose hosts all serve the store.
+func (c *brokenCluster) threeFaults() []clusterFault {
+	ctx, stores := c.Context(), c.store.(threeStores)
+	// leading does something to the host whose server leads, and waits until another's
+	// does, and networks come and go again.
+	leading := func(do, undo func(context.Context, *bed) error) func(context.Context) error {
+		return func(ctx context.Context) error {
+			leader, err := stores.leader(ctx, c.beds)
+			if err != nil {
+				return err
+			}
+			if err := do(ctx, leader); err != nil {
+				return err
+			}
+			others := slices.DeleteFunc(slices.Clone(c.beds), func(b *bed) bool { return b == leader })
+			_, err = stores.leader(ctx, others)
+			err = errors.Join(err, c.startAll(ctx), comesAndGoes(ctx, others))
+			return errors.Join(err, undo(ctx, leader))
+		}
+	}
+	killed := func(kill func(*bed) error) func(context.Context) error {
+		return func(ctx context.Context) error {
+			leader, err := stores.leader(ctx, c.beds)
+			if err != nil {
+				return err
+			}
+			began := time.Now()
+			err = kill(leader)
+			c.windows = append(c.windows, window{began, time.Now(), []*bed{leader}})
+			return errors.Join(err, comesAndGoes(ctx, c.beds))
+		}
+	}
+	return []clusterFault{
+		{"the server that leads is killed", nil, killed(func(b *bed) error { return ownStore{b}.kill(ctx) })},
+		{"the plugin whose server leads is killed", nil, killed(func(b *bed) error { return b.restartPlugin(ctx) })},
+		{"the server that leads is parted from the others", nil, leading(
+			func(ctx context.Context, b *bed) error { return b.part(ctx, "-I") },
+			func(ctx context.Context, b *bed) error { return b.part(ctx, "-D") })},
+		{"the host whose server leads is cut off", nil, leading(
+			func(_ context.Context, b *bed) error { return b.host.Cut() },
+			func(_ context.Context, b *bed) error { return b.host.Heal() })},
+		{"a host reboots", []*bed{c.beds[2]}, c.reboot},
+	}
+}
+
+// part keeps a server from the other servers (-I), and from nobody else, or does so no
+// more (-D).
+func (b *bed) part(ctx context.Context, action string) error {
+	const peers = "7792"
+	_, errOut := b.host.Exec(ctx, "iptables", action, "OUTPUT", "-p", "tcp", "--dport", peers, "-j", "DROP")
+	_, errIn := b.host.Exec(ctx, "iptables", action, "INPUT", "-p", "tcp", "--dport", peers, "-j", "DROP")
+	return errors.Join(errOut, errIn)
+}
+
+// longOutage is longer than a host is silent before it is suspect and a withdrawn route
+// is kept, of 30 s each.
+const longOutage = 75 * time.Second
+
+// lasts is how long a fault does.
+func lasts(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// partSuspect takes the third host off the underlay until the others suspect it.
+func (c *brokenCluster) partSuspect(ctx context.Context) error {
+	third := c.beds[2]
+	err := third.host.Cut()
+	if err == nil {
+		err = errors.Join(c.beds[0].suspects(ctx, third.host.Name()), c.startAll(ctx))
+	}
+	return errors.Join(err, third.host.Heal())
+}
+
 // compact has the store forget what its watchers have not asked for yet, and breaks
 // their connections: the list that they begin anew with tells them what comes next.
 func (c *brokenCluster) compact(ctx context.Context) error {
-	first, second := c.beds[0], c.beds[1]
+	second := c.beds[1]
 	// Those who watch hosts and networks alone do not hear of an address.
 	if _, err := second.docker(ctx, "run", "--rm", "--network", "jobs", "--ip", addressBefore.Addr().String(), lab.TestImage, "true"); err != nil {
 		return err
@@ -67,29 +150,32 @@ func (c *brokenCluster) compact(ctx context.Context) error {
 	if err := errors.Join(c.store.compact(ctx), c.store.kill(ctx)); err != nil {
 		return err
 	}
-	create := []string{"network", "create", "-d", "particle", "--ipam-driver", "particle", "next"}
+	return comesAndGoes(ctx, c.beds)
+}
+
+// comesAndGoes has a network made on the first of hosts, and waits until it is on all,
+// and until it is on none any more.
+func comesAndGoes(ctx context.Context, hosts []*bed) error {
 	err := until(ctx, func() error {
-		_, err := first.docker(ctx, create...)
+		_, err := hosts[0].docker(ctx, "network", "create", "-d", "particle", "--ipam-driver", "particle", "next")
 		return err
 	})
 	if err == nil {
-		err = c.shared(ctx, "next")
+		err = hosts[0].each(func(b *bed) error {
+			if !slices.ContainsFunc(hosts, func(h *bed) bool { return h.host == b.host }) {
+				return nil
+			}
+			return until(ctx, func() error {
+				_, err := b.docker(ctx, "network", "inspect", "next")
+				return err
+			})
+		})
 	}
 	if err != nil {
 		return err
 	}
-	_, err = first.docker(ctx, "network", "rm", "next")
+	_, err = hosts[0].docker(ctx, "network", "rm", "next")
 	return err
-}
-
-// shared waits until a network is on all hosts.
-func (c *brokenCluster) shared(ctx context.Context, network string) error {
-	return c.beds[0].each(func(b *bed) error {
-		return until(ctx, func() error {
-			_, err := b.docker(ctx, "network", "inspect", network)
-			return err
-		})
-	})
 }
 
 // missOut keeps the third host from the store while that forgets what has changed
@@ -170,9 +256,7 @@ func (b *bed) suspects(ctx context.Context, host string) error {
 // reboot pulls the plug of the third host. Its containers are gone, and with
 // them their connections; new ones take their place.
 func (c *brokenCluster) reboot(ctx context.Context) error {
-	const i = 2
-	b, name := c.beds[i], "echo-"+c.beds[i].host.Name()
-	from, was := time.Now(), c.servers[b]
+	b, from := c.beds[2], time.Now()
 	if err := b.host.Reboot(ctx); err != nil {
 		return err
 	}
@@ -184,22 +268,19 @@ func (c *brokenCluster) reboot(ctx context.Context) error {
 		gone = append(gone, k)
 		return true
 	})
+	err := c.drop(b, "echo", from)
 	for _, k := range gone {
-		if err := until(ctx, func() error { return k.bed.gone(ctx, k.name) }); err != nil {
-			return err
+		err = errors.Join(err, c.drop(k.bed, k.name, from))
+	}
+	if err = errors.Join(err, b.logRoutes(ctx, "jobs")); err == nil {
+		err = c.serve(b, false)
+	}
+	for _, k := range gone {
+		if err == nil {
+			err = c.talk(k.bed, k.to, k.family, k.udp)
 		}
 	}
-	if err := until(ctx, func() error { return b.gone(ctx, name) }); err != nil {
-		return err
-	}
-	c.history.record(was, i, hold{false, name}, from, time.Now())
-	if err := errors.Join(c.serve(i, false), b.logRoutes(ctx, "jobs")); err != nil {
-		return err
-	}
-	for _, k := range gone {
-		c.talk(k.bed, k.to)
-	}
-	return nil
+	return err
 }
 
 // What comes and goes while a host cannot hear of it.
@@ -260,9 +341,6 @@ func (b *bed) reaches(ctx context.Context, p netip.Prefix) error {
 	}
 	return err
 }
-
-// staleFor is how long a route to what nobody has any more may stay.
-const staleFor = time.Minute
 
 // forgotten waits until the third host has heard of what keepAway has done. That
 // a route stays for no longer than a minute is the point of it.

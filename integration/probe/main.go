@@ -37,8 +37,8 @@ const usage = `usage: probe COMMAND
   collect -listen ADDR:PORT -n N              wait for N distinct reporters
   udp-echo -listen ADDR:PORT
   udp-send ADDR:PORT TEXT [-source self] [-timeout D]
-  echo -listen ADDR:PORT                      TCP
-  talk ADDR:PORT [-timeout D]                 keep one connection to an echo busy
+  echo -listen ADDR:PORT                      TCP and UDP
+  talk ADDR:PORT [-udp] [-timeout D]          keep one connection to an echo busy
   lookup NAME [-server ADDR:PORT] [-timeout D]
   dns -listen ADDR:PORT NAME=ADDR...          authoritative for these names
   pester ADDR:PORT                            try to bind what is another's, until it is allowed
@@ -67,6 +67,7 @@ func main() {
 type options struct {
 	listen, name, source, to, server, mac string
 	n, vni                                int
+	udp                                   bool
 	timeout                               time.Duration
 }
 
@@ -82,6 +83,7 @@ func parse(args []string) (options, []string, error) {
 	f.IntVar(&o.n, "n", 1, "number of reporters")
 	f.IntVar(&o.vni, "vni", 0, "of a VXLAN packet")
 	f.StringVar(&o.mac, "mac", "", "link address a VXLAN packet is for")
+	f.BoolVar(&o.udp, "udp", false, "datagrams instead of a connection")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "longest time to wait")
 	var rest []string
 	for {

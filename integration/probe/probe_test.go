@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,6 +186,36 @@ func TestTalkFailsWithItsConnection(t *testing.T) {
 	}()
 	err = talk(t.Context(), io.Discard, []string{l.Addr().String(), "-timeout", "10s"})
 	if err == nil || !strings.Contains(err.Error(), "after 1 answers") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A datagram that is lost, and one whose echo is late, do not end the talk; a refused
+// one does.
+func TestTalkByDatagrams(t *testing.T) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer conn.Close()
+		packet := make([]byte, 64)
+		var late string
+		for i := range 4 {
+			n, peer, err := conn.ReadFrom(packet)
+			if err != nil {
+				return
+			}
+			if i == 0 {
+				late = string(packet[:n])
+				continue
+			}
+			_, _ = conn.WriteTo([]byte(late), peer)
+			_, _ = conn.WriteTo(packet[:n], peer)
+		}
+	}()
+	err = talk(t.Context(), io.Discard, []string{conn.LocalAddr().String(), "-udp", "-timeout", "10s"})
+	if err == nil || !strings.Contains(err.Error(), "after 3 answers") || !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -26,6 +26,10 @@ func udpEcho(ctx context.Context, out io.Writer, args []string) error {
 	}
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	fmt.Fprintf(out, "listening on %s\n", conn.LocalAddr())
+	return echoPackets(ctx, conn)
+}
+
+func echoPackets(ctx context.Context, conn net.PacketConn) error {
 	return eachPacket(ctx, conn, func(packet []byte, peer net.Addr) error {
 		_, err := conn.WriteTo(packet, peer)
 		return err
