@@ -58,6 +58,8 @@ type brokenCluster struct {
 	// expected are the prefixes to which nobody needs a route any more.
 	expected []netip.Prefix
 	reported map[*bed]int // of the lost routes of a host
+	// doubted is what hosts may have routes to for ten minutes, in which nobody gets it.
+	doubted []netip.Prefix
 }
 
 // window is a time in which containers may fail to start on some hosts.
@@ -143,6 +145,9 @@ func (c *brokenCluster) suffer(faults []clusterFault) {
 	group.Wait()
 	c.history.check(c.T)
 	c.starts()
+	if err := c.agrees(ctx, c.doubted...); err != nil { // what went last is forgotten, too
+		c.Error(err)
+	}
 	err := c.beds[0].each(func(b *bed) error {
 		if err := b.clear(ctx); err != nil {
 			return err
@@ -172,7 +177,7 @@ func (c *brokenCluster) suffers(ctx context.Context, fault clusterFault) {
 	c.windows = append(c.windows, window{began, well, fault.on})
 	pause, lost := c.alive(fault.name)
 	c.keepRoutes(fault.name)
-	if err := c.agrees(ctx); err != nil {
+	if err := c.agrees(ctx, contended); err != nil {
 		c.Errorf("%s: a minute after all was well: %v", fault.name, err)
 	}
 	c.Logf("%s: %s, and %s until all is well, %s more until all routes are right; longest silence %s, %d datagrams lost", fault.name,
@@ -183,14 +188,14 @@ func (c *brokenCluster) suffers(ctx context.Context, fault clusterFault) {
 const staleFor = time.Minute
 
 // agrees waits until all hosts have the routes to all that others have claimed, and no
-// other: the point of it is that this takes no longer than staleFor. No container comes
-// or goes meanwhile.
-func (c *brokenCluster) agrees(ctx context.Context) error {
+// other, unless within late: the point of it is that this takes no longer than staleFor.
+// No container comes or goes meanwhile.
+func (c *brokenCluster) agrees(ctx context.Context, late ...netip.Prefix) error {
 	c.gate.Lock()
 	defer c.gate.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, staleFor)
 	defer cancel()
-	return until(ctx, func() error { return agree(context.WithoutCancel(ctx), "jobs", c.beds, c.beds) })
+	return until(ctx, func() error { return agree(context.WithoutCancel(ctx), "jobs", c.beds, c.beds, late...) })
 }
 
 // settled waits until a host sees all others and a new container of it reaches

@@ -103,8 +103,8 @@ func explain(op, on string, err error) error {
 		fix = "remove a host that is gone with `particle cluster remove`, or create the network with a larger --subnet or smaller blocks (-o particle.block=N)"
 	case errors.Is(err, control.ErrSettling):
 		fix = "repeat in ten minutes: the cluster's store has lost its data, and some host may not have been there since"
-	case errors.Is(err, control.ErrNoNetwork):
-		fix = "create it anew"
+	case errors.Is(err, control.ErrNoNetwork): // a store that has lost all is told of it in a moment
+		fix = "repeat in a minute, and create it anew if another host has removed it"
 	case errors.Is(err, control.ErrTaken):
 		fix = "choose another"
 	}
