@@ -160,23 +160,24 @@ func (c *brokenCluster) compact(ctx context.Context) error {
 	return comesAndGoes(ctx, c.beds)
 }
 
-// comesAndGoes has a network made on the first of hosts, and waits until it is on all,
-// and until it is on none any more.
+// comesAndGoes has a network made on the first of hosts, waits until it is on all, and
+// removes it.
 func comesAndGoes(ctx context.Context, hosts []*bed) error {
 	err := until(ctx, func() error {
 		_, err := hosts[0].docker(ctx, "network", "create", "-d", "particle", "--ipam-driver", "particle", "next")
 		return err
 	})
 	if err == nil {
-		err = hosts[0].each(func(b *bed) error {
-			if !slices.ContainsFunc(hosts, func(h *bed) bool { return h.host == b.host }) {
-				return nil
-			}
-			return until(ctx, func() error {
-				_, err := b.docker(ctx, "network", "inspect", "next")
-				return err
+		var group errgroup.Group
+		for _, b := range hosts {
+			group.Go(func() error {
+				return until(ctx, func() error {
+					_, err := b.docker(ctx, "network", "inspect", "next")
+					return err
+				})
 			})
-		})
+		}
+		err = group.Wait()
 	}
 	if err != nil {
 		return err

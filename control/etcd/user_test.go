@@ -12,17 +12,24 @@ import (
 	"github.com/particle-net/particle/control/etcd"
 )
 
+// withUsers starts an etcd that asks who one is.
+func withUsers(t *testing.T, release string) (*etcdtest.Server, etcdtest.Users) {
+	t.Helper()
+	srv := etcdtest.Start(t, release)
+	users := etcdtest.Users{
+		Endpoint: "http://" + srv.Endpoint(), Root: "r", User: "particle", Password: "p", Prefix: "/particle/",
+	}
+	if err := users.Make(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return srv, users
+}
+
 // etcd forgets the tokens that it has given out when it ends, and its release 3.4
 // gives none to a client that still shows an old one.
 func TestSignsInAgain(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
-		srv := etcdtest.Start(t, release)
-		users := etcdtest.Users{
-			Endpoint: "http://" + srv.Endpoint(), Root: "r", User: "particle", Password: "p", Prefix: "/particle/",
-		}
-		if err := users.Make(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		srv, users := withUsers(t, release)
 		s := opened(t, etcd.Options{
 			Endpoints: []string{srv.Endpoint()}, User: users.User, Password: users.Password, Node: controltest.Node(1), LeaseTTL: 3 * time.Second,
 		})
@@ -52,14 +59,8 @@ func TestSignsInAgain(t *testing.T) {
 // store does not answer would send people to look at the network.
 func TestWrongPassword(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
-		srv := etcdtest.Start(t, release)
-		users := etcdtest.Users{
-			Endpoint: "http://" + srv.Endpoint(), Root: "r", User: "particle", Password: "p", Prefix: "/particle/",
-		}
-		if err := users.Make(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		s := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, User: users.User, Password: "q", Node: controltest.Node(1)})
+		srv, users := withUsers(t, release)
+		s := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, User: users.User, Password: "not " + users.Password, Node: controltest.Node(1)})
 		for range 2 {
 			if _, err := s.ClaimNetwork(t.Context(), controltest.Network(1)); err == nil || !strings.Contains(err.Error(), "check the user and password") {
 				t.Errorf("got %v", err)
