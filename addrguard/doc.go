@@ -30,11 +30,11 @@
 //
 // At socket(2) and at each later call the programs look for the container of the
 // running task among the ancestors of its cgroup, 24 levels deep. Sockets for
-// datagrams keep the answer for their life, whoever holds them; those for TCP keep
-// no more than which wildcard they were bound to. In a namespace that is not protected the programs let
-// everything pass: host processes, Docker's other networks, and namespaces that a
-// container makes itself. In a protected one a process of nobody's cgroup gets
-// EPERM.
+// datagrams keep the answer for their life, whoever holds them; those for TCP keep no
+// more than that the program named the address it bound, which stands for the wildcard
+// otherwise. In a namespace that is not protected the programs let everything pass: host
+// processes, Docker's other networks, and namespaces that a container makes itself. In a
+// protected one a process of nobody's cgroup gets EPERM.
 //
 // Maps and links are pinned below Options.Pins/layout-1. A new version replaces
 // the programs link by link; the maps stay, and a version with other maps takes

@@ -6,7 +6,7 @@
 
 #include "owner.h"
 
-/* What is put in place of an address to bind, and what the program is told of it. */
+/* What is put in place of an address to bind, and what the program asked for. */
 struct place {
 	struct in6 to; /* the last word, where it is IPv4 */
 	__u32 bound;
@@ -21,7 +21,10 @@ static __always_inline bool bindable4(struct bpf_sock_addr *ctx, const struct fa
 	if (!want) {
 		p->bound = wildcard;
 		p->to.word[3] = f->ip4;
-	} else if (named_loop4(want)) {
+		return true;
+	}
+	p->bound = NAMED;
+	if (named_loop4(want)) {
 		p->to.word[3] = f->lo4 | (want & ~NET24);
 	} else if (want != f->ip4 && !own_loop4(f, want)) {
 		if (!is_group4(want) || ctx->type != SOCK_DGRAM)
@@ -32,10 +35,10 @@ static __always_inline bool bindable4(struct bpf_sock_addr *ctx, const struct fa
 	return true;
 }
 
-/* Remembers whether a wildcard was asked for; false if there is no memory. */
+/* Remembers what was asked for; false if there is no memory. */
 static __always_inline bool note(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s, __u32 bound)
 {
-	if (!s->kept && flag_wildcard(ctx, sk, bound))
+	if (!s->kept && flag(ctx, sk, bound))
 		return true;
 	if (bound && !s->kept)
 		s->kept = keep(sk, s);
@@ -51,7 +54,7 @@ static __always_inline int own_bind4(struct bpf_sock_addr *ctx, struct bpf_sock 
 
 	want = ctx->user_ip4;
 	p.to.word[3] = want;
-	if (!bindable4(ctx, s->face, &p, WILDCARD))
+	if (!bindable4(ctx, s->face, &p, 0))
 		return deny(s, BIND_DENIED, EADDRNOTAVAIL);
 	if (!note(ctx, sk, s, p.bound))
 		return 0;
@@ -70,16 +73,18 @@ static __always_inline bool bindable6(struct bpf_sock_addr *ctx, struct bpf_sock
 	struct in6 *a = &p->to;
 
 	if (any6(a)) {
-		p->bound = WILDCARD;
 		*a = is_v6only(ctx, sk) ? f->ip6 : map4(f->ip4);
-	} else if (mapped6(a)) {
-		return bindable4(ctx, f, p, WILDCARD_MAPPED);
-	} else if (one6(a)) {
+		return true;
+	}
+	if (mapped6(a))
+		return bindable4(ctx, f, p, MAPPED_WILDCARD);
+	p->bound = NAMED;
+	if (one6(a)) {
 		*a = f->lo6;
 	} else if (!same6(a, &f->ip6) && !same6(a, &f->lo6)) {
 		if (!is_group6(a) || ctx->type != SOCK_DGRAM)
 			return false;
-		p->bound = WILDCARD | GROUP;
+		p->bound = GROUP;
 		*a = stand_in6(f, a);
 	}
 	return true;

@@ -17,10 +17,23 @@ struct path6 {
 /* What listens on an address of this container. */
 struct listener {
 	bool found;
-	bool wildcard;	    /* it asked for all addresses */
+	bool wildcard;	    /* it asked for all addresses, and has the one looked up */
 	__be32 peer4;	    /* of a connected UDP socket */
 	struct in6 peer6;
 };
+
+/* Whether a socket has an address that was looked up, and not all, as one does whose
+ * port the kernel chose. */
+static __always_inline bool has(struct bpf_sock *sk, const struct bpf_sock_tuple *tuple, __u32 size)
+{
+	struct in6 local, to;
+
+	if (size == sizeof(tuple->ipv4))
+		return sk->src_ip4 == tuple->ipv4.daddr;
+	local = local6(sk);
+	__builtin_memcpy(&to, tuple->ipv6.daddr, sizeof(to));
+	return same6(&local, &to);
+}
 
 static __always_inline struct listener find(struct bpf_sock_addr *ctx, struct bpf_sock_tuple *tuple, __u32 size)
 {
@@ -34,7 +47,7 @@ static __always_inline struct listener find(struct bpf_sock_addr *ctx, struct bp
 	if (!sk)
 		return l;
 	l.found = true;
-	l.wildcard = wildcard_of(sk, bpf_sk_storage_get(&sockets, sk, NULL, 0));
+	l.wildcard = has(sk, tuple, size) && !(asked_for(sk, bpf_sk_storage_get(&sockets, sk, NULL, 0)) & NAMED);
 	l.peer4 = sk->dst_ip4;
 	l.peer6 = remote6(sk);
 	bpf_sk_release(sk);

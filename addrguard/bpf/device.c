@@ -197,7 +197,7 @@ static __noinline int hand_over(struct __sk_buff *skb)
 	if (!sk)
 		return 0;
 	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (wildcard_of(sk, o) == WILDCARD && sk->family == AF_INET6 && !bpf_sk_assign(skb, sk, 0))
+	if (!asked_for(sk, o) && sk->src_ip4 == *ip4 && sk->family == AF_INET6 && !bpf_sk_assign(skb, sk, 0))
 		count_steered(sk, o, key.netns);
 	bpf_sk_release(sk);
 	return 0;

@@ -50,19 +50,21 @@ struct network {
 	__u32 pad[3];
 };
 
-/* What a socket was bound to by the program's will. */
-enum { WILDCARD = 1, WILDCARD_MAPPED = 2, WILDCARDS = 3, GROUP = 4 };
+/* What the program asked for when it bound a socket, where that was not the wildcard:
+ * the own address stands for it, unless the program named that address itself, as few
+ * do. MAPPED_WILDCARD is ::ffff:0.0.0.0. A group's address has a stand-in. */
+enum { NAMED = 1, MAPPED_WILDCARD = 2, GROUP = 4 };
 
 /* What is kept with a socket. Those for datagrams have it from their making on,
  * which spares each datagram the search for its container. Those for connections
  * do without, as it would cost a connection more than it saves; but where the
- * kernel does not let us flag them (wildcard_of), they have it when they are bound
- * to a wildcard. */
+ * kernel does not let us flag them (asked_for), they have it when they are bound
+ * to anything but the wildcard. */
 struct owner {
 	__u64 cgroup; /* key of its container */
 	__u64 netns;
 	struct face face;
-	__u32 bound; /* GROUP, with the wildcard that stands for it, is kept here alone */
+	__u32 bound; /* GROUP is kept here alone */
 	__u32 pad;
 };
 
@@ -208,18 +210,18 @@ static __always_inline struct container *container_of_task(__u64 netns, __u64 *c
 	return c;
 }
 
-/* Which wildcard a socket was bound to by the program's will. A TCP socket tells
- * it by two of its own flags, since to keep more with it would cost two thirds of
- * what bind does. They are those by which programs at socket operations
- * (BPF_PROG_TYPE_SOCK_OPS) ask to hear of timeouts, which a listener has not. */
-static __always_inline __u32 wildcard_of(struct bpf_sock *sk, const struct owner *o)
+/* What the program asked for when it bound a socket. A TCP socket tells it by two of
+ * its own flags, since to keep more with it would cost two thirds of what bind does.
+ * They are those by which programs at socket operations (BPF_PROG_TYPE_SOCK_OPS) ask
+ * to hear of timeouts, which a listener has not. */
+static __always_inline __u32 asked_for(struct bpf_sock *sk, const struct owner *o)
 {
 	struct tcp_sock *tcp;
 
 	if (o)
 		return o->bound;
 	tcp = bpf_skc_to_tcp_sock(sk);
-	return tcp ? tcp->bpf_sock_ops_cb_flags & WILDCARDS : 0;
+	return tcp ? tcp->bpf_sock_ops_cb_flags & (NAMED | MAPPED_WILDCARD) : 0;
 }
 
 /* Addresses. */

@@ -89,8 +89,9 @@ int getpeername4(struct bpf_sock_addr *ctx) { return show_peer4(ctx); }
 SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx) { return show_peer6(ctx); }
 
-/* Whether the program asked for a wildcard. The socket of an MPTCP listener does
- * not know: its first subflow was bound. */
+/* What a socket was bound to. One for ping is bound without any hook, so an address that
+ * it has was named. The socket of an MPTCP listener does not know: its first subflow was
+ * bound. */
 static __always_inline __u32 bound_to(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct owner *o,
 				      const struct in6 *a)
 {
@@ -98,8 +99,10 @@ static __always_inline __u32 bound_to(struct bpf_sock_addr *ctx, struct bpf_sock
 	__u32 size = sizeof(tuple.ipv6), bound = 0;
 	struct bpf_sock *subflow;
 
+	if (ctx->protocol == IPPROTO_ICMP || ctx->protocol == IPPROTO_ICMPV6)
+		return NAMED;
 	if (o || ctx->protocol != IPPROTO_MPTCP || sk->state != TCP_LISTEN)
-		return wildcard_of(sk, o);
+		return asked_for(sk, o);
 	if (mapped6(a)) {
 		size = sizeof(tuple.ipv4);
 		tuple.ipv4.daddr = a->word[3];
@@ -111,9 +114,17 @@ static __always_inline __u32 bound_to(struct bpf_sock_addr *ctx, struct bpf_sock
 	subflow = bpf_sk_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!subflow)
 		return 0;
-	bound = wildcard_of(subflow, bpf_sk_storage_get(&sockets, subflow, NULL, 0));
+	bound = asked_for(subflow, bpf_sk_storage_get(&sockets, subflow, NULL, 0));
 	bpf_sk_release(subflow);
 	return bound;
+}
+
+/* Whether a socket that is not connected, at the address a, tells a wildcard. */
+static __always_inline bool tells_wildcard(const struct face *f, __u32 bound, const struct in6 *a)
+{
+	if (bound & GROUP)
+		return true;
+	return !(bound & NAMED) && (mapped6(a) ? a->word[3] == f->ip4 : same6(a, &f->ip6));
 }
 
 SEC("cgroup/getsockname4")
@@ -123,14 +134,16 @@ int getsockname4(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct subject s = {};
 	struct in6 a6;
-	__u32 bound;
+	bool open;
 
 	remote = sk->dst_ip4;
+	open = a && !sk->dst_port;
+	if (!(open || is_loop4(a) || is_loop4(remote)) || subject_of(ctx, sk, &s) != OWNED)
+		return 1;
 	a6 = map4(a);
-	bound = sk->dst_port ? 0 : bound_to(ctx, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), &a6);
-	if (bound)
+	if (open && tells_wildcard(s.face, bound_to(ctx, sk, s.kept, &a6), &a6))
 		ctx->user_ip4 = 0;
-	else if ((is_loop4(a) || is_loop4(remote)) && subject_of(ctx, sk, &s) == OWNED)
+	else
 		ctx->user_ip4 = shown4(s.face, a, remote);
 	return 1;
 }
@@ -142,16 +155,18 @@ int getsockname6(struct bpf_sock_addr *ctx)
 	struct subject s = {};
 	struct in6 a, remote;
 	__u32 bound;
+	bool open;
 
 	a = user6(ctx);
 	remote = remote6(sk);
-	bound = sk->dst_port ? 0 : bound_to(ctx, sk, bpf_sk_storage_get(&sockets, sk, NULL, 0), &a);
-	if (bound)
-		a = bound & WILDCARD ? (struct in6){} : map4(0);
-	else if (loops6(&a, &remote) && subject_of(ctx, sk, &s) == OWNED)
-		a = shown6(s.face, &a, &remote);
-	else
+	open = !any6(&a) && !sk->dst_port;
+	if (!(open || loops6(&a, &remote)) || subject_of(ctx, sk, &s) != OWNED)
 		return 1;
+	bound = open ? bound_to(ctx, sk, s.kept, &a) : NAMED;
+	if (tells_wildcard(s.face, bound, &a))
+		a = bound & MAPPED_WILDCARD ? map4(0) : (struct in6){};
+	else
+		a = shown6(s.face, &a, &remote);
 	set_user6(ctx, &a);
 	return 1;
 }

@@ -18,6 +18,10 @@ struct subject {
 	__u64 cgroup, netns;
 };
 
+/* Set before loading: whether to use the flags of TCP sockets, with which nothing is
+ * kept then. */
+const volatile bool socket_flags;
+
 /* What is to be kept with a socket; NULL if there is no memory. */
 static __always_inline struct owner *keep(void *sk, const struct subject *s)
 {
@@ -61,8 +65,10 @@ static __always_inline enum standing kept_subject(struct owner *o, struct subjec
 /* The subject that a socket's hook is about. */
 static __always_inline enum standing subject_of(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s)
 {
-	struct owner *o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	struct owner *o = NULL;
 
+	if (!socket_flags || ctx->protocol != IPPROTO_TCP)
+		o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	return o ? kept_subject(o, s) : task_subject(ctx, s);
 }
 
@@ -94,11 +100,8 @@ static __always_inline int deny(const struct subject *s, enum verdict verdict, i
 	return 0;
 }
 
-/* Set before loading: whether to use the flags of TCP sockets. */
-const volatile bool socket_flags;
-
-/* Makes a TCP socket tell what wildcard_of asks; false if it cannot. */
-static __always_inline bool flag_wildcard(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u32 bound)
+/* Makes a TCP socket tell what asked_for asks; false if it cannot. */
+static __always_inline bool flag(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u32 bound)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	int had, flags;
@@ -106,7 +109,7 @@ static __always_inline bool flag_wildcard(struct bpf_sock_addr *ctx, struct bpf_
 	if (!tcp || !socket_flags)
 		return false;
 	had = tcp->bpf_sock_ops_cb_flags;
-	flags = (had & ~WILDCARDS) | bound;
+	flags = (had & ~(NAMED | MAPPED_WILDCARD)) | bound;
 	return flags == had || !bpf_setsockopt(ctx, SOL_TCP, SOCKET_FLAGS, &flags, sizeof(flags));
 }
 

@@ -27,13 +27,20 @@ static __always_inline bool stands_in(const struct subject *s) { return s->kept 
  * address then, and the kernel has refused port 0 of any other. */
 static __always_inline bool is_connected(struct bpf_sock_addr *ctx) { return !ctx->user_port; }
 
+/* Whether a socket's address stands for the wildcard, so that a datagram from there has
+ * a source that the program has not chosen. */
+static __always_inline bool is_open(struct bpf_sock *sk, const struct subject *s)
+{
+	return s->kept && !(s->kept->bound & NAMED) && !sk->dst_port;
+}
+
 /* Gives a datagram its destination and its source; an error below zero. have is
  * the source so far: the socket's, or what the program asks for. */
 static __always_inline int datagram4(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct subject *s, __be32 have,
 				     struct path4 *path)
 {
 	const struct face *f = s->face;
-	bool wildcard = s->kept && s->kept->bound && !is_connected(ctx), fixed = have && !(wildcard && have == f->ip4);
+	bool fixed = have && !(have == f->ip4 && sk->src_ip4 == have && is_open(sk, s));
 	__be32 to = path->to;
 
 	if (named_loop4(have))
@@ -104,13 +111,14 @@ static __always_inline int datagram6(struct bpf_sock_addr *ctx, struct bpf_sock 
 				     struct path6 *path)
 {
 	const struct face *f = s->face;
-	bool wildcard = s->kept && s->kept->bound && !is_connected(ctx), fixed;
+	struct in6 local = local6(sk);
+	bool open = is_open(sk, s) && same6(&have, &local), fixed;
 
 	if (one6(&have))
 		have = f->lo6;
-	if (mapped6(&have) && wildcard)
+	if (mapped6(&have) && open)
 		have = (struct in6){}; /* a server of both families */
-	fixed = !any6(&have) && !(wildcard && same6(&have, &f->ip6));
+	fixed = !any6(&have) && !(open && same6(&have, &f->ip6));
 	if (!any6(&have) && !same6(&have, &f->ip6) && !same6(&have, &f->lo6)) {
 		if (!stands_in(s))
 			return -EADDRNOTAVAIL;
