@@ -144,7 +144,7 @@ func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	n := m.at(id)
 	peers := slices.DeleteFunc(n.routes.Peers(m.node.VTEP), func(p topology.Peer) bool { return !m.admits(p.VTEP) })
 	news := n.heard && (!n.peersSet || !slices.EqualFunc(peers, n.peers, topology.Peer.Equal))
-	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.members[netip.AddrPortFrom(p.VTEP, p.Port)] })
+	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.lets(p) })
 	m.mu.Unlock()
 	if !news {
 		return

@@ -17,7 +17,7 @@ type Known struct {
 	// something.
 	Seen bool `json:",omitempty"`
 
-	Routes   []control.Route // rule M survives a restart
+	Routes   []control.Route // rule M survives a restart; on disk alone, network has them otherwise
 	Instance string          `json:",omitempty"`
 	Revision int64           `json:",omitempty"`
 
@@ -116,6 +116,7 @@ func (m *Member) newNetwork(k Known) *network {
 		kick: make(chan struct{}, 1), saved: k.Verified,
 	}
 	n.routes.Remember(k.Routes, k.Instance, k.Revision)
+	n.Routes = nil
 	return n
 }
 
@@ -171,8 +172,8 @@ func (m *Member) flush() {
 	}
 	for id, n := range m.networks {
 		if n.dirty && (n.here || n.Unshared) {
-			n.Routes, n.Instance, n.Revision = n.routes.Known()
 			k := n.Known
+			k.Routes, k.Instance, k.Revision = n.routes.Known()
 			k.Vouch = slices.Clone(n.Vouch) // vouch takes out of it while this is written
 			writes[string(id)] = k
 			n.dirty = false

@@ -106,27 +106,29 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	defer m.pushing.Unlock()
 	m.mu.Lock()
 	nodes := m.nodes.All(control.Current, control.Withdrawn, control.Doubted)
-	members := make(map[netip.AddrPort]bool, len(nodes)+len(more))
+	all := make(map[netip.AddrPort]bool, len(nodes)+len(more))
 	for _, node := range nodes {
-		members[netip.AddrPortFrom(node.VTEP, node.Port)] = true
+		all[netip.AddrPortFrom(node.VTEP, node.Port)] = true
 	}
 	for _, n := range m.networks {
 		for _, p := range n.peers {
-			members[netip.AddrPortFrom(p.VTEP, p.Port)] = true
+			all[netip.AddrPortFrom(p.VTEP, p.Port)] = true
 		}
 	}
 	for _, p := range more {
-		members[netip.AddrPortFrom(p.VTEP, p.Port)] = true
+		all[netip.AddrPortFrom(p.VTEP, p.Port)] = true
 	}
-	maps.DeleteFunc(members, func(at netip.AddrPort, _ bool) bool { return !at.Addr().IsValid() || !m.admits(at.Addr()) })
-	same := m.members != nil && maps.Equal(members, m.members)
+	maps.DeleteFunc(all, func(at netip.AddrPort, _ bool) bool { return !at.Addr().IsValid() || !m.admits(at.Addr()) })
+	members := slices.AppendSeq(make([]netip.AddrPort, 0, len(all)), maps.Keys(all))
+	slices.SortFunc(members, netip.AddrPort.Compare)
+	same := m.members != nil && slices.Equal(members, m.members)
 	ends := m.ends(nodes)
 	m.mu.Unlock()
 	m.setEnds(ctx, ends)
 	if same {
 		return
 	}
-	if err := m.o.Overlay.SetMembers(ctx, slices.SortedFunc(maps.Keys(members), netip.AddrPort.Compare)); err != nil {
+	if err := m.o.Overlay.SetMembers(ctx, members); err != nil {
 		if ctx.Err() == nil {
 			m.o.Log.WithError(err).Warn("the kernel does not know all hosts of the cluster; trying again")
 		}
@@ -135,4 +137,10 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	m.mu.Lock()
 	m.members = members
 	m.mu.Unlock()
+}
+
+// lets says whether the overlay lets in what comes from a peer. The caller holds mu.
+func (m *Member) lets(p topology.Peer) bool {
+	_, ok := slices.BinarySearchFunc(m.members, netip.AddrPortFrom(p.VTEP, p.Port), netip.AddrPort.Compare)
+	return ok
 }
