@@ -56,6 +56,9 @@ func TestSlices(t *testing.T) {
 		h.cgroup(slice + scope)
 		b := h.admitted(slice+scope, identityOf(network, n+1, v4))
 		expect(t, "guarded in "+scope, b.confined(b.addr4), true)
+		name := unixSocket(b, unix.SOCK_STREAM)
+		name.must(Call{Name: "bind", FD: name.fd, Addr: "@" + scope})
+		name.must(Call{Name: "listen", FD: name.fd})
 	}
 	gate := h.hanging(h.idOf(slice))
 	expect(t, "programs on the slice", len(gate), 1)
@@ -64,6 +67,8 @@ func TestSlices(t *testing.T) {
 	expect(t, "a program on the container", anchor["bind4"], true)
 	expect(t, "that of the slice on the container", anchor["sock_create"], false)
 	expect(t, "a service in the container's namespace", h.start(service, h.spaces[network]).refused(), unix.EPERM)
+	// "(where systemd makes the cgroups, the former alone"
+	expect(t, "a service and a container's name", unixSocket(h.start(service, h.spaces[network]), unix.SOCK_STREAM).connect("@/docker-1.scope"), 0)
 	expect(t, "a service elsewhere", h.start(service, tenant(t, v4)).canBind("10.77.0.1"), true)
 
 	// A slice may lie in another, and something that is none in a slice.

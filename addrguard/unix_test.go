@@ -25,9 +25,11 @@ func TestAbstractSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	helper := h.start(h.top+"/helper", h.spaces[network])
-	apart, denied := unix.ECONNREFUSED, uint64(16)
+	h.cgroup(h.top + "/stranger")
+	stranger := h.start(h.top+"/stranger", h.spaces[network])
+	apart, denied, nobodys := unix.ECONNREFUSED, uint64(16), unix.EPERM
 	if !unixSince(t) { // "Abstract unix sockets of neighbours can be reached."
-		apart, denied = 0, 0
+		apart, denied, nobodys = 0, 0, 0
 	}
 	long := "@" + strings.Repeat("n", 106)
 	for _, name := range []string{"@s", "@secret", "@/with/slashes", long} {
@@ -41,7 +43,7 @@ func TestAbstractSockets(t *testing.T) {
 				what string
 				box  *box
 				err  unix.Errno
-			}{{"own", a, 0}, {"own cgroup below", child, 0}, {"neighbour", b, apart}, {"helper", helper, 0}} {
+			}{{"own", a, 0}, {"own cgroup below", child, 0}, {"neighbour", b, apart}, {"helper", helper, 0}, {"nobody's", stranger, nobodys}} {
 				expect(t, c.what+" connects to "+name, unixSocket(c.box, kind).connect(name), c.err)
 				if kind == unix.SOCK_DGRAM {
 					expect(t, c.what+" sends to "+name, unixSocket(c.box, kind).send(name, c.what), c.err)

@@ -103,7 +103,11 @@ static __always_inline int reach(struct bpf_sock_addr *ctx)
 	if (((char *)s.want)[sizeof(__u16)])
 		return 1; /* a file */
 	c = container_of_task(netns, &id);
-	if (!c || c->face.flags & EXEMPT)
+	if (!c) {
+		count_total(STRANGER_DENIED);
+		return 0;
+	}
+	if (c->face.flags & EXEMPT)
 		return 1;
 	sk = kernel->sk;
 	buckets = BPF_CORE_READ(sk, __sk_common.skc_net.net, unx.table.buckets);
