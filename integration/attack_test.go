@@ -12,7 +12,6 @@ import (
 
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/integration/sockets/attack"
-	"github.com/particle-net/particle/integration/sockets/sock"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/lab"
 )
@@ -71,70 +70,16 @@ var conceded = []concession{
 	{[]string{"squat/netlink"}, "Numbers of netlink sockets are one space"},
 }
 
-// manner is how an attacker runs.
-type manner struct {
-	name    string
-	program string
-	entry   string
-	// unconfined is without Docker's seccomp profile, which forbids new user
-	// namespaces, and on current engines io_uring.
-	unconfined bool
-	exec       bool   // in a container that runs already
-	user       string // "" is root
-	// own is with what brings a network namespace of the container's own. What it
-	// does there is its own business.
-	own bool
-	// options are Docker's, beside those of other fields. only are the attacks that
-	// they could help, if not all.
-	options, only []string
-	// bare is a process past all that confines containers, with every right over the
-	// shared namespace; it tries what only a lack of them stops.
-	bare bool
-	// scan tries all private addresses, too, for seconds. The guard looks at each
-	// call alike, so one manner of each kernel entry is enough.
-	scan bool
-}
-
-// ownBusiness are attacks on the namespace that the attacker is in. It has the right to
-// some of them, which shows that others lack it alone.
-var (
-	ownBusiness = []string{"bind/*", "sniff/*", "change/*", "escape/*"}
-	ownRights   = []string{"bind/*-transparent", "sniff/*", "change/[^s]*", "forge/*-true", "forge/tcp-repair"}
-)
-
-// mustSucceed tells the cases that show that the others fail for a good reason.
-func (m manner) mustSucceed(name string) bool {
-	// "A process with CAP_SYS_ADMIN (and no user namespace) can open the guard's maps"
-	return attack.IsControl(name) || m.own && matches(ownRights, name) || m.name == "mounting" && name == "seize/map"
-}
-
-var manners = []manner{
-	{name: "ordinary", program: "sockets", entry: sock.Syscall},
-	{name: "exec", program: "sockets", entry: sock.Syscall, exec: true},
-	{name: "user", program: "sockets", entry: sock.Syscall, user: "1000:1000"},
-	{name: "unconfined", program: "sockets", entry: sock.Syscall, unconfined: true, scan: true},
-	{name: "386", program: "sockets386", entry: sock.Syscall},
-	{name: "socketcall", program: "sockets386", entry: sock.Socketcall, unconfined: true, scan: true},
-	{name: "uring", program: "sockets", entry: sock.Uring, unconfined: true, scan: true},
-	{name: "uring-async", program: "sockets", entry: sock.UringAsync, unconfined: true},
-	{name: "uring-sqpoll", program: "sockets", entry: sock.UringSqpoll, unconfined: true},
-	{name: "uring-386", program: "sockets386", entry: sock.Uring, unconfined: true},
-	{name: "own", program: "sockets", entry: sock.Syscall, own: true, options: []string{"--cap-add", "NET_RAW", "--cap-add", "NET_ADMIN"}},
-	// What could help to seize more than the own.
-	{name: "systempaths", program: "sockets", entry: sock.Syscall, unconfined: true, options: []string{"--security-opt", "systempaths=unconfined"},
-		only: []string{"control/*", "change/*", "escape/*", "seize/*"}},
-	{name: "host-proc", program: "sockets", entry: sock.Syscall, own: true, options: []string{"-v", "/proc:/host/proc"}, only: seizing},
-	{name: "host-cgroup", program: "sockets", entry: sock.Syscall, own: true, options: []string{"-v", "/sys/fs/cgroup:/sys/fs/cgroup", "--cgroupns", "host"}, only: seizing},
-	{name: "mounting", program: "sockets", entry: sock.Syscall, own: true, options: []string{"--cap-add", "SYS_ADMIN"}, only: seizing},
-}
-
-var seizing = []string{"control/tcp4-*", "seize/*"}
-
-// stage is a host with a victim on each of two networks.
+// stage is a host with a victim on each of two networks, and on one of them another
+// with a namespace of its own.
 type stage struct {
 	*bed
-	scene []string // flags of "sockets attack"
+	victims map[string][]string // flags of "sockets attack", by manner.victim
+	others  []string            // the rest of its flags
 }
+
+// ownVictim is the manner.victim that has a namespace of its own.
+const ownVictim = "own"
 
 func newStage(t *testing.T, engine string, settings ...string) *stage {
 	t.Helper()
@@ -144,25 +89,41 @@ func newStage(t *testing.T, engine string, settings ...string) *stage {
 		s.must(t, append([]string{"plugin", "set", hostpath.PluginName}, settings...)...)
 		s.must(t, "plugin", "enable", hostpath.PluginName)
 	}
-	if err := s.load(t.Context(), socketsImage); err != nil {
-		t.Fatal(err)
-	}
-	s.must(t, "network", "create", "-d", "particle", "--ipam-driver", "particle", "--ipv6", "--subnet", "10.77.0.0/16", "--subnet", "fd00:77::/64", "red")
-	s.must(t, "network", "create", "-d", "particle", "--ipam-driver", "particle", "--ipv6", "--subnet", "10.88.0.0/16", "--subnet", "fd00:88::/64", "blue")
-	red4, red6 := s.victim(t, "red")
-	blue4, blue6 := s.victim(t, "blue")
-	s.scene = []string{"-victim", red4, "-victim6", red6, "-other", blue4, "-other6", blue6, "-third", "10.77.200.200", "-third6", "fd00:77::c8c8"}
-	for _, p := range addrguard.Prefixes() {
-		s.scene = append(s.scene, "-private", p.String())
-	}
+	s.populate(t, "-d", "particle", "--ipam-driver", "particle")
 	return s
 }
 
-// victim starts one, and returns its addresses once it listens.
-func (b *bed) victim(t *testing.T, network string) (four, six string) {
+// populate makes the networks, and all who are on them but the attackers.
+func (s *stage) populate(t *testing.T, driver ...string) {
 	t.Helper()
-	name := "victim-" + network
-	b.must(t, "run", "-d", "--name", name, "--network", network, socketsImage, "sockets", "victim")
+	if err := s.load(t.Context(), socketsImage); err != nil {
+		t.Fatal(err)
+	}
+	for name, subnets := range map[string][2]string{"red": {"10.77.0.0/16", "fd00:77::/64"}, "blue": {"10.88.0.0/16", "fd00:88::/64"}} {
+		s.must(t, slices.Concat([]string{"network", "create"}, driver, []string{"--ipv6", "--subnet", subnets[0], "--subnet", subnets[1], name})...)
+	}
+	s.victims = map[string][]string{
+		"":        ends("victim")(s.victim(t, "victim-red", "--network", "red")),
+		ownVictim: ends("victim")(s.victim(t, "victim-own", "--network", "red", "--label", "particle.namespace=own")),
+	}
+	s.others = append(ends("other")(s.victim(t, "victim-blue", "--network", "blue")), nobody...)
+	for _, p := range addrguard.Prefixes() {
+		s.others = append(s.others, "-private", p.String())
+	}
+}
+
+// nobody are addresses of the network red that nobody has.
+var nobody = []string{"-third", "10.77.200.200", "-third6", "fd00:77::c8c8"}
+
+// ends are the flags that give addresses to a role.
+func ends(role string) func(four, six string) []string {
+	return func(four, six string) []string { return []string{"-" + role, four, "-" + role + "6", six} }
+}
+
+// victim starts one, and returns its addresses once it listens.
+func (b *bed) victim(t *testing.T, name string, options ...string) (four, six string) {
+	t.Helper()
+	b.must(t, append(append([]string{"run", "-d", "--name", name}, options...), socketsImage, "sockets", "victim")...)
 	b.mustCome(t, name+" listens", func() error {
 		out, err := b.docker(t.Context(), "logs", name)
 		if err == nil && !strings.Contains(out, "listening on") {
@@ -183,7 +144,7 @@ func (s *stage) attack(t *testing.T, m manner, must func(name string) bool) map[
 	for _, c := range attack.Cases() {
 		switch {
 		case m.only != nil && !matches(m.only, c.Name):
-		case m.bare && !matches(rightful, c.Name), !m.scan && matches([]string{"scan/*"}, c.Name):
+		case !m.scan && matches([]string{"scan/*"}, c.Name), m.alone && attack.IsControl(c.Name):
 		case m.own && matches(ownBusiness, c.Name):
 			business = append(business, c.Name)
 		default:
@@ -215,30 +176,19 @@ func (s *stage) attempt(t *testing.T, m manner, names []string, must func(name s
 // run runs the attacks of these names.
 func (s *stage) run(t *testing.T, m manner, names []string) map[string]attack.Result {
 	t.Helper()
-	var args []string
-	if m.exec || m.bare {
-		s.must(t, "run", "-d", "--name", "idle", "--network", "red", socketsImage, "sockets", "idle")
+	if m.exec || m.joins == "idle" {
+		s.must(t, append(append([]string{"run", "-d", "--name", "idle", "--network", "red"}, m.idle...), socketsImage, "sockets", "idle")...)
 		defer s.must(t, "rm", "-f", "idle")
 	}
-	switch {
-	case m.exec:
-		args = []string{"exec", "idle"}
-	case m.bare:
-		// Not --privileged: runc 1.1 wants all rights for that, which not every machine has.
-		args = []string{"run", "--rm", "--runtime", "runc", "--network", "container:idle", "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW", "--cap-add", "SYS_ADMIN",
-			"--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined", socketsImage}
-	default:
-		args = []string{"run", "--rm", "--network", "red"}
-		if m.unconfined {
-			args = append(args, "--security-opt", "seccomp=unconfined")
-		}
-		args = append(args, m.options...)
-		if m.user != "" {
-			args = append(args, "--user", m.user)
-		}
-		args = append(args, socketsImage)
+	args := []string{"exec", "idle"}
+	if !m.exec {
+		args = s.start(m)
 	}
-	args = append(append(append(args, m.program, "attack", "-entry", m.entry), s.scene...), names...)
+	args = append(append(args, m.program, "attack", "-entry", m.entry), s.victims[m.victim]...)
+	if m.alone {
+		args = append(args, "-alone")
+	}
+	args = append(append(args, s.others...), names...)
 	results := map[string]attack.Result{}
 	for line := range strings.Lines(s.must(t, args...)) {
 		var r attack.Result
@@ -251,6 +201,22 @@ func (s *stage) run(t *testing.T, m manner, names []string) map[string]attack.Re
 		t.Fatalf("%d results of %d attacks", len(results), len(names))
 	}
 	return results
+}
+
+// start is how Docker is to start an attacker.
+func (s *stage) start(m manner) []string {
+	args := []string{"run", "--rm", "--network", "red"}
+	if m.joins != "" {
+		args[3] = "container:" + m.joins
+	}
+	if m.unconfined {
+		args = append(args, "--security-opt", "seccomp=unconfined")
+	}
+	args = append(args, m.options...)
+	if m.user != "" {
+		args = append(args, "--user", m.user)
+	}
+	return append(args, socketsImage)
 }
 
 // TestAttack lets a container attack its neighbour in every manner. Nothing

@@ -83,7 +83,7 @@ func compare(t *testing.T, where string, bridged, ours []string, allowed []conce
 func (b *bed) table(t *testing.T, network, program string, options ...string) []string {
 	t.Helper()
 	if out, err := b.docker(t.Context(), "inspect", "-f", "{{.State.Running}}", "victim-"+network); err != nil || out != "true" {
-		b.victim(t, network)
+		b.victim(t, "victim-"+network, "--network", network)
 	}
 	four, six, _ := strings.Cut(b.must(t, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}", "victim-"+network), " ")
 	args := append([]string{"run", "--rm", "--network", network}, options...)

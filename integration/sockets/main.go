@@ -65,6 +65,7 @@ func runAttack(ctx context.Context, self attack.Ends, args []string) error {
 	scene := attack.Scene{Self: self}
 	f := flag.NewFlagSet("attack", flag.ContinueOnError)
 	entry := f.String("entry", sock.Syscall, "entry of the kernel to use")
+	f.BoolVar(&scene.Alone, "alone", false, "do not ask the victim; what can be said counts as heard")
 	for name, e := range map[string]*attack.Ends{"victim": &scene.Victim, "third": &scene.Third, "other": &scene.Other} {
 		f.TextVar(&e.Four, name, netip.Addr{}, "IPv4 address")
 		f.TextVar(&e.Six, name+"6", netip.Addr{}, "IPv6 address")

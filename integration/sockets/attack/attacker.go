@@ -31,6 +31,9 @@ type Scene struct {
 	// Private are the IPv6 prefixes, if any, in which each container of the network
 	// has a private address, told by the last two bytes.
 	Private []netip.Prefix
+	// Alone is an attacker that cannot be expected to ask the victim. What it could say
+	// counts as heard.
+	Alone bool
 }
 
 // Result is what became of a case.
@@ -80,14 +83,18 @@ type attacker struct {
 func Cases() []Case {
 	return slices.Concat(controlCases(), bindCases(), spoofCases(), spoofPingCases(), forgeCases(), catchCases(),
 		stealCases(), lureCases(), squatCases(), straightCases(), privateCases(), scanCases(),
-		groupCases(), unixCases(), netlinkCases(), escapeCases(), seizeCases(), tenantCases())
+		groupCases(), unixCases(), netlinkCases(), escapeCases(), seizeCases(), tenantCases(), linkCases())
 }
 
 // Run tries the named cases, or all of them, by one entry of the kernel, and
 // writes a Result as a line of JSON for each. An error means that nothing was
 // tried; attacks that fail are results.
 func Run(ctx context.Context, out io.Writer, entry string, scene Scene, names ...string) error {
-	answer, err := ask(ctx, scene.Victim, Question{Op: "touches"})
+	var answer Answer
+	var err error
+	if !scene.Alone {
+		answer, err = ask(ctx, scene.Victim, Question{Op: "touches"})
+	}
 	if err != nil {
 		return err
 	}
@@ -105,6 +112,9 @@ func Run(ctx context.Context, out io.Writer, entry string, scene Scene, names ..
 		a.name = c.Name
 		v := c.run(a)
 		a.Reset()
+		if a.Alone && v.token != "" {
+			v = outcome(v.err)
+		}
 		results = append(results, Result{Case: c.Name, Success: v.success, Errno: sock.Errno(v.err), Detail: v.detail})
 		verdicts = append(verdicts, v)
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,7 +89,9 @@ func (a *attacker) forgePacket(from netip.Addr) verdict {
 	}
 	links, err := net.Interfaces()
 	for _, link := range links {
-		_, _ = a.Send(fd, sock.Message{Data: a.forged(from), To: linkLayer(link.Index)}) // not every link takes it
+		for _, mac := range neighbours(link.Name) {
+			_, _ = a.Send(fd, sock.Message{Data: a.forged(from), To: linkLayer(link.Index, unix.ETH_P_IP, mac)}) // not every link takes it
+		}
 	}
 	return a.forgedBy(err)
 }
@@ -118,28 +122,48 @@ func header4(from, to netip.Addr, protocol byte, payload int) []byte {
 	binary.BigEndian.PutUint16(h[2:], uint16(20+payload))
 	copy(h[12:], from.AsSlice())
 	copy(h[16:], to.AsSlice())
+	binary.BigEndian.PutUint16(h[10:], checksum(h))
+	return h
+}
+
+// checksum is the internet checksum (RFC 1071) of words.
+func checksum(words []byte) uint16 {
 	var sum uint32
-	for i := 0; i < len(h); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(h[i:]))
+	for i := 0; i < len(words); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(words[i:]))
 	}
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
 	}
-	binary.BigEndian.PutUint16(h[10:], ^uint16(sum))
-	return h
+	return ^uint16(sum)
 }
 
-// linkLayer is a struct sockaddr_ll for IPv4 to everybody on a link.
-func linkLayer(index int) []byte {
+// linkLayer is a struct sockaddr_ll for a protocol, to a MAC on a link.
+func linkLayer(index int, protocol uint16, mac net.HardwareAddr) []byte {
 	raw := make([]byte, unix.SizeofSockaddrLinklayer)
 	binary.NativeEndian.PutUint16(raw, unix.AF_PACKET)
-	binary.BigEndian.PutUint16(raw[2:], unix.ETH_P_IP)
+	binary.BigEndian.PutUint16(raw[2:], protocol)
 	binary.NativeEndian.PutUint32(raw[4:], uint32(index))
-	raw[11] = 6
-	for i := range 6 {
-		raw[12+i] = 0xff
-	}
+	raw[11] = byte(copy(raw[12:], mac))
 	return raw
+}
+
+// everybody is the MAC of all on a link.
+func everybody() net.HardwareAddr { return net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} }
+
+// neighbours are everybody's MAC and those that are known on a link: what is sent to all
+// is not forwarded.
+func neighbours(link string) []net.HardwareAddr {
+	macs := []net.HardwareAddr{everybody()}
+	table, _ := os.ReadFile("/proc/net/arp") // without it nobody is known
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); len(fields) == 6 && fields[5] == link {
+			if mac, err := net.ParseMAC(fields[3]); err == nil {
+				macs = append(macs, mac)
+			}
+		}
+	}
+	return macs
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }

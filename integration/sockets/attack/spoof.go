@@ -140,7 +140,7 @@ func (a *attacker) pretendTo(t transport, s source, to []byte, connected bool) v
 	return verdict{token: a.token(), judge: a.mistaken()}
 }
 
-func fastOpeners() []transport { return []transport{tcp4, tcp6, mptcp4} }
+func fastOpeners() []transport { return []transport{tcp4, tcp6, mptcp4, mptcp6} }
 
 // fastOpen connects by sending: tcp(7), TCP_FASTOPEN.
 func (a *attacker) fastOpen(t transport, to []byte, judge func(netip.Addr) bool) verdict {

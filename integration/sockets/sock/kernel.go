@@ -15,6 +15,11 @@ const (
 	Uring       = "uring"        // io_uring, in the context of the caller
 	UringAsync  = "uring-async"  // io_uring, by a worker thread
 	UringSqpoll = "uring-sqpoll" // io_uring, by its polling thread
+	// io_uring, which sends by other requests than the one that takes a message: with
+	// the address in the request itself, from the caller's pages, and both.
+	UringSend     = "uring-send"
+	UringMessages = "uring-sendmsg-zc"
+	UringPages    = "uring-send-zc"
 )
 
 // operation is what is asked of the socket layer.
@@ -61,7 +66,7 @@ func Open(name string, patience time.Duration) (*Kernel, error) {
 		e = direct{}
 	case Socketcall:
 		e, err = newSocketcall()
-	case Uring, UringAsync, UringSqpoll:
+	case Uring, UringAsync, UringSqpoll, UringSend, UringMessages, UringPages:
 		e, err = newRing(name, patience)
 	default:
 		err = unix.EINVAL

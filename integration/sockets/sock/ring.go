@@ -13,12 +13,16 @@ import (
 // Numbers of io_uring's interface (include/uapi/linux/io_uring.h of Linux 6.11,
 // the first with bind and listen).
 const (
-	ringSendmsg = 9
-	ringConnect = 16
-	ringSocket  = 45
-	ringBind    = 56
-	ringListen  = 57
+	ringSendmsg   = 9
+	ringConnect   = 16
+	ringSend      = 26
+	ringSocket    = 45
+	ringSendZC    = 47
+	ringSendmsgZC = 48
+	ringBind      = 56
+	ringListen    = 57
 
+	ringNotification  = 1 << 3 // of a completion: the kernel is through with the caller's pages
 	ringSetupSqpoll   = 1 << 1
 	ringSqeAsync      = 1 << 4
 	ringGetEvents     = 1 << 0
@@ -52,7 +56,9 @@ type sqe struct {
 	off, addr     uint64
 	size, opFlags uint32
 	userData      uint64
-	_             [3]uint64
+	_             [2]uint16
+	addrSize, _   uint16
+	_             [2]uint64
 }
 
 // cqe is struct io_uring_cqe.
@@ -130,12 +136,18 @@ func (r *ring) do(q request) (int, error) {
 	case opListen:
 		e.opcode, e.size = ringListen, uint32(q.args[0])
 	case opSendmsg:
-		e.opcode, e.addr, e.size, e.opFlags = ringSendmsg, uint64(uintptr(unsafe.Pointer(q.msg))), 1, uint32(q.args[0])
+		r.send(&e, q)
 	}
 	if r.name == UringAsync {
 		e.flags = ringSqeAsync
 	}
 	n, err := r.submit(e)
+	if err == unix.EOPNOTSUPP && (e.opcode == ringSendZC || e.opcode == ringSendmsgZC) {
+		// Not every kind of socket takes pages of the caller's.
+		e.opcode = ringSendmsg
+		sendMessage(&e, q)
+		n, err = r.submit(e)
+	}
 	if err != unix.ETIME {
 		return n, err
 	}
@@ -144,6 +156,30 @@ func (r *ring) do(q request) (int, error) {
 		return -1, err
 	}
 	return -1, unix.ETIMEDOUT
+}
+
+// send is the request to send as the ring does. Control messages go with a message
+// alone.
+func (r *ring) send(e *sqe, q request) {
+	plain := map[string]uint8{UringSend: ringSend, UringPages: ringSendZC}[r.name]
+	switch {
+	case r.name == UringMessages, r.name == UringPages && q.msg.Controllen > 0:
+		e.opcode = ringSendmsgZC
+		sendMessage(e, q)
+	case plain == 0, q.msg.Controllen > 0:
+		e.opcode = ringSendmsg
+		sendMessage(e, q)
+	default:
+		e.opcode, e.opFlags = plain, uint32(q.args[0])
+		e.addr, e.size = uint64(uintptr(unsafe.Pointer(q.msg.Iov.Base))), uint32(q.msg.Iov.Len)
+		e.off, e.addrSize = uint64(uintptr(unsafe.Pointer(q.msg.Name))), uint16(q.msg.Namelen)
+	}
+}
+
+// sendMessage has a request take all from a message.
+func sendMessage(e *sqe, q request) {
+	e.addr, e.size, e.opFlags = uint64(uintptr(unsafe.Pointer(q.msg))), 1, uint32(q.args[0])
+	e.off, e.addrSize = 0, 0
 }
 
 // submit hands one request over and waits for its completion.
@@ -193,7 +229,7 @@ func (r *ring) reap(id uint64) (n int, ok bool, err error) {
 		offset := r.params.cq.cqes + (head&*r.word(r.params.cq.mask))*uint32(unsafe.Sizeof(cqe{}))
 		c := *(*cqe)(unsafe.Pointer(&r.rings[offset]))
 		atomic.StoreUint32(r.word(r.params.cq.head), head+1)
-		if c.userData != id {
+		if c.userData != id || c.flags&ringNotification != 0 {
 			continue
 		}
 		if c.res < 0 {

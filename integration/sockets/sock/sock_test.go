@@ -29,7 +29,7 @@ func TestAddresses(t *testing.T) {
 
 // Every entry that the machine has leads to the same answers.
 func TestEntries(t *testing.T) {
-	for _, name := range []string{Syscall, Socketcall, Uring, UringAsync, UringSqpoll} {
+	for _, name := range []string{Syscall, Socketcall, Uring, UringAsync, UringSqpoll, UringSend, UringMessages, UringPages} {
 		t.Run(name, func(t *testing.T) {
 			k, err := Open(name, time.Second)
 			if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
@@ -41,6 +41,7 @@ func TestEntries(t *testing.T) {
 			}
 			defer k.Close()
 			exchange(t, k)
+			datagrams(t, k)
 			other, err := k.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -87,6 +88,39 @@ func exchange(t *testing.T, k *Kernel) {
 	n, _, _, err := k.Receive(conn, data, nil)
 	if err != nil || string(data[:n]) != "hello" || AddrPort(peer).Addr().String() != "127.0.0.1" {
 		t.Errorf("received %q from %s: %v", data[:n], Text(peer), err)
+	}
+}
+
+// datagrams name where they go to, and one of them where it comes from.
+func datagrams(t *testing.T, k *Kernel) {
+	t.Helper()
+	server, err := k.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err == nil {
+		err = k.Bind(server, At("127.0.0.1", 0))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, control := range map[string][]byte{
+		"127.0.0.1": nil,
+		"127.0.0.9": unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: [4]byte{127, 0, 0, 9}}),
+	} {
+		client, err := k.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err == nil {
+			_, err = k.Send(client, Message{Data: []byte("from " + want), To: At("127.0.0.1", AddrPort(name).Port()), Control: control})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := make([]byte, 32)
+		n, _, peer, err := k.Receive(server, data, nil)
+		if err != nil || string(data[:n]) != "from "+want || AddrPort(peer).Addr().String() != want {
+			t.Errorf("received %q from %s: %v", data[:n], Text(peer), err)
+		}
 	}
 }
 
