@@ -28,16 +28,23 @@ const (
 	linkAtClaim = "eth%d"
 )
 
+// Reasons for a namespace of its own where our runtime has told none. Docker 28 and
+// later joins a container that starts as it does one that runs.
+const (
+	reasonJoined  = "another runtime, or docker network connect while it ran"
+	reasonRuntime = "another runtime"
+)
+
 // connect gives an endpoint its branch into a namespace. The record comes first,
 // so that no branch is without one. The caller holds the network's work.
-func (f *Fabric) connect(ctx context.Context, n *network, id topology.EndpointID, namespace, link string) error {
+func (f *Fabric) connect(ctx context.Context, n *network, id topology.EndpointID, namespace, link, reason string) error {
 	now := f.copy(id)
 	if guests := f.otherGuests(&now, ""); len(guests) > 0 {
 		// It was in the shared namespace at its last start, as they still are.
 		return &fault.Error{Op: "connect container to network", On: n.ID.Short(), Err: fmt.Errorf("%w: container %s shares it in the network's namespace", ErrAddressTaken, guests[0].Name),
 			Fix: "stop that container or choose another --ip"}
 	}
-	if err := f.update(id, func(e *Endpoint) { e.Link = link }); err != nil {
+	if err := f.update(id, func(e *Endpoint) { e.Link, e.Reason = link, reason }); err != nil {
 		return err
 	}
 	b, ok := f.branch(n, id)
@@ -82,7 +89,7 @@ func (f *Fabric) joinOwn(ctx context.Context, n *network, id topology.EndpointID
 	}
 	n.work.Lock()
 	defer n.work.Unlock()
-	return f.connect(ctx, n, id, namespace, linkAtJoin)
+	return f.connect(ctx, n, id, namespace, linkAtJoin, reasonJoined)
 }
 
 // claimOwn is Claim for a container that our runtime has left a namespace of its
@@ -100,7 +107,7 @@ func (f *Fabric) claimOwn(ctx context.Context, spec ClaimSpec, start uint64) err
 	n.work.Lock()
 	defer n.work.Unlock()
 	namespace := f.o.Processes.Namespace(spec.Pid)
-	if err := f.connect(ctx, n, was.ID, namespace, linkAtClaim); err != nil {
+	if err := f.connect(ctx, n, was.ID, namespace, linkAtClaim, spec.Reason); err != nil {
 		return err
 	}
 	// Docker up to 27 has bound the container's namespace over the tenant's,
@@ -132,7 +139,7 @@ func (f *Fabric) adopt(ctx context.Context, e Endpoint) error {
 	if !f.strayed(f.copy(e.ID)) { // it was claimed, or is gone
 		return nil
 	}
-	err = f.connect(ctx, n, e.ID, namespace, linkAtJoin)
+	err = f.connect(ctx, n, e.ID, namespace, linkAtJoin, reasonRuntime)
 	if err == nil {
 		err = f.o.Sandboxes.Restore(e.SandboxKey, namespace)
 	}
@@ -274,7 +281,7 @@ func (f *Fabric) reconnect(ctx context.Context, n *network, e Endpoint) error {
 			return err
 		}
 	}
-	if err := f.connect(ctx, n, e.ID, namespace, e.Link); err != nil {
+	if err := f.connect(ctx, n, e.ID, namespace, e.Link, e.Reason); err != nil {
 		return fmt.Errorf("repair branch: %w", err)
 	}
 	f.countRepair()

@@ -47,8 +47,21 @@ func (w *world) joined(f *fabric.Fabric, ep string) {
 
 func (w *world) claimOwn(f *fabric.Fabric, c string, pid int, a netip.Addr) error {
 	w.processes[pid] = uint64(pid) * 10
-	return f.Claim(ctx, fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: netID("a"), Pid: pid, Hostname: "h" + c, Own: true,
+	return f.Claim(ctx, fabric.ClaimSpec{Container: containerID(c), Name: "c" + c, Network: netID("a"), Pid: pid, Hostname: "h" + c, Own: true, Reason: "--privileged",
 		Hosts: []fabric.HostLine{{Addr: a, Names: []string{"h" + c}}}})
+}
+
+// explained fails the test unless endpoint 1 has a namespace of its own for this reason,
+// also for a plugin that comes back.
+func (w *world) explained(f *fabric.Fabric, reason string) *fabric.Fabric {
+	w.t.Helper()
+	for range 2 {
+		if got := f.View().Networks[0].Endpoints[0].Reason; got != reason {
+			w.t.Errorf("it has a namespace of its own because of %q, want %q", got, reason)
+		}
+		f = w.reopen()
+	}
+	return f
 }
 
 // wants fails the test unless endpoint 1 has a branch into this namespace.
@@ -95,6 +108,7 @@ func TestOwnNamespaceUnderNewDocker(t *testing.T) {
 	w.sandboxes[key1] = fabric.SandboxForeign
 	w.joined(f, "1")
 	w.wants("/host"+key1, "particle%d")
+	f = w.explained(f, "another runtime, or docker network connect while it ran")
 	if len(w.uplinks) != 1 { // another runtime places nothing
 		t.Error("no uplink")
 	}
@@ -102,6 +116,7 @@ func TestOwnNamespaceUnderNewDocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wants("/proc/101/ns/net", "eth%d")
+	f = w.explained(f, "--privileged")
 	if len(w.restored) != 0 {
 		t.Error("the key was bound again")
 	}
@@ -160,6 +175,9 @@ func TestContainerOfAnotherRuntimeIsConnected(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.wants("/host"+key1, "particle%d")
+		if got := f.View().Networks[0].Endpoints[0].Reason; got != "another runtime" {
+			t.Errorf("the reason is %q", got)
+		}
 		if w.restored[key1] != "/host"+key1 || f.View().Repairs != 1 {
 			t.Errorf("the key holds %q, %d repairs", w.restored[key1], f.View().Repairs)
 		}

@@ -193,6 +193,7 @@ type ClaimSpec struct {
 	Cgroup    string
 	Join      topology.ContainerID // whose address it shares; empty if it has its own
 	Own       bool                 // it has a namespace of its own, to be connected
+	Reason    string               // why, as its user would say it
 	Hosts     []HostLine           // these two tell its own
 	Hostname  string
 }

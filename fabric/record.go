@@ -90,8 +90,10 @@ type Endpoint struct {
 
 	// Link is what the container calls its end of the branch (see
 	// topology.Branch), empty if it shares the tenant namespace.
-	Link string           `json:",omitempty"`
-	MAC  net.HardwareAddr `json:",omitempty"` // asked for by --mac-address
+	Link string `json:",omitempty"`
+	// Reason says why it has a namespace of its own, as its user would say it.
+	Reason string           `json:",omitempty"`
+	MAC    net.HardwareAddr `json:",omitempty"` // asked for by --mac-address
 
 	// The claim: which process in which cgroup owns the addresses.
 	Container topology.ContainerID `json:",omitempty"`

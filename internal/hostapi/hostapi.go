@@ -89,6 +89,7 @@ func (a API) claim(ctx context.Context, req runtimeapi.Claim) (*runtimeapi.Claim
 		Cgroup:    req.Cgroup,
 		Join:      req.Join,
 		Own:       req.Own,
+		Reason:    req.Reason,
 		Hostname:  req.Hostname,
 	}
 	for _, line := range req.Hosts {
@@ -175,7 +176,7 @@ func networkStatus(n fabric.NetworkView, denied denials) runtimeapi.NetworkStatu
 	for _, e := range n.Endpoints {
 		s.Endpoints = append(s.Endpoints, runtimeapi.EndpointStatus{
 			ID: e.ID, Container: e.Container, Name: e.Name, IPv4: e.IPv4, IPv6: e.IPv6,
-			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Own: e.Link != "", Since: e.Created,
+			Pid: e.Pid, Cgroup: e.Cgroup, State: e.State(), Own: e.Link != "", Reason: e.Reason, Since: e.Created,
 			Denied: denied(e.Container, e.Guarded), Guests: guests(e, denied),
 		})
 	}

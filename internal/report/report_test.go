@@ -31,7 +31,7 @@ func TestStatus(t *testing.T) {
 				Endpoints: []runtimeapi.EndpointStatus{
 					{ID: "e2", Container: "aaaaaaaaaaaaaaaaaaaa", Name: "web", IPv4: netip.MustParseAddr("10.9.0.10"), Pid: 812, State: "running", Since: now.Add(-90 * time.Second),
 						Guests: []runtimeapi.GuestStatus{{Container: "bbbbbbbbbbbbbbbbbbbb", Name: "side", Pid: 815, Denied: runtimeapi.Denials{Binds: 10, Unix: 2}, Since: now.Add(-time.Minute)}}},
-					{ID: "e1", IPv4: netip.MustParseAddr("10.9.0.9"), IPv6: netip.MustParseAddr("fd00::9"), State: "created", Own: true, Since: now},
+					{ID: "e1", IPv4: netip.MustParseAddr("10.9.0.9"), IPv6: netip.MustParseAddr("fd00::9"), State: "created", Own: true, Reason: "--privileged", Since: now},
 				},
 			},
 			{ID: "0123456789abcdef", VNI: 4098, MTU: 1450, Internal: true, Problem: "the pool's route is gone",
@@ -56,10 +56,10 @@ BLOCK OF   IN CLUSTER     BLOCK           USED   FREE   STATE
 jobs       77aa9c01d3b7   10.9.0.0/28     2      13     serving
 jobs       77aa9c01d3b7   10.9.0.200/32   1      0      serving
 
-CONTAINER   ID             NETWORK   ADDRESS            PROCESS   STATE                    DENIED   AGE
--           -              jobs      10.9.0.9,fd00::9   -         created, own namespace   -        0s
-web         aaaaaaaaaaaa   jobs      10.9.0.10          812       running                  -        90s
-side        bbbbbbbbbbbb   jobs      10.9.0.10          815       guest                    12       60s
+CONTAINER   ID             NETWORK   ADDRESS            PROCESS   STATE                                  DENIED   AGE
+-           -              jobs      10.9.0.9,fd00::9   -         created, own namespace: --privileged   -        0s
+web         aaaaaaaaaaaa   jobs      10.9.0.10          812       running                                -        90s
+side        bbbbbbbbbbbb   jobs      10.9.0.10          815       guest                                  12       60s
 
 0123456789ab: the pool's route is gone
 `

@@ -157,6 +157,9 @@ func endpointTable(networks []runtimeapi.NetworkStatus, now time.Time) table {
 			if e.Own {
 				state += ", own namespace"
 			}
+			if e.Reason != "" {
+				state += ": " + e.Reason
+			}
 			t.add(cmp.Or(e.Name, "-"), cmp.Or(short(string(e.Container)), "-"), name(n), address, process, state, denied(e.Denied), age(e.Since, now))
 			for _, g := range e.Guests {
 				t.add(cmp.Or(g.Name, "-"), short(string(g.Container)), name(n), address, strconv.Itoa(g.Pid), "guest", denied(g.Denied), age(g.Since, now))

@@ -76,6 +76,8 @@ type Claim struct {
 	// Own says that the container has a network namespace of its own, to be
 	// connected to the network.
 	Own bool `json:"own,omitempty"`
+	// Reason says why, with Own.
+	Reason string `json:"reason,omitempty"`
 	// Hosts are the lines of the container's hosts file, in order. Docker has
 	// written the container's own address there in every version. Not needed with
 	// Join.
@@ -231,8 +233,9 @@ type EndpointStatus struct {
 	IPv6      netip.Addr           `json:"ipv6,omitzero"`
 	Pid       int                  `json:"pid,omitempty"`
 	Cgroup    string               `json:"cgroup,omitempty"`
-	State     string               `json:"state"`         // created, joined, running, stopped, leaving
-	Own       bool                 `json:"own,omitempty"` // it has a network namespace of its own
+	State     string               `json:"state"`            // created, joined, running, stopped, leaving
+	Own       bool                 `json:"own,omitempty"`    // it has a network namespace of its own
+	Reason    string               `json:"reason,omitempty"` // why it has
 	Since     time.Time            `json:"since"`
 	Denied    Denials              `json:"denied,omitzero"`
 	Guests    []GuestStatus        `json:"guests,omitempty"`

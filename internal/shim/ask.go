@@ -147,7 +147,7 @@ func claimRequest(c runtimeapi.Claim) []byte {
 		b = rawjson.Quote(append(b, `,"join":`...), string(c.Join))
 	}
 	if c.Own {
-		b = append(b, `,"own":true`...)
+		b = rawjson.Quote(append(b, `,"own":true,"reason":`...), c.Reason)
 	}
 	b = rawjson.Quote(append(b, `,"hostname":`...), c.Hostname)
 	b = append(b, `,"hosts":[`...)

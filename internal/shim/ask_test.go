@@ -31,7 +31,7 @@ func FuzzRequests(f *testing.F) {
 		}
 		claim := runtimeapi.Claim{
 			Container: topology.ContainerID(id), Name: name, Network: topology.NetworkID(network), Pid: int(pid) + 1, Cgroup: "/" + id, Hostname: name,
-			Join: topology.ContainerID(network), Own: true,
+			Join: topology.ContainerID(network), Own: true, Reason: name,
 			Hosts: []runtimeapi.HostLine{{Addr: netip.MustParseAddr("10.0.0.1"), Names: []string{name, id}}, {Addr: netip.MustParseAddr("fe80::1%eth0"), Names: []string{}}},
 		}
 		place := runtimeapi.Place{Container: topology.ContainerID(id), Name: name, Networks: []runtimeapi.NetworkRef{{Name: network, ID: id}, {Name: name, ID: network}}, Own: true}

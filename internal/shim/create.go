@@ -55,7 +55,8 @@ func (h *Host) create(c Call) (*confinement, error) {
 		return nil, nil
 	}
 	b.exposed = h.exposure(b)
-	own := b.wantsOwn(networks)
+	reason := b.wantsOwn(networks)
+	own := reason != ""
 	place, err := h.place(b, networks, own)
 	if err != nil || !place.Member {
 		return nil, err
@@ -66,7 +67,7 @@ func (h *Host) create(c Call) (*confinement, error) {
 		return nil, fault.New("start container", b.Label(), "the particle plugin does not know containers with a namespace of their own",
 			"install the plugin and particle-runtime of one version")
 	case own:
-		return nil, h.createOwn(c, b, place, networks, on)
+		return nil, h.createOwn(c, b, place, networks, on, reason)
 	}
 	if err := b.checkLabel(refuse(c, b, on, len(networks) > 1)); err != nil {
 		return nil, err
@@ -84,6 +85,7 @@ func (h *Host) create(c Call) (*confinement, error) {
 			annotationGuard:   guardName(place.Supervised),
 
 			annotationNamespace: "",
+			annotationReason:    "",
 		},
 	}
 	if source := b.facts.Source(seccomp.ResolvConf); source != "" && filepath.Dir(source) == b.Dir {
@@ -222,6 +224,7 @@ func (h *Host) createJoiner(c Call, b bundle) (*confinement, error) {
 			annotationGuard:   guardName(supervised),
 
 			annotationNamespace: "",
+			annotationReason:    "",
 		},
 		ResolvConf: resolv,
 	}

@@ -80,8 +80,8 @@ func TestMountsThatCannotBeShared(t *testing.T) {
 				return
 			}
 			b.exposed = found
-			if !b.wantsOwn([]runtimeapi.NetworkRef{{Name: "jobs"}}) {
-				t.Error("it shares all the same")
+			if got := b.wantsOwn([]runtimeapi.NetworkRef{{Name: "jobs"}}); got != "mount of "+found.Source+" at "+found.Destination {
+				t.Errorf("the reason for a namespace of its own is %q", got)
 			}
 		})
 	}

@@ -16,13 +16,16 @@ const (
 	sharedNamespace = "shared" // the network's, or an error that says why not
 )
 
-// wantsOwn decides where the container belongs if it is one of ours.
-func (b bundle) wantsOwn(networks []runtimeapi.NetworkRef) bool {
-	if b.Namespace != "" {
-		return b.Namespace == ownNamespace
+// wantsOwn decides where the container belongs if it is one of ours: it says why it is
+// to have a namespace of its own, or nothing if it is not.
+func (b bundle) wantsOwn(networks []runtimeapi.NetworkRef) (reason string) {
+	switch b.Namespace {
+	case "":
+		return unshareable(b, "", len(networks) > 1).what
+	case ownNamespace:
+		return "label particle.namespace=" + ownNamespace
 	}
-	cause, _ := unshareable(b, "", len(networks) > 1)
-	return cause != ""
+	return ""
 }
 
 // checkLabel adds what the label has to do with a refusal, if anything.
@@ -40,7 +43,7 @@ func (b bundle) checkLabel(refusal error) error {
 
 // createOwn lets the runtime make a namespace for the container, as Docker has
 // asked it to. `start` has it connected to the network.
-func (h *Host) createOwn(c Call, b bundle, place runtimeapi.Placement, networks []runtimeapi.NetworkRef, on string) error {
+func (h *Host) createOwn(c Call, b bundle, place runtimeapi.Placement, networks []runtimeapi.NetworkRef, on, reason string) error {
 	if cause, fix := impossible(c, b, on); cause != "" {
 		return fault.New("start container", b.Label(), cause, fix)
 	}
@@ -50,6 +53,7 @@ func (h *Host) createOwn(c Call, b bundle, place runtimeapi.Placement, networks 
 		annotationJoin:      "",
 		annotationGuard:     "",
 		annotationNamespace: ownNamespace,
+		annotationReason:    reason,
 	}}
 	// Docker's resolver works in such a namespace. It knows the names on other
 	// networks, and asks beyond them if one of those is its way out.

@@ -10,22 +10,24 @@ import (
 	"github.com/particle-net/particle/internal/runtimeapi"
 )
 
-func ownAnnotations(w *world) string {
-	return `,"annotations":{"net.particle.directory":"` + w.path("containers/"+webID) + `","net.particle.namespace":"own","net.particle.network":"` + network + `"}`
+func ownAnnotations(w *world, reason string) string {
+	return `,"annotations":{"net.particle.directory":"` + w.path("containers/"+webID) + `","net.particle.namespace":"own","net.particle.network":"` + network +
+		`","net.particle.reason":"` + reason + `"}`
 }
 
 // What cannot be shared is left in the specification, but for the name servers.
 func TestCreateOwn(t *testing.T) {
 	const member = `"jobs":null`
-	for _, c := range []struct{ name, networks, host, label string }{
-		{"label", member, ``, "own"},
-		{"second network", `"jobs":null,"blue":null`, ``, ""},
-		{"privileged", member, `"Privileged":true`, ""},
-		{"capability", member, `"CapAdd":["net_raw"]`, ""},
-		{"all capabilities", member, `"CapAdd":["ALL"]`, ""},
-		{"mounting", member, `"CapAdd":["SYS_ADMIN"]`, ""},
-		{"sysctl", member, `"Sysctls":{"net.ipv4.b":"1"}`, ""},
-		{"MAC", `"jobs":{"DesiredMacAddress":"02:42:ac:11:00:02"}`, ``, ""},
+	for _, c := range []struct{ name, networks, host, label, reason string }{
+		{"label", member, ``, "own", "label particle.namespace=own"},
+		{"label before all else", member, `"Privileged":true`, "own", "label particle.namespace=own"},
+		{"second network", `"jobs":null,"blue":null`, ``, "", "networks blue, jobs"},
+		{"privileged", member, `"Privileged":true`, "", "--privileged"},
+		{"capability", member, `"CapAdd":["net_raw"]`, "", "--cap-add NET_RAW"},
+		{"all capabilities", member, `"CapAdd":["ALL"]`, "", "--cap-add ALL"},
+		{"mounting", member, `"CapAdd":["SYS_ADMIN"]`, "", "--cap-add SYS_ADMIN"},
+		{"sysctl", member, `"Sysctls":{"net.ipv4.b":"1"}`, "", "--sysctl net.ipv4.b"},
+		{"MAC", `"jobs":{"DesiredMacAddress":"02:42:ac:11:00:02"}`, ``, "", "--mac-address"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -45,7 +47,7 @@ func TestCreateOwn(t *testing.T) {
 				resolv = w.path("containers/" + webID + "/resolv.conf") // Docker's resolver knows the names there
 			}
 			want := strings.Replace(w.spec(webID, "", `{"type":"network"}`), w.path("containers/"+webID+"/resolv.conf"), resolv, 1)
-			want = strings.TrimSuffix(want, "}") + ownAnnotations(w) + "}"
+			want = strings.TrimSuffix(want, "}") + ownAnnotations(w, c.reason) + "}"
 			if diff := cmp.Diff(want, w.read("moby/"+webID+"/config.json")); diff != "" {
 				t.Errorf("specification: -want +got\n%s", diff)
 			}
@@ -100,7 +102,7 @@ func TestCreateOwnRefuses(t *testing.T) {
 // own writes runc's record of a container with a namespace of its own.
 func (w *world) ownState(pid int, start uint64) {
 	w.t.Helper()
-	w.state(webID, pid, start, append(w.owner(), labelOwn)...)
+	w.state(webID, pid, start, append(w.owner(), labelOwn, annotationReason+"=--cap-add NET_ADMIN=x")...)
 	file := "root/" + webID + "/state.json"
 	w.write(file, strings.Replace(w.read(file), `"path":"`+w.path("netns/"+network)+`"`, `"path":""`, 1))
 }
@@ -114,7 +116,7 @@ func TestLifeOfAnOwnNamespace(t *testing.T) {
 	root := []string{"--root", w.path("root")}
 	w.passed(w.run(nil, append(root, "start", webID)...), append(root, "start", webID)...)
 	asked := p.questions()
-	if len(asked) != 1 || asked[0].Claim == nil || !asked[0].Claim.Own || asked[0].Claim.Pid != pid || asked[0].Claim.Network != network || len(asked[0].Claim.Hosts) != 2 {
+	if len(asked) != 1 || asked[0].Claim == nil || !asked[0].Claim.Own || asked[0].Claim.Reason != "--cap-add NET_ADMIN=x" || asked[0].Claim.Pid != pid || asked[0].Claim.Network != network || len(asked[0].Claim.Hosts) != 2 {
 		t.Errorf("questions: %+v", asked)
 	}
 	const process = `{"capabilities":{"bounding":["CAP_NET_RAW"]}}`
@@ -141,8 +143,8 @@ func TestForgedOwnNamespace(t *testing.T) {
 	w := newWorld(t)
 	p := w.plugin()
 	w.container(webID, "jobs", `"jobs":null`, "")
-	w.bundle(webID, w.spec(webID, `,"annotations":{"`+annotationNamespace+`":"own"}`, `{"type":"network"}`))
-	if r := w.create(webID); r.code != 0 || strings.Contains(w.read("moby/"+webID+"/config.json"), annotationNamespace) {
+	w.bundle(webID, w.spec(webID, `,"annotations":{"`+annotationNamespace+`":"own","`+annotationReason+`":"whim"}`, `{"type":"network"}`))
+	if r := w.create(webID); r.code != 0 || strings.Contains(w.read("moby/"+webID+"/config.json"), annotationNamespace) || strings.Contains(w.read("moby/"+webID+"/config.json"), annotationReason) {
 		t.Errorf("%+v\n%s", r, w.read("moby/"+webID+"/config.json"))
 	}
 	w.state(webID, os.Getpid(), 1, append(w.owner(), labelOwn)...)

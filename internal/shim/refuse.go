@@ -22,7 +22,8 @@ func objection(c Call, b bundle, on string, several bool) (cause, fix string) {
 	if cause, fix = impossible(c, b, on); cause != "" {
 		return cause, fix
 	}
-	return unshareable(b, on, several)
+	w := unshareable(b, on, several)
+	return w.cause, w.fix
 }
 
 // impossible is what no container on a particle network can have.
@@ -43,32 +44,41 @@ func impossible(c Call, b bundle, on string) (cause, fix string) {
 	return "", ""
 }
 
-// unshareable is what a container can have in a namespace of its own alone.
-func unshareable(b bundle, on string, several bool) (cause, fix string) {
+// wish is what a container asks for and cannot have in a namespace that it shares.
+type wish struct {
+	what       string // as its user would say it
+	cause, fix string // why it cannot be had, and what to do
+}
+
+// unshareable is what a container can have in a namespace of its own alone; an empty
+// wish if it asks for nothing like that.
+func unshareable(b bundle, on string, several bool) wish {
 	switch {
 	case several:
-		return on + " is shared by its containers, so a second network of one of them would reach into all: it is connected to " + names(b),
-			"disconnect it from all but one with `docker network disconnect`"
+		return wish{"networks " + names(b),
+			on + " is shared by its containers, so a second network of one of them would reach into all: it is connected to " + names(b),
+			"disconnect it from all but one with `docker network disconnect`"}
 	case b.Host.Privileged:
-		return "--privileged would let it change " + on + " for all containers there",
-			"remove --privileged and give it the devices and capabilities it needs one by one"
+		return wish{"--privileged", "--privileged would let it change " + on + " for all containers there",
+			"remove --privileged and give it the devices and capabilities it needs one by one"}
 	case b.MAC:
-		return "in the shared namespace of " + on + " it has no interface, hence no MAC address", "remove --mac-address"
+		return wish{"--mac-address", "in the shared namespace of " + on + " it has no interface, hence no MAC address", "remove --mac-address"}
 	}
 	if m := b.exposed; m != nil {
-		return "its mount of " + m.Source + " at " + m.Destination + " lets it write where the settings or the cgroups of the host are, and so change " + on + " for all containers there",
-			"remove it, or mount it read-only with all that is mounted below it"
+		mount := "mount of " + m.Source + " at " + m.Destination
+		return wish{mount, "its " + mount + " lets it write where the settings or the cgroups of the host are, and so change " + on + " for all containers there",
+			"remove it, or mount it read-only with all that is mounted below it"}
 	}
-	if name := unshareableCapability(b.Host.CapAdd, b.Host.CapDrop); name != "" {
-		return "--cap-add " + capName(name) + " would let it change or listen in on " + on + ", which it shares with other containers",
-			capabilityFix(capName(name))
+	if name := capName(unshareableCapability(b.Host.CapAdd, b.Host.CapDrop)); name != "" {
+		return wish{"--cap-add " + name, "--cap-add " + name + " would let it change or listen in on " + on + ", which it shares with other containers",
+			capabilityFix(name)}
 	}
 	for _, key := range b.Host.Sysctls {
 		if seccomp.IsNetSysctl(key) {
-			return "--sysctl " + key + " would hold for all containers on " + on, "remove it"
+			return wish{"--sysctl " + key, "--sysctl " + key + " would hold for all containers on " + on, "remove it"}
 		}
 	}
-	return "", ""
+	return wish{}
 }
 
 func names(b bundle) string {

@@ -91,6 +91,7 @@ func (h *Host) newClaim(c Call, s *state) (claim runtimeapi.Claim, err error) {
 		Cgroup:    cgroup,
 		Join:      s.join,
 		Own:       s.own,
+		Reason:    s.reason,
 		Hosts:     hosts,
 		Hostname:  container.Hostname,
 	}, nil

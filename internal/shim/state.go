@@ -27,6 +27,7 @@ const (
 	// annotationNamespace is ownNamespace for a container that is not in the
 	// tenant namespace.
 	annotationNamespace = "net.particle.namespace"
+	annotationReason    = "net.particle.reason" // why it is not
 )
 
 // guardSeccomp is the value of annotationGuard.
@@ -39,6 +40,7 @@ type state struct {
 	ownPids bool   // it has a pid namespace of its own
 	tenant  bool   // its network namespace is one of ours
 	own     bool   // it has one of its own
+	reason  string // annotationReason
 	guarded bool   // annotationGuard
 	dir     string // annotationDir
 	network topology.NetworkID
@@ -119,6 +121,9 @@ func (s *state) readLabels(doc []byte, labels rawjson.Span) error {
 		}
 		if v, found := strings.CutPrefix(label, annotationJoin+"="); found {
 			s.join = topology.ContainerID(v)
+		}
+		if v, found := strings.CutPrefix(label, annotationReason+"="); found {
+			s.reason = v
 		}
 		s.own = s.own || label == labelOwn
 		s.guarded = s.guarded || label == annotationGuard+"="+guardSeccomp
