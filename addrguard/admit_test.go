@@ -335,9 +335,11 @@ func TestThousandEntries(t *testing.T) {
 func TestCleanup(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
+	expect(t, "in force before there is a network", addrguard.InForce(h.opts.Pins), false)
 	network := h.network(1, v4)
 	a := h.box(network, 1, v4)
 	expect(t, "guarded", a.confined("10.77.0.1"), true)
+	expect(t, "in force", addrguard.InForce(h.opts.Pins), true)
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -351,6 +353,7 @@ func TestCleanup(t *testing.T) {
 		t.Errorf("the directory of the pins is still there: %v", err)
 	}
 	expect(t, "after Cleanup", a.canBind("10.77.0.2"), true)
+	expect(t, "in force after Cleanup", addrguard.InForce(h.opts.Pins), false)
 }
 
 // A directory on a BPF file system of somebody else's is left there.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,13 @@ func Cleanup(_ context.Context, opts Options) error {
 			Fix: "end processes that use it and repeat, or restart the host"}
 	}
 	return nil
+}
+
+// InForce reports whether programs hang where a guard of this or another version has put
+// them since the boot. Open leaves pins of maps also where it fails.
+func InForce(pins string) bool {
+	all, err := filepath.Glob(filepath.Join(pins, "*", "*"))
+	return err == nil && slices.ContainsFunc(all, func(path string) bool { return isLinkPin(filepath.Base(path)) })
 }
 
 // detached ends a link. To remove its pin would do, but some moments later.

@@ -119,7 +119,9 @@ func (p *plugin) openGuard(ctx context.Context, wanted string) error {
 		p.guard = guard{g}
 		return exempt(ctx, g)
 	}
-	if wanted != guardAuto || pinned(o.Pins) {
+	// What has been in force since the boot is in force still, and an error now is no
+	// reason for another guard.
+	if wanted != guardAuto || addrguard.InForce(o.Pins) {
 		return err
 	}
 	// Containers are refused where the other guard is impossible too.
@@ -146,13 +148,6 @@ func mountCgroups() error {
 		return &fault.Error{Op: "mount cgroup v2", On: dir, Err: err, Fix: "mount it on the host at /sys/fs/cgroup/unified"}
 	}
 	return nil
-}
-
-// pinned says that the guard has been in force since the boot: then it is in force
-// still, and an error now is no reason for another.
-func pinned(dir string) bool {
-	entries, err := os.ReadDir(dir)
-	return err == nil && len(entries) > 0
 }
 
 // exempt lets the plugin itself open sockets in tenant namespaces, for name
