@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"fmt"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -27,38 +28,65 @@ const (
 func Install(kind Kind) (listener int, err error) {
 	runtime.LockOSThread()
 	program := Program(kind)
-	filter := syscall.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	flags := uintptr(flagSpecAllow)
 	if kind == Supervise {
 		flags |= flagNewListener | flagWaitKillable
 	}
-	fd, _, errno := syscall.RawSyscall(sysSeccomp, setModeFilter, flags, uintptr(unsafe.Pointer(&filter)))
+	fd, errno := install(program, flags)
 	if errno == syscall.EINVAL && kind == Supervise {
-		fd, _, errno = syscall.RawSyscall(sysSeccomp, setModeFilter, flags&^flagWaitKillable, uintptr(unsafe.Pointer(&filter)))
+		fd, errno = install(program, flags&^flagWaitKillable)
 	}
-	runtime.KeepAlive(program)
-	if errno != 0 {
+	switch {
+	case errno == syscall.EBUSY:
+		return noListener, busy("install filter of system calls")
+	case errno != 0:
 		return noListener, &fault.Error{Op: "install filter of system calls", Err: errno, Fix: adviceOnPrivileges}
-	}
-	if kind == Harden {
+	case kind == Harden:
 		return noListener, nil
 	}
-	return int(fd), nil
+	return fd, nil
 }
 
-// Probe says why containers cannot be supervised here; nil if they can.
+func install(program []syscall.SockFilter, flags uintptr) (listener int, errno syscall.Errno) {
+	filter := syscall.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	fd, _, errno := syscall.RawSyscall(sysSeccomp, setModeFilter, flags, uintptr(unsafe.Pointer(&filter)))
+	runtime.KeepAlive(program)
+	return int(fd), errno
+}
+
+// busy is EBUSY of a thread that lives under a filter with a listener.
+func busy(op string) error {
+	return &fault.Error{Op: op, Err: fmt.Errorf("another process answers those of the Docker daemon already: %w", syscall.EBUSY),
+		Fix: "run the daemon where none does, such as outside of a container whose system calls are intercepted"}
+}
+
+// Probe says why containers cannot be supervised here; nil if they can. It tries a
+// filter with a listener, on a thread that ends.
 func Probe() error {
 	const (
-		getActionAvail = 2
-		pidfdGetfd     = 438 // of all architectures
+		pidfdGetfd = 438 // of all architectures
+		none       = ^uintptr(0)
+		op         = "answer system calls"
 	)
-	action := uint32(retNotify)
-	if _, _, errno := syscall.RawSyscall(sysSeccomp, getActionAvail, 0, uintptr(unsafe.Pointer(&action))); errno != 0 {
-		return &fault.Error{Op: "answer system calls", Err: errno, Fix: "use Linux 5.14 or later with CONFIG_SECCOMP_FILTER"}
-	}
-	const none = ^uintptr(0)
 	if _, _, errno := syscall.RawSyscall(pidfdGetfd, none, none, 0); errno == syscall.ENOSYS {
-		return &fault.Error{Op: "answer system calls", Err: errno, Fix: "use Linux 5.14 or later"}
+		return &fault.Error{Op: op, Err: errno, Fix: "use Linux 5.14 or later"}
 	}
-	return nil
+	tried := make(chan syscall.Errno)
+	go func() {
+		runtime.LockOSThread() // until it ends, and the filter with it
+		all := []syscall.SockFilter{{Code: syscall.BPF_RET | syscall.BPF_K, K: retAllow}}
+		fd, errno := install(all, flagSpecAllow|flagNewListener)
+		if errno == 0 {
+			_ = syscall.Close(fd)
+		}
+		tried <- errno
+	}()
+	switch errno := <-tried; errno {
+	case 0:
+		return nil
+	case syscall.EBUSY:
+		return busy(op)
+	default:
+		return &fault.Error{Op: op, Err: errno, Fix: "use Linux 5.14 or later with CONFIG_SECCOMP_FILTER, and grant CAP_SYS_ADMIN"}
+	}
 }

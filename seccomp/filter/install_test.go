@@ -12,7 +12,8 @@ import (
 )
 
 // childVariable makes the test binary a process that lives under filters, one for
-// each letter: h for Harden, s for Supervise without anybody who answers.
+// each letter: h for Harden, s for Supervise without anybody who answers; a p at the end
+// has it probe.
 const childVariable = "PARTICLE_FILTER_TEST"
 
 func TestMain(m *testing.M) {
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) {
 	if !ok {
 		os.Exit(m.Run())
 	}
-	for _, kind := range kinds {
+	for _, kind := range strings.TrimSuffix(kinds, "p") {
 		k := filter.Harden
 		if kind == 's' {
 			k = filter.Supervise
@@ -30,15 +31,24 @@ func TestMain(m *testing.M) {
 			fmt.Println(err)
 			os.Exit(1)
 		}
-		if fd >= 0 && !strings.HasSuffix(kinds, "ss") {
+		switch {
+		case fd < 0 || strings.HasSuffix(kinds, "ss"):
+		case strings.HasSuffix(kinds, "p"): // it is to be there still after exec
+			_, _, _ = syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_SETFD, 0)
+		default:
 			_ = syscall.Close(fd)
 		}
 	}
 	// What is executed inherits the filters.
 	if len(os.Args) > 1 {
 		_ = os.Unsetenv(childVariable)
-		fmt.Println(syscall.Exec("/proc/self/exe", os.Args[:1], append(os.Environ(), childVariable+"=")))
+		last := kinds[strings.LastIndexAny(kinds, "hs")+1:]
+		fmt.Println(syscall.Exec("/proc/self/exe", os.Args[:1], append(os.Environ(), childVariable+"="+last)))
 		os.Exit(1)
+	}
+	if strings.HasSuffix(kinds, "p") {
+		fmt.Println("probe:", filter.Probe())
+		os.Exit(0)
 	}
 	try()
 	os.Exit(0)
@@ -99,5 +109,23 @@ func TestInstall(t *testing.T) {
 	// "A program in the container cannot install a seccomp filter with a listener."
 	if got, want := child(t, "ss"), "device or resource busy"; !strings.Contains(got, want) {
 		t.Errorf("a second one with somebody to answer: %s, want %s", got, want)
+	}
+}
+
+// Whoever lives under a filter with a listener cannot have another, and is told so.
+func TestProbe(t *testing.T) {
+	for kinds, want := range map[string]string{
+		"hp": "probe: <nil>",
+		"sp": "probe: answer system calls: another process answers those of the Docker daemon already: device or resource busy; run the daemon where none does",
+	} {
+		if got := child(t, kinds, "again"); !strings.HasPrefix(got, want) {
+			t.Errorf("filters %q: %s, want %s", kinds, got, want)
+		}
+	}
+	if err := filter.Probe(); err != nil {
+		t.Error(err)
+	}
+	if err := filter.Probe(); err != nil {
+		t.Error("the first one left something:", err)
 	}
 }
