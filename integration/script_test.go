@@ -274,7 +274,8 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 }
 
-// cmdDockerd: dockerd kill|stop|start|restart [flags].
+// cmdDockerd: dockerd kill|stop|start|restart [flags], or dockerd deny bpf|notify|bpf,notify,
+// which starts it again where the kernel denies that to it and to all it starts.
 func cmdDockerd(ts *testscript.TestScript, _ bool, args []string) {
 	ctx, host := context.Background(), sessionOf(ts).bed.host
 	switch args[0] {
@@ -287,8 +288,13 @@ func cmdDockerd(ts *testscript.TestScript, _ bool, args []string) {
 	case "restart":
 		ts.Check(host.StopDockerd(ctx))
 		ts.Check(host.StartDockerd(ctx, args[1:]...))
+	case "deny":
+		const probe = "/usr/local/bin/probe"
+		ts.Check(host.CopyIn(program("probe"), probe))
+		ts.Check(host.StopDockerd(ctx))
+		ts.Check(host.StartDockerdBy(ctx, append([]string{probe}, args...)))
 	default:
-		ts.Fatalf("usage: dockerd kill|stop|start|restart [flags]")
+		ts.Fatalf("usage: dockerd kill|stop|start|restart [flags], dockerd deny bpf|notify|bpf,notify")
 	}
 }
 

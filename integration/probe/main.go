@@ -25,7 +25,7 @@ func commands() map[string]run {
 		"addr": addr, "serve": serve, "get": get, "report": report, "collect": collect,
 		"udp-echo": udpEcho, "udp-send": udpSend, "lookup": lookup, "dns": serveDNS,
 		"caps": caps, "sleep": sleep, "echo": echo, "talk": talk, "pester": pester,
-		"station": station, "reach": reach, "forge": forge,
+		"station": station, "reach": reach, "forge": forge, "deny": deny,
 	}
 }
 
@@ -46,6 +46,8 @@ const usage = `usage: probe COMMAND
   reach NAME=ADDR:PORT[,MTU]... [-timeout D]  all these stations, in all ways
   forge ADDR:PORT -vni N -mac MAC -source ADDR:PORT -to ADDR:PORT TEXT
                                               send a VXLAN packet with a datagram in it
+  deny bpf|notify|bpf,notify PROGRAM [ARG]... execute it where bpf(2), or a filter whose calls others answer,
+                                              is denied to it and to all that it starts
   caps                                        print the capability sets
   sleep                                       until a signal
 `

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,9 +44,15 @@ func (h *Host) Addr6() netip.Addr { return addr6(h.index) }
 // reads the host's /etc/docker/daemon.json; the lab itself sets by flag only the
 // sockets, so that every other key of that file may be used.
 func (h *Host) StartDockerd(ctx context.Context, flags ...string) error {
-	argv := append([]string{h.lab.engine().dockerd(),
+	return h.StartDockerdBy(ctx, nil, flags...)
+}
+
+// StartDockerdBy is StartDockerd by a program of the host's, which has the engine's
+// command line for its last arguments.
+func (h *Host) StartDockerdBy(ctx context.Context, starter []string, flags ...string) error {
+	argv := slices.Concat(starter, []string{h.lab.engine().dockerd(),
 		"-H", "unix:///run/" + dockerSocket,
-		"-H", "unix://" + filepath.Join(shareInside, dockerSocket)}, flags...)
+		"-H", "unix://" + filepath.Join(shareInside, dockerSocket)}, flags)
 	// A driver given by environment does not clash with a storage-driver key in daemon.json.
 	env := append(h.environ(), "DOCKER_DRIVER=overlay2")
 	// The engine gives its containerd 15 s, which is not enough where all is emulated and
