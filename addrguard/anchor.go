@@ -2,6 +2,7 @@ package addrguard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -129,7 +130,12 @@ func (g *Guard) attach(p place, id topology.CgroupID) error {
 	}
 	defer dir.Close()
 	for _, part := range []*part{g.core, g.unix} {
-		if err := g.attachPart(part, p, dir, id); err != nil {
+		err := g.attachPart(part, p, dir, id)
+		if errors.Is(err, unix.EPERM) { // it could be loaded
+			return &fault.Error{Op: "attach address guard to cgroup", On: p.path, Err: fmt.Errorf("another program is there or above that bears none beside it: %w", err),
+				Fix: "detach it (`bpftool cgroup tree` shows those without the flags multi and override), or set PARTICLE_GUARD=seccomp"}
+		}
+		if err != nil {
 			return fmt.Errorf("cgroup %s: %w", p.path, err)
 		}
 	}
