@@ -72,6 +72,7 @@ func (f *Fabric) CreateEndpoint(ctx context.Context, spec EndpointSpec) error {
 		return err
 	}
 	f.index(n, e)
+	n.half = nil
 	for _, a := range e.Addresses() {
 		f.linkLease(n, a, e.ID)
 	}

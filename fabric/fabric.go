@@ -92,6 +92,9 @@ type network struct {
 	addresses    map[netip.Addr]*Endpoint
 	slots        map[topology.Slot]bool // taken
 	lastSlot     topology.Slot          // the one given out last
+	// half is the first address of an endpoint to be, while Docker is expected to ask
+	// for the second: see half.go.
+	half *Lease
 
 	// Of a network that a cluster shares, or is about to.
 	shareable bool

@@ -34,6 +34,21 @@ type AddressSpec struct {
 // and for another block when all addresses of this host's are in use; both on a
 // network that a cluster shares.
 func (f *Fabric) RequestAddress(ctx context.Context, spec AddressSpec) (netip.Prefix, error) {
+	half, second := f.takeHalf(spec.Pool)
+	if !second {
+		f.giveUp(ctx, half)
+	}
+	got, err := f.awaitAddress(ctx, spec)
+	switch {
+	case second && err != nil:
+		f.giveUp(ctx, half)
+	case !second && err == nil:
+		f.putHalf(spec.Pool, got.Addr())
+	}
+	return got, err
+}
+
+func (f *Fabric) awaitAddress(ctx context.Context, spec AddressSpec) (netip.Prefix, error) {
 	for {
 		got, refill, err := f.requestAddress(ctx, spec)
 		if refill == nil {
