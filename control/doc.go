@@ -28,6 +28,7 @@
 //	   10 minutes of healthy time goes. Until then no host claims what it has not
 //	   had: it may be another's, who has not come yet. For those who have not come
 //	   the others vouch, with what they remember, and rule G goes for that too.
+//	   What was withdrawn before goes by rule W, if it is known to be from before.
 //	G  Claims have no lease. They end when their owner releases them, when an
 //	   operator removes the owner, or after the owner has been away for 24 h. A
 //	   host that could not verify its claims for 12 h gives out no new addresses

@@ -45,6 +45,7 @@ type keeping[T any] struct {
 	value    T
 	standing Standing
 	until    time.Duration // of healthy time, unless Current
+	told     int64         // the revision at which it was Withdrawn; 0 if the source has none
 }
 
 // NewHold makes an empty one. key tells records apart.
@@ -95,7 +96,7 @@ func (h *Hold[T]) change(u Update[T]) bool {
 	changed := len(u.Put) > 0
 	for _, v := range u.Deleted {
 		if k := h.kept[h.key(v)]; k != nil && k.standing == Current {
-			k.standing, k.until = Withdrawn, h.elapsed+withdrawnFor
+			k.standing, k.until, k.told = Withdrawn, h.elapsed+withdrawnFor, u.Revision
 			changed = true
 		}
 	}
@@ -132,12 +133,14 @@ func (h *Hold[T]) list(u Update[T]) Verdict[T] {
 		switch {
 		case put[key]:
 		case k.standing == Current:
-			k.standing, k.until = standing, until
+			k.standing, k.until, k.told = standing, until, u.Revision
 			if other {
 				v.Forgotten = append(v.Forgotten, k.value)
 			}
 		case k.standing == Withdrawn:
-			if v.Loss != "" { // the withdrawal was told by a store that cannot be believed any more
+			// One that was told at a later revision was told before the loss, and is true.
+			// Another may be what this very store has made up for what it had lost.
+			if v.Loss != "" && k.told <= u.Revision {
 				k.standing, k.until = standing, until
 			}
 		}

@@ -208,15 +208,37 @@ func TestMassLossIsNotBelieved(t *testing.T) {
 	}
 }
 
-// What was withdrawn a moment before the store was lost was perhaps withdrawn
-// by what was about to be lost.
-func TestLossProlongsWithdrawals(t *testing.T) {
-	var c clock
-	r := listed(&c)
-	r.Update(update{Deleted: []control.Route{two}}, c.now)
-	r.Update(update{Whole: true, Instance: "b"}, c.now)
-	c.pass(r, 5*time.Minute)
-	want(t, r, "after five minutes", all)
+// What was withdrawn a moment before the store was lost has ended, unless a store that
+// was set back, and that nobody has told from the one before yet, may have said so.
+func TestWithdrawalBeforeALoss(t *testing.T) {
+	const gone = "1:10.0.1.0/24 3:10.0.3.0/24"
+	for name, c := range map[string]struct {
+		told  int64 // the revision of the withdrawal
+		list  update
+		after string // 30 s
+	}{
+		"wiped":                         {8, update{Whole: true, Instance: "b", Revision: 2}, gone},
+		"set back":                      {9, update{Whole: true, Put: []control.Route{own, one, tree}, Instance: "a", Revision: 8}, gone},
+		"set back, and the route there": {9, update{Whole: true, Put: []control.Route{own, one, two, tree}, Instance: "a", Revision: 8}, all},
+		"set back, and written to":      {8, update{Whole: true, Put: []control.Route{own, one, tree}, Instance: "b", Revision: 8}, all},
+		"without revisions":             {0, update{Whole: true, Instance: "b"}, all},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var at clock
+			r := listed(&at)
+			r.Update(update{Deleted: []control.Route{two}, Revision: c.told}, at.now)
+			at.pass(r, 20*time.Second)
+			if v := r.Update(c.list, at.now); v.Loss == "" {
+				t.Fatal("the loss was not noticed")
+			}
+			at.pass(r, 9*time.Second)
+			want(t, r, "after 29 s", all)
+			at.pass(r, time.Second)
+			want(t, r, "after 30 s", c.after)
+			at.pass(r, 9*time.Minute)
+			want(t, r, "after nine minutes", c.after) // what was lost is still there
+		})
+	}
 }
 
 func TestRememberedRoutesAreGuarded(t *testing.T) {

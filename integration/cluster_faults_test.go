@@ -58,8 +58,6 @@ type brokenCluster struct {
 	// expected are the prefixes to which nobody needs a route any more.
 	expected []netip.Prefix
 	reported map[*bed]int // of the lost routes of a host
-	// doubted is what hosts may have routes to for ten minutes, in which nobody gets it.
-	doubted []netip.Prefix
 }
 
 // window is a time in which containers may fail to start on some hosts.
@@ -145,7 +143,7 @@ func (c *brokenCluster) suffer(faults []clusterFault) {
 	group.Wait()
 	c.history.check(c.T)
 	c.starts()
-	if err := c.agrees(ctx, c.doubted...); err != nil { // what went last is forgotten, too
+	if err := c.agrees(ctx); err != nil { // what went last is forgotten, too
 		c.Error(err)
 	}
 	err := c.beds[0].each(func(b *bed) error {

@@ -31,7 +31,7 @@ func (c *brokenCluster) ownFaults() []clusterFault {
 		}},
 		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
 		// From here on the store claims nothing new: some host may not have been there.
-		{"the store is wiped", nil, c.wipe},
+		{"the store is wiped", nil, c.store.wipe},
 		{"a host reboots", []*bed{third}, c.reboot},
 	}
 }
@@ -55,7 +55,7 @@ func (c *brokenCluster) otherFaults() []clusterFault {
 			return errors.Join(err, etcd.start(ctx))
 		}},
 		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
-		{"the store is wiped", nil, c.wipe},
+		{"the store is wiped", nil, etcd.wipe},
 		{"a host reboots", []*bed{third}, c.reboot},
 	}
 }
@@ -136,13 +136,6 @@ func (c *brokenCluster) partSuspect(ctx context.Context) error {
 		err = errors.Join(c.beds[0].suspects(ctx, third.host.Name()), c.startAll(ctx))
 	}
 	return errors.Join(err, third.host.Heal())
-}
-
-// wipe has the store lose all it had. A route that was withdrawn in the last half minute
-// is one that the store has lost, like any other, to those who still have it.
-func (c *brokenCluster) wipe(ctx context.Context) error {
-	c.doubted = []netip.Prefix{contended}
-	return c.store.wipe(ctx)
 }
 
 // compact has the store forget what its watchers have not asked for yet, and breaks
