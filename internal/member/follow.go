@@ -127,7 +127,6 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 	m.forgotten(n, v.Forgotten)
 	log := m.o.Log.WithField("net", n.label())
 	if v.Loss != "" {
-		n.losses++
 		m.settled = m.o.Clock() + settleFor
 		clear(n.announced)
 		log.WithField("doubted", n.routes.Count(control.Doubted)).Warn("routes were lost, and are kept: " + v.Loss)
@@ -168,8 +167,10 @@ func (m *Member) savePeers(ctx context.Context, id topology.SharedID) {
 	}
 }
 
-// tend compares this host's claims with the store's: what the store has for us is
-// ours (an answer may have been lost), and what it lacks is claimed again.
+// tend compares this host's claims with the store's: what it lacks is claimed again,
+// and what it has for us and we do not know of is given back. The answer to a claim may
+// have been lost, or the store was set back to when that was ours; it may be another's
+// since, and have containers on it.
 func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 	here, ok := m.shared(id)
 	if !ok {
@@ -181,22 +182,20 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		m.mu.Unlock()
 		return
 	}
-	own, record, losses := n.routes.Own(), n.Network, n.losses
+	own, record := n.routes.Own(), n.Network
 	var lost []netip.Prefix
 	for _, d := range n.routes.Duplicates() {
 		if d.Loser == m.o.Node.ID {
 			lost = append(lost, d.Prefix)
 		}
 	}
-	var adopt, strays, missing []netip.Prefix
+	var strays, missing []netip.Prefix
 	for _, p := range own {
 		switch {
 		case slices.Contains(here.Claims, p), slices.Contains(lost, p):
 		case p.IsSingleIP() && (n.singles[p.Addr()] || n.releasing[p.Addr()] != nil): // on its way
-		case p.IsSingleIP(), n.Lost:
-			strays = append(strays, p)
 		default:
-			adopt = append(adopt, p)
+			strays = append(strays, p)
 		}
 	}
 	m.mu.Unlock()
@@ -215,10 +214,10 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 			err = m.announce(ctx, s, id, p)
 		}
 	}
-	if len(adopt) > 0 || slices.ContainsFunc(lost, func(p netip.Prefix) bool { return slices.Contains(here.Claims, p) }) {
-		m.logFor(id).WithFields(map[string]any{"adopted": adopt, "lost": lost}).Warn("claims are not what this host thought")
+	if slices.ContainsFunc(lost, func(p netip.Prefix) bool { return slices.Contains(here.Claims, p) }) {
+		m.logFor(id).WithField("lost", lost).Warn("claims are not what this host thought")
 		err = errors.Join(err, m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix {
-			return slices.DeleteFunc(append(have, adopt...), func(p netip.Prefix) bool { return slices.Contains(lost, p) })
+			return slices.DeleteFunc(have, func(p netip.Prefix) bool { return slices.Contains(lost, p) })
 		}))
 		here, ok = m.shared(id)
 	}
@@ -231,7 +230,7 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		}
 		return
 	}
-	m.verified(id, losses)
+	m.verified(id)
 }
 
 // standing says whether the cluster has the network, or has lost it. To claim

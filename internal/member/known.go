@@ -21,10 +21,7 @@ type Known struct {
 	Instance string          `json:",omitempty"`
 	Revision int64           `json:",omitempty"`
 
-	// Lost: the store has lost what it had, or is older than it was. What it says that
-	// is ours and that we do not have was ours at another time.
-	Lost  bool            `json:",omitempty"`
-	Vouch []control.Route `json:",omitempty"` // what it has lost of others, and they have not claimed again
+	Vouch []control.Route `json:",omitempty"` // what the store has lost of others, and they have not claimed again
 
 	Verified Stamp // when the store last said that our claims are ours
 
@@ -90,7 +87,6 @@ type network struct {
 	absent    time.Duration  // since when the cluster's list and this host differ about it; 0 if they do not
 	giveAt    time.Duration  // when to give it back to a store that lacks it
 	vouchAt   time.Duration  // when to vouch for others
-	losses    int            // lists that were not believed
 
 	phase   Phase
 	problem string

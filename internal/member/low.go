@@ -121,7 +121,7 @@ func (m *Member) claimNext(ctx context.Context, s Store, id topology.SharedID, s
 	defer cancel()
 	c, err := s.ClaimBlock(ctx, id, subnet)
 	if err != nil {
-		return err // if it was claimed all the same, the watch tells and tend adopts it
+		return err // if it was claimed all the same, the watch tells and tend gives it back
 	}
 	m.mu.Lock()
 	_, another := m.at(id).routes.Owner(c.Prefix)

@@ -10,9 +10,8 @@ import (
 // stampEvery is how stale the disk's moment of the last verification may be.
 const stampEvery = 10 * time.Minute
 
-// verified notes that the store has all of this host's claims on a network. losses
-// is how many had been heard of before they were compared.
-func (m *Member) verified(id topology.SharedID, losses int) {
+// verified notes that the store has all of this host's claims on a network.
+func (m *Member) verified(id topology.SharedID) {
 	m.mu.Lock()
 	n := m.at(id)
 	now := m.stamp()
@@ -20,9 +19,6 @@ func (m *Member) verified(id topology.SharedID, losses int) {
 		n.dirty, n.saved = true, now
 	}
 	n.Verified = now
-	if n.Lost && n.losses == losses {
-		n.Lost, n.dirty = false, true
-	}
 	resume := n.suspended
 	n.suspended = false
 	m.mu.Unlock()

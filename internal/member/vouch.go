@@ -29,7 +29,6 @@ func (m *Member) forgotten(n *network, lost []control.Route) {
 	if len(lost) == 0 {
 		return
 	}
-	n.Lost = true
 	for _, r := range lost {
 		if r.Node != m.o.Node.ID && !slices.ContainsFunc(n.Vouch, same(r)) {
 			n.Vouch = append(n.Vouch, r)

@@ -198,46 +198,74 @@ func TestHostsRememberDifferently(t *testing.T) {
 	}
 }
 
-// The store is set back to when a block was another host's, which is there and does
-// not take it. Whoever has it now has containers on it.
+// The store is set back to when a block was another host's, which does not take it,
+// whatever it knows of that. Whoever has it now has containers on it.
 func TestStaleClaimIsGivenBack(t *testing.T) {
-	inSmall(t, 3, func(w *world, hosts []*host) {
-		a, b, c := hosts[0], hosts[1], hosts[2]
-		id := a.find("jobs").SharedNetwork.ID
-		w.exhaust(b)
-		time.Sleep(time.Minute)
-		saved := w.cluster.Save()
-		moved := b.blocks()[3]
-		b.edit("jobs", func(n *docker) {
-			n.Claims = slices.DeleteFunc(n.Claims, func(p netip.Prefix) bool { return p == moved })
+	restart := func(h *host) { h.kill(); h.start(); h.connect() }
+	for name, former := range map[string]struct {
+		deaf bool          // it does not hear who has got its block
+		back func(b *host) // what happens to it when the store has been set back
+	}{
+		"it knows the new owner":      {false, func(*host) {}},
+		"it has not heard of it":      {true, func(b *host) { b.store.Cut(false) }},
+		"it has restarted":            {true, restart},
+		"it has lost what it knew":    {true, func(b *host) { b.kill(); clear(b.disk.text); b.start(); b.connect() }},
+		"it has restarted, and knows": {false, restart},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inSmall(t, 3, func(w *world, hosts []*host) {
+				a, b, c := hosts[0], hosts[1], hosts[2]
+				w.exhaust(b)
+				time.Sleep(time.Minute)
+				saved := w.cluster.Save()
+				moved := b.blocks()[3]
+				b.letGo(moved)
+				b.store.Cut(former.deaf)
+				time.Sleep(time.Minute) // c takes nothing that another has had a moment ago
+				w.exhaust(c)
+				c.edit("jobs", func(n *docker) { n.containers = 1 })
+				time.Sleep(time.Minute)
+				if !slices.Contains(c.blocks(), moved) || slices.Contains(b.blocks(), moved) {
+					t.Fatalf("b has %v, c has %v", b.blocks(), c.blocks())
+				}
+				w.cluster.Load(saved)
+				former.back(b)
+				for range 120 {
+					time.Sleep(100 * time.Millisecond)
+					if slices.Contains(b.blocks(), moved) {
+						t.Fatalf("b gives out %s, and c has containers on it", moved)
+					}
+				}
+				w.settle()
+				w.exhaust(a, b)
+				if slices.Contains(slices.Concat(a.blocks(), b.blocks()), moved) {
+					t.Errorf("%s was given to another host, and c has containers on it", moved)
+				}
+				c.edit("jobs", func(n *docker) { n.containers = 0 })
+				time.Sleep(time.Minute)
+				w.exhaust(a, c)
+				if !slices.Contains(slices.Concat(a.blocks(), c.blocks()), moved) {
+					t.Errorf("%s is kept for nobody", moved)
+				}
+				time.Sleep(time.Minute)
+				w.agree("jobs", "at last", a, b, c)
+			})
 		})
-		err := errors.Join(b.store.Withdraw(context.Background(), control.Route{Network: id, Prefix: moved}),
-			b.store.Release(context.Background(), control.Claim{Network: id, Prefix: moved}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute) // c takes nothing that another has had a moment ago
-		w.exhaust(c)
-		c.edit("jobs", func(n *docker) { n.containers = 1 })
-		time.Sleep(time.Minute)
-		if !slices.Contains(c.blocks(), moved) || slices.Contains(b.blocks(), moved) {
-			t.Fatalf("b has %v, c has %v", b.blocks(), c.blocks())
-		}
-		w.cluster.Load(saved)
-		w.settle()
-		w.exhaust(a, b)
-		if slices.Contains(slices.Concat(a.blocks(), b.blocks()), moved) {
-			t.Errorf("%s was given to another host, and c has containers on it", moved)
-		}
-		c.edit("jobs", func(n *docker) { n.containers = 0 })
-		time.Sleep(time.Minute)
-		w.exhaust(a, c)
-		if !slices.Contains(slices.Concat(a.blocks(), c.blocks()), moved) {
-			t.Errorf("%s is kept for nobody", moved)
-		}
-		time.Sleep(time.Minute)
-		w.agree("jobs", "at last", a, b, c)
+	}
+}
+
+// letGo has a host give up a block.
+func (h *host) letGo(block netip.Prefix) {
+	h.w.t.Helper()
+	h.edit("jobs", func(n *docker) {
+		n.Claims = slices.DeleteFunc(n.Claims, func(p netip.Prefix) bool { return p == block })
 	})
+	id := h.find("jobs").SharedNetwork.ID
+	err := errors.Join(h.store.Withdraw(context.Background(), control.Route{Network: id, Prefix: block}),
+		h.store.Release(context.Background(), control.Claim{Network: id, Prefix: block}))
+	if err != nil {
+		h.w.t.Fatal(err)
+	}
 }
 
 // A host was given up, and another has its block by now. When that gives it back
@@ -259,13 +287,7 @@ func TestTakenBlockIsKeptForItsContainers(t *testing.T) {
 		if slices.Contains(b.blocks(), its) || !slices.Contains(a.blocks(), its) {
 			t.Fatalf("a has %v, b has %v", a.blocks(), b.blocks())
 		}
-		a.edit("jobs", func(n *docker) { n.Claims = slices.DeleteFunc(n.Claims, func(p netip.Prefix) bool { return p == its }) })
-		id := a.find("jobs").SharedNetwork.ID
-		err := errors.Join(a.store.Withdraw(context.Background(), control.Route{Network: id, Prefix: its}),
-			a.store.Release(context.Background(), control.Claim{Network: id, Prefix: its}))
-		if err != nil {
-			t.Fatal(err)
-		}
+		a.letGo(its)
 		time.Sleep(time.Minute)
 		w.exhaust(a)
 		if slices.Contains(a.blocks(), its) {
