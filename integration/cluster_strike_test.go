@@ -261,18 +261,7 @@ func (c *brokenCluster) reboot(ctx context.Context) error {
 	if err := b.host.Reboot(ctx); err != nil {
 		return err
 	}
-	var gone []*talker
-	c.talkers = slices.DeleteFunc(c.talkers, func(k *talker) bool {
-		if k.bed != b && k.to != b {
-			return false
-		}
-		gone = append(gone, k)
-		return true
-	})
-	err := c.drop(b, "echo", from)
-	for _, k := range gone {
-		err = errors.Join(err, c.drop(k.bed, k.name, from))
-	}
+	gone, err := c.empty(b, from)
 	if err = errors.Join(err, b.logRoutes(ctx, "jobs")); err == nil {
 		err = c.serve(b, false)
 	}

@@ -105,7 +105,9 @@ func (a API) clusterSummary() *runtimeapi.ClusterSummary {
 	if !here.Enrolled {
 		return nil
 	}
-	return summary(here)
+	s := summary(here)
+	s.Removed = text(a.Cluster.Membership.Removed())
+	return s
 }
 
 func summary(here member.Status) *runtimeapi.ClusterSummary {

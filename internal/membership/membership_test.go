@@ -193,6 +193,9 @@ func TestRemoveAndWipe(t *testing.T) {
 	h3.restart()
 	eventually(t, "h3 again", func() bool { return len(h1.Status(t.Context()).Hosts) == 2 })
 	eventually(t, "word for h2", func() bool { return errors.Is(h2.Status(t.Context()).Problem, enrol.ErrRemoved) })
+	if h2.Removed() == nil || h1.Removed() != nil || h3.Removed() != nil {
+		t.Errorf("removed: %v, %v, %v", h1.Removed(), h2.Removed(), h3.Removed())
+	}
 	if works(t, c) == nil {
 		t.Error("a wiped store takes the certificate of a removed host")
 	}

@@ -82,6 +82,17 @@ func (m *Membership) Status(ctx context.Context) Status {
 	return s
 }
 
+// Removed says that the servers have told this host that it is none of the cluster's any
+// more; nil if they have not. It asks nobody.
+func (m *Membership) Removed() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.now == nil || !errors.Is(m.now.problem, enrol.ErrRemoved) {
+		return nil
+	}
+	return m.now.problem
+}
+
 // damage is what is wrong on disk.
 func (m *Membership) damage() error {
 	m.mu.Lock()

@@ -164,6 +164,10 @@ func Cluster(w io.Writer, s runtimeapi.ClusterStatus, now time.Time) error {
 // writeSummary tells in a few lines how a cluster is, and which of its networks are
 // not as they should be.
 func writeSummary(b *strings.Builder, c runtimeapi.ClusterSummary, now time.Time) {
+	if c.Removed != "" {
+		fmt.Fprintf(b, "cluster: %s\ncontainers here go on, and reach each other alone; what they had of the cluster can be others' by now\n", c.Removed)
+		return
+	}
 	store := "its store answers"
 	switch {
 	case c.Store.Healthy:

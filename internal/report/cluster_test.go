@@ -205,6 +205,9 @@ func TestStatusOfACluster(t *testing.T) {
 		},
 		"\ncluster: its store has not answered yet, 0 hosts alive, 0 suspect; `particle cluster status` tells more\n" +
 			"what there is goes on; new networks of the cluster, and more addresses, wait for the store\n\nNo networks": {},
+		"\ncluster: this host was removed; leave it\ncontainers here go on, and reach each other alone; what they had of the cluster can be others' by now\n\nNo networks": {
+			Store: runtimeapi.StoreHealth{Since: now.Add(-time.Hour), Problem: "no leader"}, Alive: 3, Removed: "this host was removed; leave it",
+		},
 		"tells more\n\nnetwork jobs (conflict): of another driver; remove it\n\nNo networks": {
 			Store: runtimeapi.StoreHealth{Healthy: true}, Networks: []runtimeapi.ClusterNetwork{{Name: "jobs", State: "conflict", Problem: "of another driver; remove it"}},
 		},

@@ -120,6 +120,8 @@ type ClusterSummary struct {
 	// others, by name.
 	Alive    int      `json:"alive"`
 	Suspects []string `json:"suspects"`
+	// Removed says that this host is none of the cluster's any more, and what to do.
+	Removed string `json:"removed,omitempty"`
 	// Networks are those that are not as the cluster has them, or about to go.
 	Networks []ClusterNetwork `json:"networks"`
 }
