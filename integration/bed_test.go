@@ -34,11 +34,19 @@ func (b *bed) on(name string) (*bed, error) {
 	return &bed{lab: b.lab, host: host, held: b.held}, err
 }
 
+// all is the lab, seen from each host.
+func (b *bed) all() (all []*bed) {
+	for _, host := range b.lab.Hosts() {
+		all = append(all, &bed{lab: b.lab, host: host, held: b.held})
+	}
+	return all
+}
+
 // each does something on every host at once.
 func (b *bed) each(do func(*bed) error) error {
 	var group errgroup.Group
-	for _, host := range b.lab.Hosts() {
-		group.Go(func() error { return do(&bed{lab: b.lab, host: host, held: b.held}) })
+	for _, b := range b.all() {
+		group.Go(func() error { return do(b) })
 	}
 	return group.Wait()
 }

@@ -37,7 +37,7 @@ func TestClusterFaults(t *testing.T) {
 		})
 		t.Run(engine+"/other", func(t *testing.T) {
 			t.Parallel()
-			c := newBrokenCluster(t, engine, func(b *bed) clusterStore { return newOtherStore(t, b.lab) })
+			c := newBrokenCluster(t, engine, func(b *bed) clusterStore { return newOtherStore(t, b.lab, lab.EtcdDebian) })
 			c.suffer(c.otherFaults())
 		})
 	}
@@ -76,21 +76,15 @@ type clusterFault struct {
 func newBrokenCluster(t *testing.T, engine string, store func(*bed) clusterStore) *brokenCluster {
 	t.Helper()
 	first := newTestBed(t, lab.Options{Engine: engine, Hosts: 3, LiveRestore: true})
-	c := &brokenCluster{T: t, store: store(first), history: newHistory(), held: map[string][]netip.Addr{}, reported: map[*bed]int{}}
-	for _, host := range first.lab.Hosts() {
-		c.beds = append(c.beds, &bed{lab: first.lab, host: host, held: first.held})
-	}
+	c := &brokenCluster{T: t, beds: first.all(), store: store(first), history: newHistory(), held: map[string][]netip.Addr{}, reported: map[*bed]int{}}
 	t.Cleanup(c.explain)
 	if err := c.store.join(t.Context(), c.beds); err != nil {
 		t.Fatal(err)
 	}
-	first.must(t, "network", "create", "-d", "particle", "--ipam-driver", "particle", "--ipv6",
-		"--subnet", "10.77.0.0/16", "--subnet", "fd00:77::/64", "-o", "particle.block=30", "jobs")
+	if err := first.shares(t.Context(), "jobs", "--ipv6", "--subnet", "10.77.0.0/16", "--subnet", "fd00:77::/64", "-o", "particle.block=30"); err != nil {
+		t.Fatal(err)
+	}
 	for i, b := range c.beds {
-		b.mustCome(t, "network on "+b.host.Name(), func() error {
-			_, err := b.network(t.Context(), "jobs")
-			return err
-		})
 		// One address is not of its host's block, and so is claimed for itself.
 		if err := errors.Join(c.serve(b, i == 1), b.logRoutes(t.Context(), "jobs")); err != nil {
 			t.Fatal(err)

@@ -66,16 +66,7 @@ const small = "few"
 
 // smallNetwork makes it, with a container of the third host.
 func (m *changingCluster) smallNetwork(ctx context.Context) error {
-	if _, err := m.first.docker(ctx, "network", "create", "-d", "particle", "--ipam-driver", "particle", "--subnet", "10.79.0.0/27",
-		"--gateway", "10.79.0.30", "--ip-range", "10.79.0.0/28", "-o", "particle.block=30", small); err != nil {
-		return err
-	}
-	err := m.first.each(func(b *bed) error {
-		return until(ctx, func() error {
-			_, err := b.network(ctx, small)
-			return err
-		})
-	})
+	err := m.first.shares(ctx, small, "--subnet", "10.79.0.0/27", "--gateway", "10.79.0.30", "--ip-range", "10.79.0.0/28", "-o", "particle.block=30")
 	if err == nil {
 		m.twin, err = m.namesItself(ctx, m.third, "twin")
 	}

@@ -6,16 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
-	"syscall"
-	"testing"
 
 	"github.com/particle-net/particle/internal/hostpath"
-	"github.com/particle-net/particle/internal/lab"
 )
 
 // clusterStore is where a cluster of lab hosts keeps its records.
@@ -114,105 +109,4 @@ func (s threeStores) leader(ctx context.Context, hosts []*bed) (leader *bed, err
 		return nil
 	})
 	return leader, err
-}
-
-// otherStore is an etcd of the distribution, outside of the hosts, with
-// certificates of its administrator.
-type otherStore struct {
-	lab       *lab.Lab
-	authority authority
-	dir       string
-	binary    string
-}
-
-const (
-	etcdService  = "etcd"
-	etcdPort     = "2379"
-	etcdOperator = "http://127.0.0.1:2378" // plain text, at home alone
-)
-
-// newOtherStore makes the certificates, and starts it.
-func newOtherStore(t *testing.T, l *lab.Lab) *otherStore {
-	t.Helper()
-	binary, err := lab.FindEtcd(t.Context(), lab.EtcdDebian, os.Stderr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &otherStore{lab: l, dir: t.TempDir(), binary: binary}
-	if s.authority, err = newAuthority("administrator"); err != nil {
-		t.Fatal(err)
-	}
-	addr, _ := s.at()
-	own, err := s.authority.issue("etcd", addr)
-	if err == nil {
-		err = s.certify(s.dir, own)
-	}
-	if err == nil {
-		err = s.start(t.Context())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func (s *otherStore) start(ctx context.Context) error {
-	at := "https://" + net.JoinHostPort(lab.Gateway4, etcdPort)
-	err := s.lab.Internet().StartService(ctx, etcdService, s.binary, "--data-dir", filepath.Join(s.dir, "data"),
-		"--listen-client-urls", at+","+etcdOperator, "--advertise-client-urls", at, "--listen-peer-urls", "http://127.0.0.1:2377",
-		"--cert-file", s.file("cert.pem"), "--key-file", s.file("key.pem"), "--trusted-ca-file", s.file("ca.pem"), "--client-cert-auth",
-		"--heartbeat-interval", "20", "--election-timeout", "200", "--log-level", "warn")
-	if err != nil {
-		return err
-	}
-	return until(ctx, func() error {
-		_, err := s.ctl().run(ctx, "get", "any")
-		return err
-	})
-}
-
-func (s *otherStore) certify(dir string, own pair) error {
-	return writeFiles(dir, map[string][]byte{"ca.pem": s.authority.pem(), "cert.pem": own.certificate, "key.pem": own.key})
-}
-
-func (s *otherStore) file(name string) string { return filepath.Join(s.dir, name) }
-
-// ctl is the operator's, at home.
-func (s *otherStore) ctl() etcdctl {
-	return etcdctl{node: s.lab.Internet(), endpoint: etcdOperator}
-}
-
-func (s *otherStore) compact(ctx context.Context) error { return s.ctl().compact(ctx) }
-
-// stop ends it as a crash does, until start.
-func (s *otherStore) stop(ctx context.Context) error {
-	_, err := s.lab.Internet().StopService(ctx, etcdService, syscall.SIGKILL)
-	return err
-}
-
-func (s *otherStore) kill(ctx context.Context) error {
-	return errors.Join(s.stop(ctx), s.start(ctx))
-}
-
-func (s *otherStore) wipe(ctx context.Context) error {
-	return errors.Join(s.stop(ctx), os.RemoveAll(s.file("data")), s.start(ctx))
-}
-
-func (s *otherStore) at() (netip.Addr, string) { return netip.MustParseAddr(lab.Gateway4), etcdPort }
-
-func (s *otherStore) join(ctx context.Context, beds []*bed) error {
-	setting := "PARTICLE_ETCD=https://" + net.JoinHostPort(lab.Gateway4, etcdPort)
-	return beds[0].each(func(b *bed) error {
-		own, err := s.authority.issue(b.host.Name(), netip.Addr{})
-		if err == nil {
-			err = s.certify(b.host.Root()+hostpath.EtcdClientDir, own)
-		}
-		if err == nil {
-			_, err = b.particle(ctx, "install", "--set", setting)
-		}
-		if err == nil {
-			err = b.alive(ctx, len(beds))
-		}
-		return err
-	})
 }

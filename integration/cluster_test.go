@@ -51,6 +51,20 @@ func (b *bed) alive(ctx context.Context, n int) error {
 	})
 }
 
+// shares makes a network on the host, and waits until all have it.
+func (b *bed) shares(ctx context.Context, network string, options ...string) error {
+	args := append([]string{"network", "create", "-d", "particle", "--ipam-driver", "particle"}, options...)
+	if _, err := b.docker(ctx, append(args, network)...); err != nil {
+		return err
+	}
+	return b.each(func(b *bed) error {
+		return until(ctx, func() error {
+			_, err := b.network(ctx, network)
+			return err
+		})
+	})
+}
+
 // addresses are a running container's own, as Docker gave them.
 func (b *bed) addresses(ctx context.Context, container string) (v4, v6 string, err error) {
 	out, err := b.docker(ctx, "inspect", "-f",

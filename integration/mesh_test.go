@@ -114,10 +114,10 @@ func meet(ctx context.Context, all []station, apart []string) error {
 // stations are those of a network, one on each host in order. args has docker run take
 // the addresses of the host with the number.
 func (b *bed) stations(ctx context.Context, network string, args func(n runtimeapi.NetworkStatus, host int) []string) ([]station, error) {
-	all := make([]station, len(b.lab.Hosts()))
+	beds := b.all()
+	all := make([]station, len(beds))
 	var starting errgroup.Group
-	for i, host := range b.lab.Hosts() {
-		b := &bed{lab: b.lab, host: host, held: b.held}
+	for i, b := range beds {
 		starting.Go(func() error {
 			var n runtimeapi.NetworkStatus
 			err := until(ctx, func() (err error) {

@@ -31,7 +31,7 @@ const (
 	Debian  = lab.EtcdDebian
 	V35     = lab.Etcd35
 	V36     = lab.Etcd36
-	Current = "3.7" // the one that the plugin embeds
+	Current = lab.EtcdCurrent
 )
 
 // A server needs not wait a second for others before it leads.

@@ -1,0 +1,96 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/particle-net/particle/internal/lab"
+)
+
+// TestClusterUpgrade upgrades an etcd as docs/operations.md says, while containers come
+// and go: one of three servers after the other gets the next release, and when all are
+// well, the release after that. Hosts go from server to server on their own. No
+// connection ends, no container fails to start, no address is given out twice, and no
+// host thinks that anything was lost.
+func TestClusterUpgrade(t *testing.T) {
+	t.Parallel()
+	engine := engines()[0] // of etcd's releases, one engine tells as much as the other
+	t.Run(engine, func(t *testing.T) {
+		for _, release := range upgradePath { // built before anything waits for it
+			if _, err := lab.FindEtcd(t.Context(), release, os.Stderr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := newBrokenCluster(t, engine, func(b *bed) clusterStore {
+			return newOtherStore(t, b.lab, lab.EtcdDebian, lab.EtcdDebian, lab.EtcdDebian)
+		})
+		c.suffer(c.upgrades())
+		c.believes()
+	})
+}
+
+// upgradePath is what follows the distribution's release.
+var upgradePath = []string{lab.Etcd35, lab.Etcd36, lab.EtcdCurrent}
+
+// upgrades are those of each server to each release.
+func (c *brokenCluster) upgrades() (all []clusterFault) {
+	etcd := c.store.(*otherStore)
+	for _, release := range upgradePath {
+		for server := range etcd.releases {
+			name := fmt.Sprintf("server %d becomes etcd %s", server, release)
+			all = append(all, clusterFault{name, nil, func(ctx context.Context) error {
+				if server == 0 {
+					if err := etcd.fills(ctx, 2*snapshots); err != nil {
+						return err
+					}
+				}
+				return etcd.upgrade(ctx, server, release, func() error { return comesAndGoes(ctx, c.beds) })
+			}})
+		}
+	}
+	return all
+}
+
+// fills waits until so much was written that each server has made a snapshot, which the
+// next release reads, and nothing older.
+func (s *otherStore) fills(ctx context.Context, writes int64) error {
+	before, err := s.ctl(0).revision(ctx)
+	if err != nil {
+		return err
+	}
+	return until(ctx, func() error {
+		now, err := s.ctl(0).revision(ctx)
+		if err == nil && now < before+writes {
+			err = fmt.Errorf("%d writes, want %d", now-before, writes)
+		}
+		return err
+	})
+}
+
+// believes fails if servers are not of the last release, or a host has taken anything for
+// lost.
+func (c *brokenCluster) believes() {
+	etcd := c.store.(*otherStore)
+	for i, release := range etcd.releases {
+		out, err := etcd.ctl(i).run(c.Context(), "endpoint", "status", "--write-out", "json")
+		if err != nil || release != lab.EtcdCurrent || !strings.Contains(out, `"version":"`+release+`.`) {
+			c.Errorf("server %d is not etcd %s: %v\n%s", i, lab.EtcdCurrent, err, out)
+		}
+	}
+	for _, b := range c.beds {
+		log, err := os.ReadFile(b.host.ServiceLog("dockerd"))
+		if err != nil {
+			c.Error(err)
+		}
+		for line := range strings.Lines(string(log)) {
+			for _, bad := range []string{"were lost, and are kept", "claims are not what this host thought", "two hosts answer"} {
+				if strings.Contains(line, bad) {
+					c.Errorf("%s: %s", b.host.Name(), line)
+				}
+			}
+		}
+	}
+}
