@@ -58,7 +58,7 @@ func (g *Guard) setConstants(spec *ebpf.CollectionSpec) error {
 	constants := map[string]any{
 		guardVarLoopback6:   words(loopback6.Addr()),
 		guardVarPacketNetns: g.packetNetns(),
-		guardVarSocketFlags: !g.opts.before615, // they are Linux 6.12's, and tried
+		guardVarSocketFlags: g.socketFlags(),
 	}
 	for name, value := range constants {
 		v, ok := spec.Variables[name]
@@ -70,6 +70,13 @@ func (g *Guard) setConstants(spec *ebpf.CollectionSpec) error {
 		}
 	}
 	return nil
+}
+
+// socketFlags reports whether programs can change flags of TCP sockets. There is nothing
+// to try it with but a socket.
+func (g *Guard) socketFlags() bool {
+	version, err := features.LinuxVersionCode()
+	return err == nil && version >= 6<<16|12<<8 && !g.opts.before615
 }
 
 // packetNetns reports whether programs on packets tell the namespaces by themselves.

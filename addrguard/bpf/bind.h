@@ -35,11 +35,11 @@ static __always_inline bool bindable4(struct bpf_sock_addr *ctx, const struct fa
 	return true;
 }
 
-/* Remembers what was asked for; false if there is no memory. */
+/* Remembers what was asked for; false if it cannot. */
 static __always_inline bool note(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct subject *s, __u32 bound)
 {
-	if (!s->kept && flag(ctx, sk, bound))
-		return true;
+	if (has_flags(ctx))
+		return flag(ctx, sk, bound);
 	if (bound && !s->kept)
 		s->kept = keep(sk, s);
 	if (s->kept)

@@ -58,7 +58,7 @@ enum { NAMED = 1, MAPPED_WILDCARD = 2, GROUP = 4 };
 /* What is kept with a socket. Those for datagrams have it from their making on,
  * which spares each datagram the search for its container. Those for connections
  * do without, as it would cost a connection more than it saves; but where the
- * kernel does not let us flag them (asked_for), they have it when they are bound
+ * kernel does not let us flag them (socket_flags), they have it when they are bound
  * to anything but the wildcard. */
 struct owner {
 	__u64 cgroup; /* key of its container */

@@ -18,9 +18,12 @@ struct subject {
 	__u64 cgroup, netns;
 };
 
-/* Set before loading: whether to use the flags of TCP sockets, with which nothing is
- * kept then. */
+/* Set before loading: whether programs can change flags of TCP sockets (Linux 6.12). */
 const volatile bool socket_flags;
+
+/* Whether a socket has its flags to tell what it was bound to, and nothing is kept with
+ * it. */
+static __always_inline bool has_flags(struct bpf_sock_addr *ctx) { return socket_flags && ctx->protocol == IPPROTO_TCP; }
 
 /* What is to be kept with a socket; NULL if there is no memory. */
 static __always_inline struct owner *keep(void *sk, const struct subject *s)
@@ -67,7 +70,7 @@ static __always_inline enum standing subject_of(struct bpf_sock_addr *ctx, struc
 {
 	struct owner *o = NULL;
 
-	if (!socket_flags || ctx->protocol != IPPROTO_TCP)
+	if (!has_flags(ctx))
 		o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	return o ? kept_subject(o, s) : task_subject(ctx, s);
 }
@@ -100,13 +103,13 @@ static __always_inline int deny(const struct subject *s, enum verdict verdict, i
 	return 0;
 }
 
-/* Makes a TCP socket tell what asked_for asks; false if it cannot. */
+/* Makes a TCP socket tell what asked_for asks. */
 static __always_inline bool flag(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u32 bound)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	int had, flags;
 
-	if (!tcp || !socket_flags)
+	if (!tcp)
 		return false;
 	had = tcp->bpf_sock_ops_cb_flags;
 	flags = (had & ~(NAMED | MAPPED_WILDCARD)) | bound;
