@@ -145,7 +145,7 @@ func (s *Store) check() error {
 		}
 	}
 	me := s.self()
-	got, _, err := s.read(ctx, clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me.ID)), clientv3.OpGet(s.k.alive(me.ID)), clientv3.OpGet(s.k.lost(me.ID)))
+	got, revision, err := s.read(ctx, clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me.ID)), clientv3.OpGet(s.k.alive(me.ID)), clientv3.OpGet(s.k.lost(me.ID)))
 	if err != nil {
 		if s.o.User != "" {
 			s.signOut()
@@ -153,10 +153,10 @@ func (s *Store) check() error {
 		return err
 	}
 	known, named := s.Instance(), got[0]
-	if err := s.identify(ctx, named); err != nil {
+	if err := s.identify(ctx, named, revision); err != nil {
 		return err
 	}
-	if s.Instance() != known {
+	if known != "" && s.Instance() != known {
 		named = nil
 	}
 	if err := s.settle(ctx, named); err != nil {
@@ -169,8 +169,8 @@ func (s *Store) check() error {
 }
 
 // identify compares the store's name with the known one, and gives it one if it
-// is new.
-func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse) error {
+// is new. revision is how far the store has come.
+func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse, revision int64) error {
 	if len(got.Kvs) == 0 {
 		if err := s.refusal(); err != nil {
 			return err // a store that was wiped is for those to name who had it
@@ -197,6 +197,9 @@ func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse) error {
 	}
 	if s.instance != "" {
 		s.log.WithFields(map[string]any{"known": s.instance, "instance": id.UUID}).Warn("the cluster's store is another one than before")
+	} else if id.UUID == s.o.Instance && revision < s.o.Revision {
+		s.log.WithFields(map[string]any{"known": s.o.Revision, "revision": revision}).Warn("the cluster's store has gone back in time since this host saw it last")
+		s.rewound = true
 	}
 	s.instance = id.UUID
 	s.jump()

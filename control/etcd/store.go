@@ -32,6 +32,8 @@ type Options struct {
 	Prefix         string              // of all keys; empty is "/particle/v1/"
 	Node           control.Node        // this host
 	Encryption     topology.Encryption // as this host has it; a store whose hosts have another serves it nothing
+	Instance       string              // the name that the store had when this host saw it last; empty if it never did
+	Revision       int64               // and how far it had come: one that has not come so far was set back
 	LeaseTTL       time.Duration       // 0 is 30 s; a host is suspect when it has been silent for so long
 	Settle         time.Duration       // 0 is 10 min; how long hosts have to claim again what the store has lost
 	Abandon        time.Duration       // 0 is 24 h; a host that has been away for so long loses its claims

@@ -3,6 +3,8 @@ package member_test
 import (
 	"context"
 	"io"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/control/etcd"
 	"github.com/particle-net/particle/internal/member"
@@ -33,6 +36,20 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// startWith runs the plugin with a real store.
+func (h *host) startWith(server *etcdtest.Server) {
+	h.w.t.Helper()
+	h.start()
+	instance, revision := h.member.Origin()
+	s, err := etcd.Open(context.Background(), etcd.Options{
+		Endpoints: []string{server.Endpoint()}, Node: h.node, LeaseTTL: 5 * time.Second, Instance: instance, Revision: revision,
+	})
+	if err != nil {
+		h.w.t.Fatal(err)
+	}
+	h.member.Connect(s)
+}
+
 // The same with a real store: a network is made, outlives the loss of the store,
 // is given back to an empty one, and goes.
 func TestWithEtcd(t *testing.T) {
@@ -46,13 +63,8 @@ func TestWithEtcd(t *testing.T) {
 	var hosts []*host
 	for i := range 2 {
 		h := w.host(i)
-		h.start()
+		h.startWith(server)
 		t.Cleanup(h.kill)
-		s, err := etcd.Open(context.Background(), etcd.Options{Endpoints: []string{server.Endpoint()}, Node: h.node, LeaseTTL: 5 * time.Second})
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.member.Connect(s)
 		hosts = append(hosts, h)
 	}
 	a, b := hosts[0], hosts[1]
@@ -83,4 +95,81 @@ func TestWithEtcd(t *testing.T) {
 	})
 	b.remove("jobs")
 	eventually(t, "the network is gone", func() bool { return a.find("jobs") == nil && len(a.member.Status().Networks) == 0 })
+}
+
+// claimed waits until a host has claimed a block in the store itself.
+func (w *world) claimed(server *etcdtest.Server, h *host, block netip.Prefix) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	s, err := etcd.Open(ctx, etcd.Options{Endpoints: []string{server.Endpoint()}, Node: w.host(8).node})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer s.Close()
+	for u := range s.WatchRoutes(ctx, control.Network{ID: h.find("jobs").SharedNetwork.ID}) {
+		for _, r := range u.Put {
+			if r.Prefix == block && r.Node == h.node.ID && !r.Vouched {
+				return
+			}
+		}
+	}
+	w.t.Fatalf("host %s has not claimed %s within a minute", h.node.Name, block)
+}
+
+// A snapshot is restored while no plugin runs, which lacks what one host had. The other
+// comes first, and a new one with it, who may not be given that.
+func TestSnapshotRestoredBetweenStarts(t *testing.T) {
+	server := etcdtest.Start(t, etcdtest.Current)
+	logger := logrus.New()
+	logger.SetOutput(io.Discard)
+	if testing.Verbose() {
+		logger.SetOutput(t.Output())
+	}
+	w := &world{t: t, log: logrus.NewEntry(logger)}
+	a, b, c := w.host(0), w.host(1), w.host(2)
+	for _, h := range []*host{a, b, c} {
+		t.Cleanup(h.kill)
+	}
+	a.startWith(server)
+	b.startWith(server)
+	eventually(t, "the store answers", func() bool { return a.member.Status().Store.Healthy && b.member.Status().Store.Healthy })
+	if err := a.create(jobs(small.String())); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both hosts have the network", func() bool { return b.find("jobs") != nil && b.phase("jobs") == member.Ready })
+	server.Save()
+	eventually(t, "b has another block", func() bool {
+		_ = b.member.Refill(t.Context(), b.find("jobs").SharedNetwork.ID, small) // until the store answers again
+		return len(b.blocks()) > 1
+	})
+	its := b.blocks()
+	eventually(t, "a has that on its disk", func() bool {
+		known, err := a.disk.All()
+		return err == nil && slices.ContainsFunc(slices.Collect(maps.Values(known)), func(k member.Known) bool {
+			return slices.ContainsFunc(k.Routes, func(r control.Route) bool { return r.Prefix == its[len(its)-1] })
+		})
+	})
+	a.kill()
+	b.kill()
+	server.Load()
+	a.startWith(server)
+	c.startWith(server)
+	eventually(t, "the new host has to wait", func() bool {
+		return slices.ContainsFunc(c.member.Status().Networks, func(n member.NetworkStatus) bool {
+			return n.Phase == member.Pending && strings.Contains(n.Problem, control.ErrSettling.Error())
+		})
+	})
+	b.startWith(server)
+	w.claimed(server, b, its[len(its)-1])
+	server.Expire("settling")
+	eventually(t, "the new host has its part", func() bool { return c.find("jobs") != nil && c.phase("jobs") == member.Ready && len(c.blocks()) > 0 })
+	for _, p := range c.blocks() {
+		if slices.ContainsFunc(slices.Concat(a.blocks(), its), p.Overlaps) {
+			t.Errorf("%s was given twice", p)
+		}
+	}
+	if !slices.Equal(b.blocks(), its) {
+		t.Errorf("b has %v, had %v", b.blocks(), its)
+	}
 }

@@ -54,6 +54,20 @@ func (s Stamp) age(now Stamp) time.Duration {
 	return now.Up
 }
 
+// Origin is what this host knows of the store that it saw last, on the disk of an
+// earlier plugin perhaps: its name, and how far it had come at least.
+func (m *Member) Origin() (instance string, revision int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	instance, revision = m.cluster.Origin()
+	for _, n := range m.networks {
+		if _, of, at := n.routes.Known(); of == instance {
+			revision = max(revision, at)
+		}
+	}
+	return instance, revision
+}
+
 func (m *Member) stamp() Stamp {
 	return Stamp{Boot: m.o.Node.Boot, Up: m.o.Clock(), Wall: m.o.Wall()}
 }

@@ -1,0 +1,68 @@
+package etcd_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/controltest"
+	"github.com/particle-net/particle/control/controltest/etcdtest"
+	"github.com/particle-net/particle/control/etcd"
+)
+
+// listed is the first whole list of a network's routes.
+func listed(t *testing.T, s *etcd.Store, n control.Network) control.Update[control.Route] {
+	t.Helper()
+	for u := range s.WatchRoutes(t.Context(), n) {
+		if u.Whole {
+			return u
+		}
+	}
+	t.Fatal("the watch has ended")
+	return control.Update[control.Route]{}
+}
+
+// A snapshot is restored while no host runs. None has seen the store itself as it was,
+// but a host has on its disk how far that had come. What the snapshot lacks is not
+// granted to another.
+func TestSetBackWhileNobodyLooks(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		srv := etcdtest.Start(t, release)
+		n := controltest.Network(1)
+		owner := open(t, srv.Endpoint(), controltest.Node(1))
+		var err error
+		if n.VNI, err = owner.ClaimNetwork(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		srv.Save()
+		its, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := listed(t, owner, n)
+		if err := owner.Close(); err != nil {
+			t.Fatal(err)
+		}
+		srv.Load()
+		other := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Instance: before.Instance, Revision: before.Revision})
+		knowsNothing := func() *etcd.Store { return open(t, srv.Endpoint(), controltest.Node(3)) }
+		if c, err := other.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); !errors.Is(err, control.ErrSettling) {
+			t.Errorf("who knows how far it had come: %v, %v", c, err)
+		}
+		if c, err := knowsNothing().ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); !errors.Is(err, control.ErrSettling) {
+			t.Errorf("who knows nothing: %v, %v", c, err)
+		}
+		// The owner's list tells it that it has to claim again, however much was written meanwhile.
+		owner = open(t, srv.Endpoint(), controltest.Node(1))
+		if list := listed(t, owner, n); list.Instance == before.Instance || len(list.Put) != 0 {
+			t.Errorf("the list is of %s, as before; it has %v", list.Instance, list.Put)
+		}
+		if err := owner.Restore(t.Context(), n, its); err != nil {
+			t.Error(err)
+		}
+		srv.Expire("settling")
+		if c, err := other.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); err != nil || c.Prefix.Overlaps(its.Prefix) {
+			t.Errorf("in the end: %v, %v; %s is the owner's", c, err, its.Prefix)
+		}
+	})
+}
