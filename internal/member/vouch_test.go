@@ -111,6 +111,38 @@ func TestAbsentHostKeepsItsAddresses(t *testing.T) {
 	}
 }
 
+// An address is given back, and its host leaves, a moment before the store is wiped:
+// nobody has to wait until that is forgotten.
+func TestWithdrawalBeforeTheStoreIsWiped(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		id, addr := a.find("jobs").SharedNetwork.ID, netip.MustParseAddr("10.9.200.7")
+		if err := a.member.ClaimAddress(context.Background(), id, addr, "web"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(soon)
+		a.member.ReleaseAddress(id, addr)
+		if err := c.member.Leave(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		c.kill()
+		time.Sleep(10 * time.Second)
+		held := b.view("jobs")
+		if !strings.Contains(held, "1:10.9.200.7/32") || !strings.Contains(held, " 3:") {
+			t.Fatalf("before the store is wiped b has %q", held)
+		}
+		w.cluster.Wipe()
+		time.Sleep(15 * time.Second)
+		if after := b.view("jobs"); after != held {
+			t.Errorf("25 s after the withdrawal b has %q, had %q", after, held)
+		}
+		time.Sleep(10 * time.Second)
+		w.agree("jobs", "when the withdrawal is over", a, b)
+		if s := b.member.Status().Networks[0]; s.Doubted+s.Withdrawn != 0 {
+			t.Errorf("in doubt still: %+v", s)
+		}
+	})
+}
+
 // Of a host that is away others remember what it has given up meanwhile, or it has
 // lost its part of the network with its disk.
 func TestVouchedBlockThatIsNotUsed(t *testing.T) {
