@@ -135,18 +135,23 @@ type refusal struct {
 	err      error
 }
 
-// contended are the addresses that hosts wish for; none is of a host's own block. They
-// are IPv4 alone: Docker asks for these first, and does not give them back when the
-// IPv6 address that was wished for is refused.
-var contended = netip.MustParsePrefix("10.77.201.0/30")
+// contended are the addresses that hosts wish for, of both families; none is of a host's
+// own block.
+var contended = []netip.Prefix{netip.MustParsePrefix("10.77.201.0/30"), netip.MustParsePrefix("fd00:77::c0:10/126")}
 
-// wish is a container's wish for a contended address.
+// wish is a container's wish for a contended address, or for two.
 func wish() []string {
-	a := contended.Addr()
-	for range rand.N(4) {
-		a = a.Next()
+	var args []string
+	for i, option := range []string{"--ip", "--ip6"} {
+		if len(args) == 0 && i > 0 || rand.N(2) == 0 {
+			a := contended[i].Addr()
+			for range rand.N(4) {
+				a = a.Next()
+			}
+			args = append(args, option, a.String())
+		}
 	}
-	return []string{"--ip", a.String()}
+	return args
 }
 
 // denied is what a wish may be answered: somebody has the address, or whether somebody

@@ -169,7 +169,7 @@ func (c *brokenCluster) suffers(ctx context.Context, fault clusterFault) {
 	c.windows = append(c.windows, window{began, well, fault.on})
 	pause, lost := c.alive(fault.name)
 	c.keepRoutes(fault.name)
-	if err := c.agrees(ctx, contended); err != nil {
+	if err := c.agrees(ctx, contended...); err != nil {
 		c.Errorf("%s: a minute after all was well: %v", fault.name, err)
 	}
 	c.Logf("%s: %s, and %s until all is well, %s more until all routes are right; longest silence %s, %d datagrams lost", fault.name,
@@ -244,7 +244,7 @@ func (c *brokenCluster) keepRoutes(fault string) {
 			continue
 		}
 		for _, p := range lost[min(c.reported[b], len(lost)):] {
-			if !slices.Contains(c.expected, p) && !contended.Overlaps(p) {
+			if !slices.Contains(c.expected, p) && !slices.ContainsFunc(contended, p.Overlaps) {
 				c.Errorf("%s: %s lost its route to %s", fault, b.host.Name(), p)
 			}
 		}
