@@ -261,6 +261,12 @@ func TestStaleClaimIsGivenBack(t *testing.T) {
 					t.Fatalf("b has %v, c has %v", b.blocks(), c.blocks())
 				}
 				w.cluster.Load(saved)
+				if former.deaf { // "A store that was set back": it is b's to say that it is not b's
+					time.Sleep(time.Minute)
+					if got := a.view("jobs"); !strings.Contains(got, "2:"+moved.String()) {
+						t.Errorf("before b comes a has %q", got)
+					}
+				}
 				former.back(b)
 				for range 120 {
 					time.Sleep(100 * time.Millisecond)
