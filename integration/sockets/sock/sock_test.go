@@ -42,6 +42,7 @@ func TestEntries(t *testing.T) {
 			defer k.Close()
 			exchange(t, k)
 			datagrams(t, k)
+			pair(t, k)
 			other, err := k.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -120,6 +121,34 @@ func datagrams(t *testing.T, k *Kernel) {
 		n, _, peer, err := k.Receive(server, data, nil)
 		if err != nil || string(data[:n]) != "from "+want || AddrPort(peer).Addr().String() != want {
 			t.Errorf("received %q from %s: %v", data[:n], Text(peer), err)
+		}
+	}
+}
+
+// pair sends by sockets that take no pages of a sender's.
+func pair(t *testing.T, k *Kernel) {
+	t.Helper()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range ends {
+		k.Adopt(fd)
+		if err := k.bound(fd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, text := range []string{"hello", "again"} {
+		if n, err := k.Send(ends[0], Message{Data: []byte(text)}); err != nil || n != len(text) {
+			t.Errorf("sent %d bytes of %q: %v", n, text, err)
+		}
+		data := make([]byte, 16)
+		n, _, _, err := k.Receive(ends[1], data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(data[:n]) != text {
+			t.Errorf("received %q, want %q", data[:n], text)
 		}
 	}
 }
