@@ -148,7 +148,7 @@ func coreError(dir string, err error) error {
 		e.On = dir
 		e.Fix = "another version left its maps; stop the containers of particle networks, then run `particle uninstall` and install again"
 	case errors.Is(err, unix.EPERM):
-		e.Fix = "grant CAP_SYS_ADMIN, or CAP_BPF with CAP_NET_ADMIN and CAP_PERFMON"
+		e.Fix = "grant CAP_SYS_ADMIN, or CAP_BPF with CAP_NET_ADMIN and CAP_PERFMON, and allow bpf(2) where a filter of system calls denies it"
 	case errors.Is(err, ebpf.ErrNotSupported):
 		e.Fix = "use Linux 6.1 or later with CONFIG_CGROUP_BPF and CONFIG_DEBUG_INFO_BTF"
 	}
