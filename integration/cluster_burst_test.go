@@ -26,7 +26,7 @@ const (
 func BenchmarkClusterBurst(b *testing.B) {
 	for _, engine := range engines() {
 		b.Run(engine, func(b *testing.B) {
-			first := benchCluster(b, engine)
+			first := benchCluster(b, engine, func(b *bed) clusterStore { return ownStore{b} })
 			for range b.N {
 				measureBursts(b, first)
 			}
@@ -36,7 +36,7 @@ func BenchmarkClusterBurst(b *testing.B) {
 
 // benchCluster is three hosts with a network that they share, named shared, and one
 // that each has for itself, named alone.
-func benchCluster(b *testing.B, engine string) *bed {
+func benchCluster(b *testing.B, engine string, store func(*bed) clusterStore) *bed {
 	b.Helper()
 	ctx := b.Context()
 	first, err := newBed(ctx, lab.Options{Engine: engine, Hosts: 3}, false)
@@ -48,7 +48,7 @@ func benchCluster(b *testing.B, engine string) *bed {
 		})
 	}
 	if err == nil {
-		err = first.cluster(ctx)
+		err = store(first).join(ctx, first.all())
 	}
 	if err == nil {
 		err = first.burstNetworks(ctx)
@@ -61,19 +61,13 @@ func benchCluster(b *testing.B, engine string) *bed {
 
 func (b *bed) burstNetworks(ctx context.Context) error {
 	const driver = "particle"
-	if _, err := b.docker(ctx, "network", "create", "-d", driver, "--ipam-driver", driver, "--subnet", "10.77.0.0/16", "shared"); err != nil {
+	if err := b.shares(ctx, "shared", "--subnet", "10.77.0.0/16"); err != nil {
 		return err
 	}
 	return b.each(func(b *bed) error {
 		_, err := b.docker(ctx, "network", "create", "-d", driver, "--ipam-driver", driver, "--subnet", "10.77.0.0/16",
 			"-o", "particle.scope=local", "alone")
-		if err != nil {
-			return err
-		}
-		return until(ctx, func() error {
-			_, err := b.docker(ctx, "network", "inspect", "shared")
-			return err
-		})
+		return err
 	})
 }
 
