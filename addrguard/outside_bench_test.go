@@ -9,7 +9,7 @@ import (
 )
 
 // BenchmarkOutside tells what processes outside the anchors pay for the guard of
-// others: as ratios, once the programs are attached somewhere and again when they
+// others ("All other processes of the host pay what the kernel takes"): as ratios, once the programs are attached somewhere and again when they
 // are gone, to the same calls before. The kernel skips hooks by patching its own
 // text as long as nothing hangs on them anywhere, so other guards on the machine
 // would hide the difference.
