@@ -34,6 +34,9 @@ type manner struct {
 	bare bool
 	// alone cannot ask the victim: what it could say counts as heard.
 	alone bool
+	// once is one that differs from others in what the kernel does with it: the first
+	// engine shows that.
+	once bool
 	// scan tries all private addresses, too, for seconds. The guard looks at each
 	// call alike, so one manner of each kernel entry is enough.
 	scan bool
@@ -68,16 +71,16 @@ var manners = []manner{
 	{name: "386", program: "sockets386", entry: sock.Syscall},
 	{name: "socketcall", program: "sockets386", entry: sock.Socketcall, unconfined: true, scan: true},
 	{name: "uring", program: "sockets", entry: sock.Uring, unconfined: true, scan: true},
-	{name: "uring-async", program: "sockets", entry: sock.UringAsync, unconfined: true},
-	{name: "uring-sqpoll", program: "sockets", entry: sock.UringSqpoll, unconfined: true},
-	{name: "uring-send", program: "sockets", entry: sock.UringSend, unconfined: true, only: sending},
-	{name: "uring-send-zc", program: "sockets", entry: sock.UringPages, unconfined: true, only: sending},
-	{name: "uring-sendmsg-zc", program: "sockets", entry: sock.UringMessages, unconfined: true, only: sending},
+	{name: "uring-async", program: "sockets", entry: sock.UringAsync, unconfined: true, once: true},
+	{name: "uring-sqpoll", program: "sockets", entry: sock.UringSqpoll, unconfined: true, once: true},
+	{name: "uring-send", program: "sockets", entry: sock.UringSend, unconfined: true, only: sending, once: true},
+	{name: "uring-send-zc", program: "sockets", entry: sock.UringPages, unconfined: true, only: sending, once: true},
+	{name: "uring-sendmsg-zc", program: "sockets", entry: sock.UringMessages, unconfined: true, only: sending, once: true},
 	{name: "uring-386", program: "sockets386", entry: sock.Uring, unconfined: true},
 	{name: "own", program: "sockets", entry: sock.Syscall, own: true, options: overLinks},
 	{name: "own-to-own", program: "sockets", entry: sock.Syscall, own: true, options: overLinks, victim: ownVictim},
 	{name: "to-own", program: "sockets", entry: sock.Syscall, unconfined: true, victim: ownVictim, only: beyond},
-	{name: "uring-to-own", program: "sockets", entry: sock.UringPages, unconfined: true, victim: ownVictim, only: sending},
+	{name: "uring-to-own", program: "sockets", entry: sock.UringPages, unconfined: true, victim: ownVictim, only: sending, once: true},
 	// As another container of the network, whose address it shares.
 	{name: "joiner", program: "sockets", entry: sock.Syscall, unconfined: true, joins: "idle"},
 	{name: "joiner-own", program: "sockets", entry: sock.Syscall, own: true, options: overLinks, joins: "idle", idle: []string{"--label", "particle.namespace=own"}},
@@ -88,7 +91,7 @@ var manners = []manner{
 	{name: "stranger", program: "sockets", entry: sock.Syscall, unconfined: true, joins: "idle", options: pastRuntime, alone: true},
 	// "With NET_RAW, which Docker gives to whom it is not told otherwise"
 	{name: "stranger-raw", program: "sockets", entry: sock.Syscall, joins: "idle", options: pastRuntime[:2], alone: true, only: []string{"sniff/packet"}},
-	{name: "stranger-uring", program: "sockets", entry: sock.Uring, unconfined: true, joins: "idle", options: pastRuntime, alone: true},
+	{name: "stranger-uring", program: "sockets", entry: sock.Uring, unconfined: true, joins: "idle", options: pastRuntime, alone: true, once: true},
 	// What could help to seize more than the own.
 	{name: "systempaths", program: "sockets", entry: sock.Syscall, unconfined: true, options: []string{"--security-opt", "systempaths=unconfined"},
 		only: []string{"control/*", "change/*", "escape/*", "seize/*"}},
@@ -118,3 +121,6 @@ var pastRuntime = []string{"--runtime", "runc", "--cap-drop", "NET_RAW"}
 func named(name string) manner {
 	return manners[slices.IndexFunc(manners, func(m manner) bool { return m.name == name })]
 }
+
+// on says whether an attacker of this manner is to be had on an engine.
+func (m manner) on(engine string) bool { return !m.once || engine == engines()[0] }
