@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -108,7 +109,7 @@ func (h *Host) wire() error {
 	}
 	defer under.Close()
 	if old, err := under.LinkByName(h.name); err == nil {
-		if err := under.LinkDel(old); err != nil {
+		if err := under.LinkDel(old); err != nil && !errors.Is(err, unix.ENODEV) { // gone by now
 			return &fault.Error{Op: "unplug", On: h.name, Err: err}
 		}
 	}
