@@ -86,9 +86,12 @@ func (r *Routes) Count(s Standing) int { return r.hold.Count(s) }
 
 // Known lists all routes that are kept, with what Remember needs beside them.
 func (r *Routes) Known() (all []Route, instance string, revision int64) {
-	instance, revision = r.hold.Origin()
+	instance, revision = r.Origin()
 	return r.hold.All(Current, Withdrawn, Doubted), instance, revision
 }
+
+// Origin tells of which store they are, and how far that had come (see Hold).
+func (r *Routes) Origin() (instance string, revision int64) { return r.hold.Origin() }
 
 // Own lists what the watch says that this host answers for.
 func (r *Routes) Own() []netip.Prefix { return r.mine(false) }

@@ -18,11 +18,10 @@ import (
 func (f *Fabric) takeHalf(id topology.PoolID) (half *Lease, second bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := f.pools[id]
-	if p == nil || f.networks[p.Network] == nil {
+	p, n := f.networkOfPool(id)
+	if n == nil {
 		return nil, false
 	}
-	n := f.networks[p.Network]
 	half, n.half = n.half, nil
 	if half != nil {
 		if of := f.pools[half.Pool]; of == nil || of.leases[half.Addr] != half {
@@ -36,16 +35,24 @@ func (f *Fabric) takeHalf(id topology.PoolID) (half *Lease, second bool) {
 func (f *Fabric) putHalf(id topology.PoolID, a netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := f.pools[id]
-	if p == nil || f.networks[p.Network] == nil {
+	p, n := f.networkOfPool(id)
+	if n == nil {
 		return
 	}
-	n := f.networks[p.Network]
 	for _, s := range n.Subnets {
 		if s.Managed && s.Subnet.Addr().Is6() {
 			n.half = p.leases[a]
 		}
 	}
+}
+
+// networkOfPool finds a pool's network; nil if it is of none yet. The caller holds mu.
+func (f *Fabric) networkOfPool(id topology.PoolID) (*addressPool, *network) {
+	p := f.pools[id]
+	if p == nil {
+		return nil, nil
+	}
+	return p, f.networks[p.Network]
 }
 
 // giveUp takes a first address back without Docker's word.

@@ -52,8 +52,9 @@ struct network {
 
 /* What the program asked for when it bound a socket, where that was not the wildcard:
  * the own address stands for it, unless the program named that address itself, as few
- * do. MAPPED_WILDCARD is ::ffff:0.0.0.0. A group's address has a stand-in. */
-enum { NAMED = 1, MAPPED_WILDCARD = 2, GROUP = 4 };
+ * do. MAPPED_WILDCARD is ::ffff:0.0.0.0. A group's address has a stand-in. FLAGS are what
+ * a TCP socket can tell. */
+enum { NAMED = 1, MAPPED_WILDCARD = 2, FLAGS = 3, GROUP = 4 };
 
 /* What is kept with a socket. Those for datagrams have it from their making on,
  * which spares each datagram the search for its container. Those for connections
@@ -221,7 +222,7 @@ static __always_inline __u32 asked_for(struct bpf_sock *sk, const struct owner *
 	if (o)
 		return o->bound;
 	tcp = bpf_skc_to_tcp_sock(sk);
-	return tcp ? tcp->bpf_sock_ops_cb_flags & (NAMED | MAPPED_WILDCARD) : 0;
+	return tcp ? tcp->bpf_sock_ops_cb_flags & FLAGS : 0;
 }
 
 /* Addresses. */

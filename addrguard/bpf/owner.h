@@ -112,7 +112,7 @@ static __always_inline bool flag(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 	if (!tcp)
 		return false;
 	had = tcp->bpf_sock_ops_cb_flags;
-	flags = (had & ~(NAMED | MAPPED_WILDCARD)) | bound;
+	flags = (had & ~FLAGS) | bound;
 	return flags == had || !bpf_setsockopt(ctx, SOL_TCP, SOCKET_FLAGS, &flags, sizeof(flags));
 }
 

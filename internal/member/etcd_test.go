@@ -2,15 +2,12 @@ package member_test
 
 import (
 	"context"
-	"io"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/sirupsen/logrus"
 
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/controltest/etcdtest"
@@ -54,12 +51,7 @@ func (h *host) startWith(server *etcdtest.Server) {
 // is given back to an empty one, and goes.
 func TestWithEtcd(t *testing.T) {
 	server := etcdtest.Start(t, etcdtest.Current)
-	logger := logrus.New()
-	logger.SetOutput(io.Discard)
-	if testing.Verbose() {
-		logger.SetOutput(t.Output())
-	}
-	w := &world{t: t, log: logrus.NewEntry(logger)}
+	w := newWorld(t)
 	var hosts []*host
 	for i := range 2 {
 		h := w.host(i)
@@ -121,12 +113,7 @@ func (w *world) claimed(server *etcdtest.Server, h *host, block netip.Prefix) {
 // comes first, and a new one with it, who may not be given that.
 func TestSnapshotRestoredBetweenStarts(t *testing.T) {
 	server := etcdtest.Start(t, etcdtest.Current)
-	logger := logrus.New()
-	logger.SetOutput(io.Discard)
-	if testing.Verbose() {
-		logger.SetOutput(t.Output())
-	}
-	w := &world{t: t, log: logrus.NewEntry(logger)}
+	w := newWorld(t)
 	a, b, c := w.host(0), w.host(1), w.host(2)
 	for _, h := range []*host{a, b, c} {
 		t.Cleanup(h.kill)

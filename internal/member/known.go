@@ -61,7 +61,7 @@ func (m *Member) Origin() (instance string, revision int64) {
 	defer m.mu.Unlock()
 	instance, revision = m.cluster.Origin()
 	for _, n := range m.networks {
-		if _, of, at := n.routes.Known(); of == instance {
+		if of, at := n.routes.Origin(); of == instance {
 			revision = max(revision, at)
 		}
 	}

@@ -34,15 +34,21 @@ type world struct {
 	stop    []func()
 }
 
+// newWorld is one without a cluster, which says what happens in it where it is asked to.
+func newWorld(t *testing.T) *world {
+	logger := logrus.New()
+	logger.SetOutput(io.Discard)
+	if testing.Verbose() {
+		logger.SetOutput(t.Output())
+	}
+	return &world{t: t, log: logrus.NewEntry(logger)}
+}
+
 // inWorld runs a test with hosts a, b, ... that are members of one cluster.
 func inWorld(t *testing.T, hosts int, test func(*world, []*host)) {
 	synctest.Test(t, func(t *testing.T) {
-		logger := logrus.New()
-		logger.SetOutput(io.Discard)
-		if testing.Verbose() {
-			logger.SetOutput(t.Output())
-		}
-		w := &world{t: t, cluster: memory.New(), log: logrus.NewEntry(logger)}
+		w := newWorld(t)
+		w.cluster = memory.New()
 		defer func() {
 			for _, stop := range w.stop {
 				stop()
