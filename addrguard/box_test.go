@@ -132,7 +132,7 @@ func (h *host) network(n, families int) topology.NetworkID {
 	h.t.Helper()
 	ns := tenant(h.t, families)
 	h.spaces[networkID(n)] = ns
-	if err := h.Protect(h.t.Context(), networkID(n)); err != nil {
+	if err := h.Protect(h.t.Context(), networkID(n), families&v6 != 0); err != nil {
 		h.t.Fatal(err)
 	}
 	return networkID(n)

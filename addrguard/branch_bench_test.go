@@ -25,7 +25,7 @@ func BenchmarkBranch(b *testing.B) {
 				b.Fatal(err)
 			}
 			ns.Run("ip", "-batch", batch)
-			if err := h.Protect(b.Context(), id); err != nil {
+			if err := h.Protect(b.Context(), id, false); err != nil {
 				b.Fatal(err)
 			}
 			for n := many; b.Loop(); n++ {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -110,4 +112,39 @@ func TestBranchesComeAndGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.pinned(0)
+}
+
+// A network without IPv6 has nothing to steer on the devices that lead elsewhere; what
+// a version put there that did not know that goes.
+func TestDevicesWithoutIPv6(t *testing.T) {
+	t.Parallel()
+	if !devicesSince(t) {
+		return // no device has a program
+	}
+	h := newHost(t)
+	id := h.network(1, v4)
+	ns := h.spaces[id]
+	ns.Run("ip", "link", "add", "vx0", "type", "veth", "peer", "name", "wire")
+	ns.Run("sh", "-c", "ip "+branchLink(1))
+	for _, ipv6 := range []bool{false, true, false} {
+		if err := h.Close(); err != nil { // one process does not look at a branch twice
+			t.Fatal(err)
+		}
+		h.open()
+		if err := h.Protect(t.Context(), id, ipv6); err != nil {
+			t.Fatal(err)
+		}
+		var have []string
+		for name := range h.programs() {
+			if parts := strings.Split(name, "-"); parts[0] == "device" {
+				have = append(have, parts[2][:2]+" "+parts[3])
+			}
+		}
+		slices.Sort(have)
+		want := []string{"lo steer", "pb ping", "vx ping"}
+		if ipv6 {
+			want = []string{"lo steer", "pb ping", "pb steer", "vx ping", "vx steer"}
+		}
+		expect(t, fmt.Sprint("programs, with IPv6 ", ipv6), fmt.Sprint(have), fmt.Sprint(want))
+	}
 }

@@ -22,8 +22,8 @@ const (
 	branchDevices  = "pb"  // start of the names of links to containers with a namespace of their own
 )
 
-// deviceEgress is the program that packets pass on their way out. On lo they pass
-// one on their way in.
+// deviceEgress is the program that packets pass on their way out of a device. On lo
+// they pass one on their way in, and on others where there is IPv6 to steer.
 const deviceEgress = "ping"
 
 func devicePin(netns uint64, device, program string) string {
@@ -68,7 +68,10 @@ func (g *Guard) equip(netns uint64, record *guardNetwork) error {
 
 func (g *Guard) equipDevice(netns uint64, name string, index int) error {
 	for program, prog := range g.device.Programs {
-		if name == loopbackDevice && program == deviceEgress {
+		if !g.needs(netns, name, program) { // other versions may have it there
+			if err := g.unpin(devicePin(netns, name, program)); err != nil {
+				return err
+			}
 			continue
 		}
 		attach := func() (link.Link, error) {
@@ -83,10 +86,16 @@ func (g *Guard) equipDevice(netns uint64, name string, index int) error {
 			return err
 		}
 	}
-	if name == loopbackDevice { // where other versions had it
-		return g.unpin(devicePin(netns, name, deviceEgress))
-	}
 	return nil
+}
+
+// needs reports whether a device of a namespace must have a program. The pins' lock is
+// held.
+func (g *Guard) needs(netns uint64, device, program string) bool {
+	if device == loopbackDevice {
+		return program != deviceEgress
+	}
+	return program == deviceEgress || !g.only4[netns]
 }
 
 // attachable reports whether the kernel lets programs hang on devices, by asking
@@ -150,6 +159,7 @@ func (g *Guard) takeOverDevices(names []string) error {
 // unequip removes the programs from a namespace's devices.
 func (g *Guard) unequip(netns uint64) error {
 	delete(g.branches, netns)
+	delete(g.only4, netns)
 	names, err := g.pins()
 	if err != nil {
 		return err

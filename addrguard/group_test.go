@@ -24,7 +24,7 @@ func groupNetwork(h *host) (id topology.NetworkID, links map[string]int, own soc
 	ns.Run("ip", "link", "set", "up0", "up")
 	netnstest.Connect(ns, "pb1", "192.0.2.1/24", apart, "eth0", "192.0.2.2/24")
 	apart.Run("ip", "route", "add", "default", "via", "192.0.2.1")
-	if err := h.Protect(h.t.Context(), id); err != nil {
+	if err := h.Protect(h.t.Context(), id, true); err != nil {
 		h.t.Fatal(err)
 	}
 	links = map[string]int{}

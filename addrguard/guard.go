@@ -51,6 +51,10 @@ type Guard struct {
 	// namespace's cookie. The lock of the pins guards it.
 	branches map[uint64]map[string]int
 
+	// only4 are the namespaces, by their cookies, to which no IPv6 comes from elsewhere,
+	// as far as this process was told. The lock of the pins guards it.
+	only4 map[uint64]bool
+
 	steering steering // its lock ranks after that of the pins
 
 	// mu guards what follows; it ranks after the lock of the pins.
@@ -68,7 +72,7 @@ type Guard struct {
 // Causes are told by Probe.
 func Open(ctx context.Context, opts Options) (*Guard, error) {
 	g := &Guard{opts: opts, dir: filepath.Join(opts.Pins, layout),
-		branches: map[uint64]map[string]int{}, steering: steering{holders: map[guardSteerKey]map[topology.CgroupID]bool{}}, anchors: map[topology.CgroupID]place{}, leaving: map[topology.CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
+		branches: map[uint64]map[string]int{}, only4: map[uint64]bool{}, steering: steering{holders: map[guardSteerKey]map[topology.CgroupID]bool{}}, anchors: map[topology.CgroupID]place{}, leaving: map[topology.CgroupID]bool{}, cookies: map[topology.NetworkID]uint64{}}
 	if err := g.open(ctx); err != nil {
 		return nil, errors.Join(openError(opts, err), g.Close())
 	}

@@ -17,12 +17,13 @@ import (
 // admitted gets EPERM for a socket. It may be called again, and must be when the
 // namespace got another device: sources are checked there from then on, and answers
 // to echo requests by the uplink come in. For one branch more ProtectBranch is
-// enough.
-func (g *Guard) Protect(ctx context.Context, id topology.NetworkID) error {
+// enough. ipv6 tells whether the network has IPv6: without, its devices need one
+// program less for each packet that comes in.
+func (g *Guard) Protect(ctx context.Context, id topology.NetworkID, ipv6 bool) error {
 	unlock, err := g.lock(ctx)
 	if err == nil {
 		defer unlock()
-		err = g.opts.Spaces.Within(id, func() error { return g.protect(id) })
+		err = g.opts.Spaces.Within(id, func() error { return g.protect(id, ipv6) })
 	}
 	if err != nil {
 		return networkError("protect network", id, err)
@@ -31,7 +32,7 @@ func (g *Guard) Protect(ctx context.Context, id topology.NetworkID) error {
 }
 
 // protect runs inside the namespace.
-func (g *Guard) protect(id topology.NetworkID) error {
+func (g *Guard) protect(id topology.NetworkID, ipv6 bool) error {
 	netns, err := netnsCookie()
 	if err != nil {
 		return err
@@ -46,6 +47,7 @@ func (g *Guard) protect(id topology.NetworkID) error {
 			return err
 		}
 	}
+	g.only4[netns] = !ipv6
 	if err := g.equip(netns, &record); err != nil {
 		return err
 	}

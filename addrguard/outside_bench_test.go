@@ -34,7 +34,7 @@ func BenchmarkOutside(b *testing.B) {
 					h.end()
 					after = append(after, batchesAt(place[0], kind)...)
 					h.open()
-					if err := h.Protect(b.Context(), network); err != nil {
+					if err := h.Protect(b.Context(), network, false); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,7 +62,7 @@ func newMachine(t *testing.T, root *netnstest.Namespace, vtep string, pools ...s
 
 func (m *machine) protect() {
 	m.t.Helper()
-	if err := m.Protect(m.t.Context(), networkID(1)); err != nil {
+	if err := m.Protect(m.t.Context(), networkID(1), slices.ContainsFunc(m.pools[1:], func(p netip.Prefix) bool { return p.Addr().Is6() })); err != nil {
 		m.t.Fatal(err)
 	}
 }

@@ -176,7 +176,7 @@ func TestTakeOverClears(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.open()
-	if err := h.Protect(t.Context(), network); err != nil {
+	if err := h.Protect(t.Context(), network, false); err != nil {
 		t.Fatal(err)
 	}
 	have := h.programs()

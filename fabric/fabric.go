@@ -239,7 +239,7 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 		changed, up = changed || more, err == nil
 	}
 	if err == nil {
-		err = f.kernelGuard(record).Protect(ctx, n.ID)
+		err = f.kernelGuard(record).Protect(ctx, n.ID, record.hasIPv6())
 	}
 	if err != nil && ctx.Err() != nil {
 		return changed, err // that our time is over says nothing about the network
@@ -269,7 +269,7 @@ func (f *Fabric) applyUplink(ctx context.Context, n Network) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Subnet.Addr().Is6() }) {
+	if n.hasIPv6() {
 		u = u.WithIPv6()
 	}
 	return f.o.Segments.ApplyUplink(ctx, u)

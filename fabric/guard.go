@@ -16,7 +16,7 @@ import (
 type Unguarded struct{}
 
 // Protect does nothing.
-func (Unguarded) Protect(context.Context, topology.NetworkID) error { return nil }
+func (Unguarded) Protect(context.Context, topology.NetworkID, bool) error { return nil }
 
 // ProtectBranch does nothing.
 func (Unguarded) ProtectBranch(context.Context, topology.NetworkID, topology.EndpointID) error {

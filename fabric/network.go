@@ -361,7 +361,7 @@ func (f *Fabric) ensureUplink(ctx context.Context, n *network) error {
 	if _, err := f.applyUplink(ctx, record); err != nil {
 		return err
 	}
-	if err := f.kernelGuard(record).Protect(ctx, n.ID); err != nil { // the uplink is a new link
+	if err := f.kernelGuard(record).Protect(ctx, n.ID, record.hasIPv6()); err != nil { // the uplink is a new link
 		return err
 	}
 	f.mu.Lock()

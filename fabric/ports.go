@@ -116,8 +116,8 @@ const (
 // what it was told holds on without the plugin. Every method may be repeated.
 type Guard interface {
 	// Protect lets no process use the network's namespace that was not admitted.
-	// Call it again when a link is new.
-	Protect(context.Context, topology.NetworkID) error
+	// Call it again when a link is new. ipv6 tells whether the network has IPv6.
+	Protect(ctx context.Context, id topology.NetworkID, ipv6 bool) error
 	// ProtectBranch does so for the link to a container with a namespace of its own.
 	ProtectBranch(context.Context, topology.NetworkID, topology.EndpointID) error
 	// Unprotect forgets a network whose namespace is about to go.

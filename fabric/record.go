@@ -3,6 +3,7 @@ package fabric
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/particle-net/particle/topology"
@@ -34,6 +35,10 @@ type Network struct {
 	Block   int               `json:",omitempty"` // prefix length of IPv4 blocks as asked for
 	Claims  []netip.Prefix    `json:",omitempty"`
 	Leaving []netip.Prefix    `json:",omitempty"`
+}
+
+func (n Network) hasIPv6() bool {
+	return slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Subnet.Addr().Is6() })
 }
 
 // Subnet is one address range of a network.

@@ -339,7 +339,7 @@ func cgroupID(path string) (id topology.CgroupID) {
 	return id
 }
 
-func (g guard) Protect(_ context.Context, id topology.NetworkID) error {
+func (g guard) Protect(_ context.Context, id topology.NetworkID, _ bool) error {
 	g.w.mu.Lock()
 	defer g.w.mu.Unlock()
 	g.w.protected[id] = true

@@ -123,6 +123,19 @@ static __always_inline bool passes(struct __sk_buff *skb, bool out, const struct
 	return true;
 }
 
+/* Whether a packet for a datagram's socket came to the address that the socket has: the
+ * kernel chose the socket by that, and bind or connect has seen to it that it is the
+ * container's. A loopback has rules of its own, and what steer has handed over came to
+ * another address. */
+static __always_inline bool is_addressed(struct __sk_buff *skb, struct bpf_sock *sk)
+{
+	if (sk->protocol != IPPROTO_UDP)
+		return false;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return sk->src_ip4 && !is_loop4(sk->src_ip4);
+	return sk->src_ip6[0] && sk->src_ip6[0] != loopback6.word[0];
+}
+
 static __always_inline int filter(struct __sk_buff *skb, bool out)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -132,7 +145,7 @@ static __always_inline int filter(struct __sk_buff *skb, bool out)
 
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
-	if (!sk || is_settled(sk))
+	if (!sk || is_settled(sk) || (!out && is_addressed(skb, sk)))
 		return 1;
 	o = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	who = o ? kept_subject(o, &s) : packet_subject(skb, sk, &s);
