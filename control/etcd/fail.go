@@ -52,8 +52,7 @@ func (s *Store) do(ctx context.Context, op, on string, f func(context.Context) e
 }
 
 func (s *Store) try(ctx context.Context, f func(context.Context) error) error {
-	// A server that has lost the others says so at once, and the next attempt is another's.
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), attempt)
+	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
 	if s.ctx.Err() != nil {
 		return errClosed
@@ -141,6 +140,20 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// elsewhere repeats what a server has refused because it has lost the others: the client
+// turns to the next one each time, of those to which it has a connection by then. Without
+// being asked to refuse, such a server would keep the question until its time is up.
+func (s *Store) elsewhere(ctx context.Context, ask func(context.Context) error) error {
+	ctx = clientv3.WithRequireLeader(ctx)
+	began := time.Now()
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		err := ask(ctx)
+		if !errors.Is(err, rpctypes.ErrNoLeader) || time.Since(began) > attempt/3 || !pause(ctx, wait) {
+			return err
+		}
+	}
+}
+
 // txn is one transaction. The revision of the answer is compared with what was
 // seen before the question: a store that has gone back in time is not the one we
 // know.
@@ -149,8 +162,12 @@ func (s *Store) txn(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []
 	if err != nil {
 		return nil, err
 	}
+	var r *clientv3.TxnResponse
 	seen := s.seen.Load()
-	r, err := c.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
+	err = s.elsewhere(ctx, func(ctx context.Context) (err error) {
+		r, err = c.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +175,22 @@ func (s *Store) txn(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []
 		return nil, errRewound
 	}
 	return r, nil
+}
+
+// grant is a new lease; 0 if there is none.
+func (s *Store) grant(ctx context.Context, ttl time.Duration) (id clientv3.LeaseID, err error) {
+	c, err := s.conn()
+	if err != nil {
+		return 0, err
+	}
+	err = s.elsewhere(ctx, func(ctx context.Context) error {
+		r, err := c.Grant(ctx, max(1, int64(ttl/time.Second)))
+		if err == nil {
+			id = r.ID
+		}
+		return err
+	})
+	return id, err
 }
 
 // read is several reads of one moment.

@@ -237,7 +237,10 @@ func (s *Store) enlist(ctx context.Context, info, alive, lost *clientv3.GetRespo
 		return err
 	}
 	if s.lease != 0 {
-		_, err := c.KeepAliveOnce(ctx, s.lease)
+		err := s.elsewhere(ctx, func(ctx context.Context) error {
+			_, err := c.KeepAliveOnce(ctx, s.lease)
+			return err
+		})
 		switch {
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			s.lease = 0
@@ -252,11 +255,9 @@ func (s *Store) enlist(ctx context.Context, info, alive, lost *clientv3.GetRespo
 		return nil
 	}
 	if s.lease == 0 {
-		granted, err := c.Grant(ctx, max(1, int64(s.o.LeaseTTL/time.Second)))
-		if err != nil {
+		if s.lease, err = s.grant(ctx, s.o.LeaseTTL); err != nil {
 			return err
 		}
-		s.lease = granted.ID
 	}
 	ops := []clientv3.Op{
 		clientv3.OpPut(s.k.alive(me.ID), me.Boot, clientv3.WithLease(s.lease)),

@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -49,15 +48,11 @@ func (s *Store) settle(ctx context.Context, named *clientv3.GetResponse) error {
 
 // forAWhile writes a key that goes by itself.
 func (s *Store) forAWhile(ctx context.Context, key string) (clientv3.Op, error) {
-	c, err := s.conn()
+	lease, err := s.grant(ctx, s.o.Settle)
 	if err != nil {
 		return clientv3.Op{}, err
 	}
-	lease, err := c.Grant(ctx, max(1, int64(s.o.Settle/time.Second)))
-	if err != nil {
-		return clientv3.Op{}, err
-	}
-	return clientv3.OpPut(key, "", clientv3.WithLease(lease.ID)), nil
+	return clientv3.OpPut(key, "", clientv3.WithLease(lease)), nil
 }
 
 // asking reads whether a network grants claims, and its record.

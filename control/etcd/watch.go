@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/particle-net/particle/control"
@@ -137,6 +138,9 @@ func (v *view[T]) run(ctx context.Context) {
 			healthy, down = v.follow(ctx, changed)
 			if healthy {
 				told, wait = "", 50*time.Millisecond
+			}
+			if healthy && errors.Is(down, rpctypes.ErrNoLeader) && pause(ctx, 10*time.Millisecond) {
+				continue // only the watch's server has lost the others, who have just given the list
 			}
 			if ctx.Err() == nil && down != nil {
 				v.s.poke()
