@@ -81,6 +81,13 @@ func TestContainersWithTheirOwnNamespace(t *testing.T) {
 	expect(t, "send", friend.send("[::1]:53", "own"), 0)
 	text, _ := private.received("what arrives")
 	expect(t, "what arrives", text, "own")
+	if devicesSince(t) { // a server for both families is found there, but not by them
+		open := shared.bound(udp, "[::]:54")
+		expect(t, "send", stranger.send(join(netip.AddrFrom16(name).String(), 54), "forbidden"), 0)
+		expect(t, "send", friend.send("[::1]:54", "own"), 0)
+		text, _ := open.received("what arrives at all addresses")
+		expect(t, "what arrives at all addresses", text, "own")
+	}
 }
 
 func TestBranchesComeAndGo(t *testing.T) {

@@ -84,6 +84,51 @@ func TestAutobindLeaksNothing(t *testing.T) {
 	}
 }
 
+// What sends without being asked may not reach a loopback that is not its own.
+func TestLoopbackTakesNothingFromElsewhere(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4)
+	a, helper := h.box(network, 1, v4), h.top+"/helper"
+	h.cgroup(helper)
+	if _, err := h.Admit(t.Context(), helper, addrguard.Identity{Exempt: true}); err != nil {
+		t.Fatal(err)
+	}
+	private := a.bound(udp, "127.0.0.1:53")
+	base, _ := addrguard.Loopback(a.slot)
+	sender := h.start(helper, h.spaces[network]).bound(udp, "10.77.0.9:0")
+	expect(t, "send to "+base.Next().String(), sender.send(join(base.Next().String(), 53), "forbidden"), 0)
+	expect(t, "send", a.socket(unix.AF_INET, udp).send("127.0.0.1:53", "own"), 0)
+	text, _ := private.received("what arrives")
+	expect(t, "what arrives", text, "own")
+}
+
+// The kernel binds a socket for ping to any address, and two to one identifier if both
+// agree: an answer is not the neighbour's to take even so.
+func TestAnswersToPingsAreNotTaken(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4|v6)
+	a, b := h.box(network, 1, v4|v6), h.box(network, 2, v4|v6)
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		before, err := h.Counters(b.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asker, taker := pinger(a, family), pinger(b, family)
+		for _, s := range []sock{asker, taker} { // the kernel asks the last one first
+			s.must(Call{Name: "setsockopt", FD: s.fd, Proto: unix.SOL_SOCKET, Opt: unix.SO_REUSEADDR, Value: 1})
+			expect(t, "bind", s.do(Call{Name: "bind", FD: s.fd, Addr: join(a.addr(family), 7)}).Err, 0)
+		}
+		expect(t, "connect", asker.connect(join(b.addr(family), 0)), 0)
+		expect(t, "ping", asker.send("", echoRequest(family)), 0)
+		eventually(t, "the answer is kept from the neighbour", func() bool {
+			after, err := h.Counters(b.id)
+			return err == nil && after.IngressDropped > before.IngressDropped
+		})
+	}
+}
+
 func (b *box) addr(family int) string {
 	if family == unix.AF_INET6 {
 		return b.addr6
