@@ -140,15 +140,24 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// elsewhere repeats what a server has refused because it has lost the others: the client
-// turns to the next one each time, of those to which it has a connection by then. Without
-// being asked to refuse, such a server would keep the question until its time is up.
+// elsewhere asks one server and then, if there are several, others, as long as none has
+// answered: one that has lost the others refuses, one whose disk hangs is silent, and one
+// that has died takes the connection with it. The client turns to the next one each time,
+// of those to which it has a connection by then. What is asked must bear being asked
+// twice, as in do.
 func (s *Store) elsewhere(ctx context.Context, ask func(context.Context) error) error {
+	// Without this a server that has lost the others would be silent for long, too.
 	ctx = clientv3.WithRequireLeader(ctx)
+	if len(s.o.Endpoints) == 1 {
+		return ask(ctx)
+	}
 	began := time.Now()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		err := ask(ctx)
-		if !errors.Is(err, rpctypes.ErrNoLeader) || time.Since(began) > attempt/3 || !pause(ctx, wait) {
+		asking, cancel := context.WithTimeout(ctx, attempt/2) // which leaves time for another
+		err := ask(asking)
+		again := asking.Err() != nil || code(err) == codes.Unavailable
+		cancel()
+		if err == nil || !again || time.Since(began) > attempt*2/3 || !pause(ctx, wait) {
 			return err
 		}
 	}

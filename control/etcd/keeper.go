@@ -137,7 +137,8 @@ func (s *Store) note(before, revision int64) bool {
 
 // check is one look at the store.
 func (s *Store) check() error {
-	ctx, cancel := context.WithTimeout(s.ctx, attempt)
+	// Of several servers a silent one may be met by two of the questions.
+	ctx, cancel := context.WithTimeout(s.ctx, time.Duration(min(len(s.o.Endpoints), 2))*attempt)
 	defer cancel()
 	if _, err := s.conn(); err != nil {
 		if err := s.connect(ctx); err != nil {

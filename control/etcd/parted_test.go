@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/controltest"
 	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/control/etcd"
@@ -43,6 +44,46 @@ func TestServerThatLostTheOthers(t *testing.T) {
 			}
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// A server that hangs keeps nobody waiting for long, and nobody takes the store for down.
+// A watch that was its own goes on with another.
+func TestServerThatHangs(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		servers := etcdtest.StartCluster(t, release, 3)
+		var endpoints []string
+		for _, s := range servers {
+			endpoints = append(endpoints, s.Endpoint())
+		}
+		hosts := make([]*etcd.Store, 6)
+		watches := make([]<-chan control.Update[control.Network], len(hosts))
+		for i := range hosts {
+			hosts[i] = opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second})
+			watches[i] = hosts[i].WatchNetworks(t.Context())
+			for whole := false; !whole; {
+				whole = (<-watches[i]).Whole
+			}
+		}
+		servers[0].Freeze()
+		defer servers[0].Thaw()
+		for n := range 10 {
+			network := controltest.Network(n + 1)
+			if _, err := hosts[n%len(hosts)].ClaimNetwork(t.Context(), network); err != nil {
+				t.Fatal(err)
+			}
+			for i, watch := range watches {
+				for found := false; !found; {
+					u := <-watch
+					if u.Down != nil {
+						t.Fatalf("host %d: %v", i+1, u.Down)
+					}
+					for _, have := range u.Put {
+						found = found || have.ID == network.ID
+					}
+				}
 			}
 		}
 	})
