@@ -23,7 +23,7 @@ type run func(ctx context.Context, out io.Writer, args []string) error
 func commands() map[string]run {
 	return map[string]run{
 		"addr": addr, "serve": serve, "get": get, "report": report, "collect": collect,
-		"udp-echo": udpEcho, "udp-send": udpSend, "lookup": lookup, "dns": serveDNS,
+		"udp-send": udpSend, "lookup": lookup, "dns": serveDNS,
 		"caps": caps, "sleep": sleep, "echo": echo, "talk": talk, "pester": pester,
 		"station": station, "reach": reach, "forge": forge, "deny": deny,
 	}
@@ -35,7 +35,6 @@ const usage = `usage: probe COMMAND
   get URL|ADDR:PORT [-source self] [-timeout D]
   report -to ADDR:PORT [-timeout D]           connect from the own address and say so
   collect -listen ADDR:PORT -n N              wait for N distinct reporters
-  udp-echo -listen ADDR:PORT
   udp-send ADDR:PORT TEXT [-source self] [-timeout D]
   echo -listen ADDR:PORT                      TCP and UDP
   talk ADDR:PORT [-udp] [-timeout D]          keep one connection to an echo busy

@@ -112,7 +112,7 @@ func TestInContainers(t *testing.T) {
 	if got := run("get", web, "-source", "self"); !strings.HasPrefix(got, "web local="+web+" peer=172.17.0.") {
 		t.Errorf("get: %q", got)
 	}
-	if got, echo := run("udp-send", start("udp-echo", "-listen", "self:7"), "hello"), "hello from 172.17.0."; !strings.HasPrefix(got, echo) {
+	if got, echo := run("udp-send", start("echo", "-listen", "self:7"), "hello"), "hello from 172.17.0."; !strings.HasPrefix(got, echo) {
 		t.Errorf("udp-send: %q", got)
 	}
 	if got := run("lookup", "db.test", "-server", start("dns", "-listen", "self:53", "db.test=10.0.0.1", "db.test=2001:db8::1")); got != "10.0.0.1\n2001:db8::1" {

@@ -9,26 +9,6 @@ import (
 	"time"
 )
 
-// udpEcho sends every packet back to where it came from.
-func udpEcho(ctx context.Context, out io.Writer, args []string) error {
-	o, _, err := parse(args)
-	if err != nil {
-		return err
-	}
-	at, err := expand(o.listen)
-	if err != nil {
-		return err
-	}
-	var lc net.ListenConfig
-	conn, err := lc.ListenPacket(ctx, "udp", at)
-	if err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	fmt.Fprintf(out, "listening on %s\n", conn.LocalAddr())
-	return echoPackets(ctx, conn)
-}
-
 func echoPackets(ctx context.Context, conn net.PacketConn) error {
 	return eachPacket(ctx, conn, func(packet []byte, peer net.Addr) error {
 		_, err := conn.WriteTo(packet, peer)

@@ -256,7 +256,7 @@ func TestDoctorNamesWhatIsMissing(t *testing.T) {
 	if err := lab.LoadImage(t.Context(), h.Host); err != nil {
 		t.Fatal(err)
 	}
-	h.sh(t, "docker run -d --network host "+lab.TestImage+" probe udp-echo -listen 0.0.0.0:4789")
+	h.sh(t, "docker run -d --network host "+lab.TestImage+" probe echo -listen 0.0.0.0:4789")
 	h.sh(t, "mount --make-rprivate /run")
 	before := h.sh(t, snapshot)
 	cmd := h.command(join(programs, "particle"), "doctor")
