@@ -223,7 +223,7 @@ func (h *Hold[T]) Find(key string) (value T, s Standing, ok bool) {
 
 // All lists the records of the given standings, in order of their keys.
 func (h *Hold[T]) All(standings ...Standing) []T {
-	var all []T
+	all := make([]T, 0, len(h.kept))
 	for _, key := range slices.Sorted(maps.Keys(h.kept)) {
 		if k := h.kept[key]; slices.Contains(standings, k.standing) {
 			all = append(all, k.value)
@@ -232,8 +232,8 @@ func (h *Hold[T]) All(standings ...Standing) []T {
 	return all
 }
 
-// each visits the records of the given standings, in no order.
-func (h *Hold[T]) each(visit func(T), standings ...Standing) {
+// Each visits the records of the given standings, in no order.
+func (h *Hold[T]) Each(visit func(T), standings ...Standing) {
 	for _, k := range h.kept {
 		if slices.Contains(standings, k.standing) {
 			visit(k.value)

@@ -2,7 +2,6 @@ package control
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -102,7 +101,7 @@ func (r *Routes) Vouched() []netip.Prefix { return r.mine(true) }
 
 func (r *Routes) mine(vouched bool) []netip.Prefix {
 	var mine []netip.Prefix
-	r.hold.each(func(route Route) {
+	r.hold.Each(func(route Route) {
 		if route.Node == r.self && route.Vouched == vouched {
 			mine = append(mine, route.Prefix)
 		}
@@ -144,7 +143,7 @@ type Duplicate struct {
 // lower VTEP.
 func (r *Routes) Duplicates() []Duplicate {
 	owners, double := make(map[netip.Prefix]topology.NodeID, len(r.hold.kept)), false
-	r.hold.each(func(route Route) {
+	r.hold.Each(func(route Route) {
 		if owner, ok := owners[route.Prefix]; !route.Vouched {
 			double = double || ok && owner != route.Node
 			owners[route.Prefix] = route.Node
@@ -183,9 +182,9 @@ func (r *Routes) ranked() []Route {
 		}
 		return cmp.Or(strings.Compare(string(a.Node), string(b.Node)), a.Prefix.Compare(b.Prefix))
 	}
-	var current, held []Route
-	r.hold.each(func(route Route) { current = append(current, route) }, Current)
-	r.hold.each(func(route Route) { held = append(held, route) }, Withdrawn, Doubted)
+	current, held := make([]Route, 0, len(r.hold.kept)), []Route(nil)
+	r.hold.Each(func(route Route) { current = append(current, route) }, Current)
+	r.hold.Each(func(route Route) { held = append(held, route) }, Withdrawn, Doubted)
 	slices.SortFunc(current, rank)
 	slices.SortFunc(held, rank)
 	return append(current, held...)
@@ -197,7 +196,8 @@ func (r *Routes) ranked() []Route {
 func (r *Routes) Peers(own netip.Addr) []topology.Peer {
 	routes := r.ranked()
 	taken := make(map[netip.Prefix]bool, len(routes))
-	peers := make(map[netip.Addr]*topology.Peer, len(routes))
+	at := make(map[netip.Addr]int, len(routes))
+	peers := make([]topology.Peer, 0, len(routes))
 	for _, route := range routes {
 		if taken[route.Prefix] {
 			continue
@@ -206,18 +206,17 @@ func (r *Routes) Peers(own netip.Addr) []topology.Peer {
 		if route.Node == r.self || !route.VTEP.IsValid() || route.VTEP == own {
 			continue
 		}
-		p := peers[route.VTEP]
-		if p == nil {
-			p = &topology.Peer{VTEP: route.VTEP, MAC: route.MAC, Port: route.Port}
-			peers[route.VTEP] = p
+		i, known := at[route.VTEP]
+		if !known {
+			i = len(peers)
+			at[route.VTEP] = i
+			peers = append(peers, topology.Peer{VTEP: route.VTEP, MAC: route.MAC, Port: route.Port})
 		}
-		p.Prefixes = append(p.Prefixes, route.Prefix)
+		peers[i].Prefixes = append(peers[i].Prefixes, route.Prefix)
 	}
-	all := make([]topology.Peer, 0, len(peers))
-	for _, vtep := range slices.SortedFunc(maps.Keys(peers), netip.Addr.Compare) {
-		p := *peers[vtep]
-		slices.SortFunc(p.Prefixes, netip.Prefix.Compare)
-		all = append(all, p)
+	for i := range peers {
+		slices.SortFunc(peers[i].Prefixes, netip.Prefix.Compare)
 	}
-	return all
+	slices.SortFunc(peers, func(a, b topology.Peer) int { return a.VTEP.Compare(b.VTEP) })
+	return slices.Clone(peers) // which are kept: there may be many routes for each
 }

@@ -121,7 +121,7 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.at(id)
-	before, doubles := n.routes.Own(), len(n.routes.Duplicates())
+	before := n.routes.Own()
 	v := n.routes.Update(u, m.o.Clock())
 	n.dirty, n.heard = n.dirty || v.Changed, n.heard || u.Whole
 	m.forgotten(n, v.Forgotten)
@@ -131,9 +131,11 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 		clear(n.announced)
 		log.WithField("doubted", n.routes.Count(control.Doubted)).Warn("routes were lost, and are kept: " + v.Loss)
 	}
-	if d := n.routes.Duplicates(); len(d) > doubles {
-		log.WithField("duplicates", len(d)).Error("two hosts answer for the same addresses")
+	d := len(n.routes.Duplicates())
+	if d > n.doubles {
+		log.WithField("duplicates", d).Error("two hosts answer for the same addresses")
 	}
+	n.doubles = d
 	return u.Down == nil && (u.Whole || !slices.Equal(before, n.routes.Own()))
 }
 

@@ -81,6 +81,7 @@ type network struct {
 	called string // by this host's Docker
 	making bool   // Docker is making it at our request
 
+	doubles   int    // prefixes of two hosts, at the last message
 	follow    func() // ends the goroutine that follows its routes; nil if there is none
 	heard     bool   // routes has had a list since the start; until then the fabric knows better
 	peers     []topology.Peer

@@ -105,29 +105,16 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	m.pushing.Lock()
 	defer m.pushing.Unlock()
 	m.mu.Lock()
-	nodes := m.nodes.All(control.Current, control.Withdrawn, control.Doubted)
-	all := make(map[netip.AddrPort]bool, len(nodes)+len(more))
-	for _, node := range nodes {
-		all[netip.AddrPortFrom(node.VTEP, node.Port)] = true
-	}
-	for _, n := range m.networks {
-		for _, p := range n.peers {
-			all[netip.AddrPortFrom(p.VTEP, p.Port)] = true
-		}
-	}
-	for _, p := range more {
-		all[netip.AddrPortFrom(p.VTEP, p.Port)] = true
-	}
-	maps.DeleteFunc(all, func(at netip.AddrPort, _ bool) bool { return !at.Addr().IsValid() || !m.admits(at.Addr()) })
-	members := slices.AppendSeq(make([]netip.AddrPort, 0, len(all)), maps.Keys(all))
-	slices.SortFunc(members, netip.AddrPort.Compare)
-	same := m.members != nil && slices.Equal(members, m.members)
-	ends := m.ends(nodes)
+	all := m.admitted(more)
+	same := m.members != nil && len(all) == len(m.members) && !slices.ContainsFunc(m.members, func(at netip.AddrPort) bool { return !all[at] })
+	ends := m.ends()
 	m.mu.Unlock()
 	m.setEnds(ctx, ends)
 	if same {
 		return
 	}
+	members := slices.AppendSeq(make([]netip.AddrPort, 0, len(all)), maps.Keys(all))
+	slices.SortFunc(members, netip.AddrPort.Compare)
 	if err := m.o.Overlay.SetMembers(ctx, members); err != nil {
 		if ctx.Err() == nil {
 			m.o.Log.WithError(err).Warn("the kernel does not know all hosts of the cluster; trying again")
@@ -137,6 +124,24 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	m.mu.Lock()
 	m.members = members
 	m.mu.Unlock()
+}
+
+// admitted are those whose packets are let in. The caller holds mu.
+func (m *Member) admitted(more []topology.Peer) map[netip.AddrPort]bool {
+	all := make(map[netip.AddrPort]bool, len(m.members)+len(more))
+	m.nodes.Each(func(node control.NodeState) {
+		all[netip.AddrPortFrom(node.VTEP, node.Port)] = true
+	}, control.Current, control.Withdrawn, control.Doubted)
+	for _, n := range m.networks {
+		for _, p := range n.peers {
+			all[netip.AddrPortFrom(p.VTEP, p.Port)] = true
+		}
+	}
+	for _, p := range more {
+		all[netip.AddrPortFrom(p.VTEP, p.Port)] = true
+	}
+	maps.DeleteFunc(all, func(at netip.AddrPort, _ bool) bool { return !at.Addr().IsValid() || !m.admits(at.Addr()) })
+	return all
 }
 
 // lets says whether the overlay lets in what comes from a peer. The caller holds mu.

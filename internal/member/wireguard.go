@@ -37,8 +37,12 @@ func (m *Member) admits(vtep netip.Addr) bool {
 
 // ends are the other hosts' ends of WireGuard. A host has the tunnel address of its
 // id and no other; of two with one key the first has it. The caller holds mu.
-func (m *Member) ends(nodes []control.NodeState) (list []topology.WireGuardPeer) {
-	if m.node.WireGuard == nil || len(nodes) == 0 {
+func (m *Member) ends() (list []topology.WireGuardPeer) {
+	if m.node.WireGuard == nil {
+		return nil
+	}
+	nodes := m.nodes.All(control.Current, control.Withdrawn, control.Doubted)
+	if len(nodes) == 0 {
 		return nil // the list of hosts was not heard yet: it has this one, too
 	}
 	list = []topology.WireGuardPeer{}
