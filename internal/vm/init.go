@@ -175,6 +175,13 @@ func (j job) enterRoot() error {
 	if err := mountAll(root, mounts); err != nil {
 		return err
 	}
+	// Under the new root they would be in every mount namespace, for nobody to see, and
+	// whoever has rights there could mount them anew without what hides parts of them.
+	for _, old := range []string{"/proc", "/sys", "/dev"} {
+		if err := unix.Unmount(old, unix.MNT_DETACH); err != nil {
+			return os.NewSyscallError("unmount "+old, err)
+		}
+	}
 	if err := os.Chdir(root); err != nil {
 		return err
 	}
