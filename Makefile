@@ -101,7 +101,7 @@ PRODUCT = integration integration/probe
 STOCK = seccomp/filter internal/holder overlay addrguard
 KERNELS ?= 6.1 6.12
 # What is tested where systemd makes the cgroups of containers.
-SYSTEMD = TestScripts/.*/^(guard|servers|lifecycle|own|crash|plugin-down|systemd)$$|^TestAttack$$/.*/^(ordinary|exec)$$
+SYSTEMD = TestScripts/.*/^(guard|servers|lifecycle|own|crash|plugin-down|systemd)$$|^TestAttack$$/.*/^(ordinary|exec)$$|^TestSocketTable$$
 OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/) internal/vm/,$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
 
 .PHONY: test-go
@@ -119,7 +119,7 @@ test-kernels: packages build ## in virtual machines (KERNELS="6.1 6.12"): what t
 		-exec '$(CURDIR)/bin/particle-vm -kernel '$$k' -timeout 60m' $(STOCK:%=./%) || exit 1; done
 	$(BUILD) ./integration/probe ./integration/sockets
 	CGO_ENABLED=0 GOARCH=386 $(GO) build -trimpath -ldflags "-s -w" -o bin/sockets386 ./integration/sockets
-	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)' -parallel 1 -timeout 60m \
+	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)|^TestAttack$$|^TestSocketTable$$' -parallel 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 6000 -scratch /var/lib/particle-lab' ./integration
 	PARTICLE_INIT=systemd PARTICLE_REQUIRE=1 PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '$(SYSTEMD)' -parallel 1 -timeout 90m \
 		-exec '$(CURDIR)/bin/particle-vm -kernel 6.12 -timeout 90m -memory 6000 -scratch /var/lib/particle-lab' ./integration

@@ -65,7 +65,8 @@
 //     for others is checked once more. Sockets other than TCP's have a mark
 //     (SO_MARK) that tells their container, and their packets carry it over lo:
 //     so one program for each packet that lo takes in (tcx) compares sources,
-//     sets those of echo requests right, and steers. Other devices compare on
+//     sets those of echo requests right, and steers. Other devices, which have a
+//     program for the way in only where there is IPv6 to steer, compare on
 //     the way out. Behind the uplink sources are rewritten, so all may leave
 //     there. Only CAP_NET_ADMIN and CAP_NET_RAW can change a mark. Before Linux
 //     6.6 forged sources are dropped at the cgroup (cgroup_skb/egress).
