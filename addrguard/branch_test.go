@@ -2,12 +2,15 @@ package addrguard_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/addrguard"
@@ -153,5 +156,15 @@ func TestDevicesWithoutIPv6(t *testing.T) {
 			want = []string{"lo steer", "pb ping", "pb steer", "vx ping", "vx steer"}
 		}
 		expect(t, fmt.Sprint("programs, with IPv6 ", ipv6), fmt.Sprint(have), fmt.Sprint(want))
+		ns.Do(func() {
+			device, err := net.InterfaceByName("vx0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			hanging, err := link.QueryPrograms(link.QueryOptions{Target: device.Index, Attach: ebpf.AttachTCXIngress})
+			if err != nil || (len(hanging.Programs) > 0) != ipv6 {
+				t.Errorf("on the way in, with IPv6 %v: %+v, %v", ipv6, hanging, err)
+			}
+		})
 	}
 }
