@@ -39,6 +39,8 @@ func (s *Store) keep() {
 		s.report(err)
 		if err != nil {
 			clear(s.sightings) // time without the store does not count
+		} else {
+			s.askProgress()
 		}
 		wait = s.o.LeaseTTL / 3
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/particle-net/particle/control/controltest"
 	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/control/etcd"
+	"github.com/particle-net/particle/topology"
 )
 
 // A server that has lost the others serves nobody, and a host that has it among its
@@ -84,6 +85,72 @@ func TestServerThatHangs(t *testing.T) {
 						found = found || have.ID == network.ID
 					}
 				}
+			}
+		}
+	})
+}
+
+// One whose disk hangs keeps its connections, and even so no watch stays with it.
+func TestWatchLeavesServerThatIsSilent(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		servers := etcdtest.StartCluster(t, release, 2)
+		gate := etcdtest.NewGate(t, servers[0])
+		endpoints := []string{gate.Endpoint(), servers[1].Endpoint()}
+		writer := opened(t, etcd.Options{Endpoints: endpoints[1:], Node: controltest.Node(100)})
+		var watches []*controltest.Table[topology.SharedID, control.Network]
+		for i := range 8 {
+			s := opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second})
+			watches = append(watches, controltest.Follow(t, s.WatchNetworks(t.Context()), func(n control.Network) topology.SharedID { return n.ID }))
+			for n := range 9 { // which share a stream with that
+				go func() {
+					for range s.WatchRoutes(t.Context(), controltest.Network(n+2)) {
+					}
+				}()
+			}
+		}
+		for _, w := range watches {
+			w.UntilHave(0)
+		}
+		gate.Mute()
+		if _, err := writer.ClaimNetwork(t.Context(), controltest.Network(1)); err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range watches {
+			w.UntilHave(1)
+		}
+	})
+}
+
+// A watch that has nothing to tell is not begun anew.
+func TestQuietWatchGoesOn(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		srv := etcdtest.Start(t, release)
+		s := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1), LeaseTTL: 6 * time.Second})
+		networks := s.WatchNetworks(t.Context())
+		for whole := false; !whole; {
+			whole = (<-networks).Whole
+		}
+		etcd := srv.Client()
+		for renewals, last := 0, int64(0); renewals < 8; { // the keeper looks three times in each lease
+			leases, err := etcd.Leases(t.Context())
+			if err != nil || len(leases.Leases) == 0 {
+				t.Fatalf("leases: %v, %v", leases, err)
+			}
+			left, err := etcd.TimeToLive(t.Context(), leases.Leases[0].ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left.TTL > last {
+				renewals++
+			}
+			last = left.TTL
+			if _, err := etcd.Put(t.Context(), "/elsewhere", ""); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case u := <-networks:
+				t.Fatalf("told %+v", u)
+			default:
 			}
 		}
 	})

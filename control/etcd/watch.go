@@ -198,11 +198,26 @@ func (v *view[T]) follow(ctx context.Context, changed <-chan struct{}) (healthy 
 	if err != nil || ctx.Err() != nil {
 		return true, err
 	}
+	// Nor does it if the server hangs.
+	starting := time.AfterFunc(attempt, cancel)
 	events := c.Watch(ctx, v.prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1), clientv3.WithProgressNotify())
+	if !starting.Stop() {
+		v.s.leave(changed)
+		return true, nil
+	}
+	at, behind, look := revision, false, time.NewTicker(v.s.o.LeaseTTL)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return true, nil
+		case <-look.C:
+			if was := behind; v.s.seen.Load() <= at {
+				behind = false
+			} else if behind = true; was {
+				v.s.leave(changed)
+				return true, nil
+			}
 		case r, open := <-events:
 			switch {
 			case ctx.Err() != nil:
@@ -214,10 +229,33 @@ func (v *view[T]) follow(ctx context.Context, changed <-chan struct{}) (healthy 
 			case r.Err() != nil:
 				return true, r.Err()
 			}
+			at, behind = max(at, r.Header.Revision), false
 			if u := v.apply(r); len(u.Put)+len(u.Deleted) > 0 && !v.send(ctx, u) {
 				return true, nil
 			}
 		}
+	}
+}
+
+// leave has all watches begin anew, because the server of one hangs. They share a stream,
+// which goes to another server when the last one has left it. changed is what the one
+// began with: others may have noticed before.
+func (s *Store) leave(changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if changed == s.changed {
+		s.log.Warn("a server of the cluster's store hangs; the watches go on with another")
+		s.jump()
+	}
+}
+
+// askProgress has all watches hear how far the store has come, if their server is well. One
+// that is behind of what others have answered, for a lease, has a server that hangs.
+func (s *Store) askProgress() {
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(s.ctx), attempt/3) // a stream is known by what is asked with it
+	defer cancel()
+	if c, err := s.conn(); err == nil {
+		_ = c.RequestProgress(ctx) // that nothing comes tells more than an error
 	}
 }
 

@@ -1,8 +1,11 @@
 package etcdtest
 
 import (
+	"encoding/binary"
+	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -12,6 +15,7 @@ import (
 type Gate struct {
 	listener net.Listener
 	to       string
+	muted    atomic.Bool
 
 	mu    sync.Mutex
 	open  chan struct{} // closed while bytes pass
@@ -62,6 +66,10 @@ func (g *Gate) Open() {
 	}
 }
 
+// Mute has the server answer no question any more, on connections that stay well, as one
+// does whose disk hangs.
+func (g *Gate) Mute() { g.muted.Store(true) }
+
 // end breaks all connections.
 func (g *Gate) end() {
 	g.listener.Close()
@@ -108,7 +116,7 @@ func (g *Gate) accept(running *sync.WaitGroup) {
 			}
 			var both sync.WaitGroup
 			both.Go(func() { g.pass(out, in) })
-			both.Go(func() { g.pass(in, out) })
+			both.Go(func() { g.answers(in, out) })
 			both.Wait()
 		})
 	}
@@ -123,6 +131,32 @@ func (g *Gate) pass(to, from net.Conn) {
 		n, err := from.Read(buf)
 		g.wait()
 		if _, werr := to.Write(buf[:n]); werr != nil || err != nil {
+			return
+		}
+	}
+}
+
+// Frames of HTTP/2 that are about the connection alone (RFC 9113, section 6).
+var ofConnection = map[byte]bool{0x4: true, 0x6: true, 0x7: true, 0x8: true} // SETTINGS, PING, GOAWAY, WINDOW_UPDATE
+
+// answers copies what a server says, frame by frame, while the gate is open.
+func (g *Gate) answers(to, from net.Conn) {
+	defer to.Close()
+	defer from.Close()
+	for {
+		head := make([]byte, 9)
+		if _, err := io.ReadFull(from, head); err != nil {
+			return
+		}
+		frame := append(head, make([]byte, binary.BigEndian.Uint32(head)>>8)...)
+		if _, err := io.ReadFull(from, frame[len(head):]); err != nil {
+			return
+		}
+		g.wait()
+		if g.muted.Load() && !ofConnection[head[3]] {
+			continue
+		}
+		if _, err := to.Write(frame); err != nil {
 			return
 		}
 	}
