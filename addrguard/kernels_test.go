@@ -9,28 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/netnstest"
 )
 
-// since reports whether this is a kernel of a release or a later one: what
-// docs/limits.md says of older ones is tested there.
-func since(t testing.TB, major, minor int) bool {
-	t.Helper()
-	var name unix.Utsname
-	var have [2]int
-	err := unix.Uname(&name)
-	if err == nil {
-		_, err = fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &have[0], &have[1])
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return have[0] > major || have[0] == major && have[1] >= minor
-}
-
 // The guard needs Linux 6.1. Later ones give it programs on devices and hooks of
-// unix sockets.
-func devicesSince(t testing.TB) bool { t.Helper(); return since(t, 6, 6) }
-func unixSince(t testing.TB) bool    { t.Helper(); return since(t, 6, 7) }
+// unix sockets; what docs/limits.md says of those before is tested there.
+func devicesSince(t testing.TB) bool { t.Helper(); return netnstest.Since(t, 6, 6) }
+func unixSince(t testing.TB) bool    { t.Helper(); return netnstest.Since(t, 6, 7) }
 
 // checkLacks fails a guard that does without more than its kernel lacks, or that
 // does not say so; devices tells whether there are programs on them.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/addrguard"
+	"github.com/particle-net/particle/internal/netnstest"
 )
 
 // autobound is a socket whose port the kernel chose for all addresses, without
@@ -315,7 +316,7 @@ func TestRingBind(t *testing.T) {
 	for async := range 2 {
 		for n, box := range []*box{a, b} {
 			s := box.socket(unix.AF_INET, tcp)
-			if !since(t, 6, 11) { // rings have no such operation yet
+			if !netnstest.Since(t, 6, 11) { // rings have no such operation yet
 				expect(t, "bind", box.do(Call{Name: "iouring", FD: s.fd, Addr: joined("0.0.0.0", "80"), Value: async}).Err, unix.EINVAL)
 				continue
 			}

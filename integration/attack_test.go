@@ -3,7 +3,6 @@ package integration
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path"
@@ -11,12 +10,11 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/particle-net/particle/addrguard"
 	"github.com/particle-net/particle/integration/sockets/attack"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/netnstest"
 )
 
 // concession is what a shared namespace cannot give, or does otherwise. The
@@ -76,23 +74,10 @@ var conceded = []concession{
 // concededHere are those, and what this kernel lacks the hooks for.
 func concededHere(t *testing.T) []concession {
 	t.Helper()
-	if !kernelBefore(t, 6, 7) {
+	if netnstest.Since(t, 6, 7) {
 		return conceded
 	}
 	return append(slices.Clone(conceded), concession{[]string{"unix/*", "lure/unix"}, "Abstract unix sockets of neighbours can be reached"})
-}
-
-func kernelBefore(t *testing.T, major, minor int) bool {
-	t.Helper()
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		t.Fatal(err)
-	}
-	var have, part int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &have, &part); err != nil {
-		t.Fatal(err)
-	}
-	return have < major || have == major && part < minor
 }
 
 // stage is a host with a victim on each of two networks, and on one of them another

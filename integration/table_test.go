@@ -11,6 +11,7 @@ import (
 
 	"github.com/particle-net/particle/integration/sockets/table"
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/netnstest"
 )
 
 // differences are the socket calls whose answer is another one in a particle
@@ -67,7 +68,7 @@ func TestSocketTable(t *testing.T) {
 			t.Errorf("two runs in equal containers differ:\n%s", diff)
 		}
 		shared, own := differences, []concession(nil)
-		if kernelBefore(t, 6, 6) {
+		if !netnstest.Since(t, 6, 6) {
 			shared, own = slices.Concat(differences, differencesBefore66, othersBefore66), othersBefore66
 		}
 		used := map[string]bool{}

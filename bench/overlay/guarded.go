@@ -46,7 +46,7 @@ func admit(h *overlay.Host, host int, id topology.NetworkID, addr netip.Addr) (c
 	if err := os.MkdirAll(c.path, 0o755); err != nil {
 		return c, err
 	}
-	if err := c.guard.Protect(ctx, id, addr.Is6()); err != nil {
+	if err := c.guard.Protect(ctx, id, false); err != nil {
 		return c, err
 	}
 	_, err = c.guard.Admit(ctx, cgroup, addrguard.Identity{Identity: topology.Identity{Network: id, IPv4: addr, Slot: 1}})

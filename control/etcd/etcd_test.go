@@ -35,6 +35,13 @@ func opened(t testing.TB, o etcd.Options) *etcd.Store {
 	return s
 }
 
+func endpointsOf(servers []*etcdtest.Server) (all []string) {
+	for _, s := range servers {
+		all = append(all, s.Endpoint())
+	}
+	return all
+}
+
 // releases runs a test with the oldest and the newest etcd that are promised,
 // beside all others: most of the time they wait.
 func releases(t *testing.T, f func(t *testing.T, release string)) {

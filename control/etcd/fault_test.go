@@ -175,10 +175,7 @@ func TestClaimsUnderFaults(t *testing.T) {
 func TestUpgradeUnderLoad(t *testing.T) {
 	t.Parallel()
 	servers := etcdtest.StartCluster(t, etcdtest.Debian, 3)
-	var endpoints []string
-	for _, s := range servers {
-		endpoints = append(endpoints, s.Endpoint())
-	}
+	endpoints := endpointsOf(servers)
 	keeper := opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(500)})
 	n := controltest.Network(2)
 	if _, err := keeper.ClaimNetwork(t.Context(), n); err != nil {

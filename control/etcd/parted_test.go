@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,22 @@ import (
 	"github.com/particle-net/particle/control/etcd"
 	"github.com/particle-net/particle/topology"
 )
+
+// untilWhole reads a watch up to its list.
+func untilWhole(watch <-chan control.Update[control.Network]) {
+	for !(<-watch).Whole {
+	}
+}
+
+// untilHas is the next update that has a network, or says that there is no store.
+func untilHas(watch <-chan control.Update[control.Network], n control.Network) control.Update[control.Network] {
+	for {
+		u := <-watch
+		if u.Down != nil || slices.ContainsFunc(u.Put, func(have control.Network) bool { return have.ID == n.ID }) {
+			return u
+		}
+	}
+}
 
 // A server that has lost the others serves nobody, and a host that has it among its
 // servers does not even notice: it is never without a store.
@@ -34,14 +51,12 @@ func TestServerThatLostTheOthers(t *testing.T) {
 				t.Fatal(err)
 			}
 			networks := s.WatchNetworks(ctx)
-			for found := false; !found; {
-				u := <-networks
-				if u.Down != nil && !strings.Contains(u.Down.Error(), "not answered yet") {
-					t.Fatalf("host %d: %v", i+1, u.Down)
-				}
-				for _, have := range u.Put {
-					found = found || have.ID == n.ID
-				}
+			u := untilHas(networks, n)
+			for u.Down != nil && strings.Contains(u.Down.Error(), "not answered yet") {
+				u = untilHas(networks, n)
+			}
+			if u.Down != nil {
+				t.Fatalf("host %d: %v", i+1, u.Down)
 			}
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
@@ -55,18 +70,13 @@ func TestServerThatLostTheOthers(t *testing.T) {
 func TestServerThatHangs(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
 		servers := etcdtest.StartCluster(t, release, 3)
-		var endpoints []string
-		for _, s := range servers {
-			endpoints = append(endpoints, s.Endpoint())
-		}
+		endpoints := endpointsOf(servers)
 		hosts := make([]*etcd.Store, 6)
 		watches := make([]<-chan control.Update[control.Network], len(hosts))
 		for i := range hosts {
 			hosts[i] = opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second})
 			watches[i] = hosts[i].WatchNetworks(t.Context())
-			for whole := false; !whole; {
-				whole = (<-watches[i]).Whole
-			}
+			untilWhole(watches[i])
 		}
 		servers[0].Freeze()
 		defer servers[0].Thaw()
@@ -76,14 +86,8 @@ func TestServerThatHangs(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, watch := range watches {
-				for found := false; !found; {
-					u := <-watch
-					if u.Down != nil {
-						t.Fatalf("host %d: %v", i+1, u.Down)
-					}
-					for _, have := range u.Put {
-						found = found || have.ID == network.ID
-					}
+				if u := untilHas(watch, network); u.Down != nil {
+					t.Fatalf("host %d: %v", i+1, u.Down)
 				}
 			}
 		}
@@ -127,9 +131,7 @@ func TestQuietWatchGoesOn(t *testing.T) {
 		srv := etcdtest.Start(t, release)
 		s := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1), LeaseTTL: 6 * time.Second})
 		networks := s.WatchNetworks(t.Context())
-		for whole := false; !whole; {
-			whole = (<-networks).Whole
-		}
+		untilWhole(networks)
 		etcd := srv.Client()
 		for renewals, last := 0, int64(0); renewals < 8; { // the keeper looks three times in each lease
 			leases, err := etcd.Leases(t.Context())

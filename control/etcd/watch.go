@@ -205,16 +205,20 @@ func (v *view[T]) follow(ctx context.Context, changed <-chan struct{}) (healthy 
 		v.s.leave(changed)
 		return true, nil
 	}
-	at, behind, look := revision, false, time.NewTicker(v.s.o.LeaseTTL)
+	return v.hear(ctx, events, revision, changed)
+}
+
+// hear delivers the changes after a revision, as follow does.
+func (v *view[T]) hear(ctx context.Context, events clientv3.WatchChan, at int64, changed <-chan struct{}) (healthy bool, err error) {
+	behind, look := false, time.NewTicker(v.s.o.LeaseTTL)
 	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return true, nil
 		case <-look.C:
-			if was := behind; v.s.seen.Load() <= at {
-				behind = false
-			} else if behind = true; was {
+			was := behind
+			if behind = v.s.seen.Load() > at; was && behind {
 				v.s.leave(changed)
 				return true, nil
 			}

@@ -61,9 +61,9 @@ type Member struct {
 	networks map[topology.SharedID]*network
 	cluster  *control.Hold[control.Network]
 	nodes    *control.Hold[control.NodeState]
-	listed   bool             // cluster has had a list that the disk does not know
-	members  []netip.AddrPort // as the overlay knows them, in order; nil if it may not
-	settled  time.Duration    // when new claims may be made after a loss
+	listed   bool                    // cluster has had a list that the disk does not know
+	members  map[netip.AddrPort]bool // as the overlay knows them; nil if it may not
+	settled  time.Duration           // when new claims may be made after a loss
 	health   Health
 }
 

@@ -106,23 +106,21 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	defer m.pushing.Unlock()
 	m.mu.Lock()
 	all := m.admitted(more)
-	same := m.members != nil && len(all) == len(m.members) && !slices.ContainsFunc(m.members, func(at netip.AddrPort) bool { return !all[at] })
+	same := m.members != nil && maps.Equal(all, m.members)
 	ends := m.ends()
 	m.mu.Unlock()
 	m.setEnds(ctx, ends)
 	if same {
 		return
 	}
-	members := slices.AppendSeq(make([]netip.AddrPort, 0, len(all)), maps.Keys(all))
-	slices.SortFunc(members, netip.AddrPort.Compare)
-	if err := m.o.Overlay.SetMembers(ctx, members); err != nil {
+	if err := m.o.Overlay.SetMembers(ctx, slices.SortedFunc(maps.Keys(all), netip.AddrPort.Compare)); err != nil {
 		if ctx.Err() == nil {
 			m.o.Log.WithError(err).Warn("the kernel does not know all hosts of the cluster; trying again")
 		}
-		members = nil
+		all = nil
 	}
 	m.mu.Lock()
-	m.members = members
+	m.members = all
 	m.mu.Unlock()
 }
 
@@ -146,6 +144,5 @@ func (m *Member) admitted(more []topology.Peer) map[netip.AddrPort]bool {
 
 // lets says whether the overlay lets in what comes from a peer. The caller holds mu.
 func (m *Member) lets(p topology.Peer) bool {
-	_, ok := slices.BinarySearchFunc(m.members, netip.AddrPortFrom(p.VTEP, p.Port), netip.AddrPort.Compare)
-	return ok
+	return m.members[netip.AddrPortFrom(p.VTEP, p.Port)]
 }

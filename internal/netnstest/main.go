@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // contained marks the process that runs inside.
@@ -80,6 +82,21 @@ func Require(t testing.TB, have bool, want string) {
 	default:
 		t.Skipf("needs %s", want)
 	}
+}
+
+// Since reports whether the kernel is of a release or a later one.
+func Since(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var name unix.Utsname
+	var have [2]int
+	err := unix.Uname(&name)
+	if err == nil {
+		_, err = fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &have[0], &have[1])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return have[0] > major || have[0] == major && have[1] >= minor
 }
 
 // RequireTool is Require for a program on PATH.
