@@ -56,6 +56,8 @@ func NewHold[T any](key func(T) string) *Hold[T] {
 // Verdict is what an Update has led to.
 type Verdict[T any] struct {
 	Changed bool // some record is new, other than before, or gone
+	// Grown: each record of the message is new, and no other has changed.
+	Grown bool
 	// Loss tells why a list was not believed; empty if it was. All that was known
 	// is kept, and this host should claim again what it has.
 	Loss string
@@ -75,6 +77,7 @@ func (h *Hold[T]) Remember(all []T, instance string, revision int64) {
 
 // Update follows one message of the watch.
 func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict[T] {
+	before := len(h.kept)
 	changed := h.Tick(now)
 	if u.Down != nil {
 		h.healthy = false
@@ -86,6 +89,7 @@ func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict[T] {
 		v = h.list(u)
 	} else {
 		v.Changed = h.change(u)
+		v.Grown = len(u.Deleted) == 0 && len(h.kept) == before+len(u.Put)
 		h.revision = max(h.revision, u.Revision)
 	}
 	v.Changed = v.Changed || changed
@@ -241,7 +245,9 @@ func (h *Hold[T]) Each(visit func(T), standings ...Standing) {
 	}
 }
 
-// drop forgets the held records that gone rejects.
-func (h *Hold[T]) drop(gone func(T) bool) {
+// drop forgets the held records that gone rejects, and says whether there were any.
+func (h *Hold[T]) drop(gone func(T) bool) bool {
+	before := len(h.kept)
 	maps.DeleteFunc(h.kept, func(_ string, k *keeping[T]) bool { return k.standing != Current && gone(k.value) })
+	return len(h.kept) != before
 }

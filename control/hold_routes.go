@@ -1,10 +1,8 @@
 package control
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/particle-net/particle/topology"
@@ -15,6 +13,12 @@ import (
 type Routes struct {
 	hold *Hold[Route]
 	self topology.NodeID
+
+	// Of a thousand hosts one comes, and to rank them all anew takes longer than to tell
+	// the kernel: what was found last holds until more happens than that.
+	ranked *ranking
+	come   []Route // since ranked
+	single bool    // there are no duplicates
 }
 
 // NewRoutes makes it for the host of the given id.
@@ -34,21 +38,49 @@ func routeKey(r Route) string {
 // Remember enters what was known before a restart.
 func (r *Routes) Remember(all []Route, instance string, revision int64) {
 	r.hold.Remember(all, instance, revision)
+	r.forget()
 }
 
 // Update follows one message of the watch (see Hold).
 func (r *Routes) Update(u Update[Route], now time.Duration) Verdict[Route] {
+	few := len(u.Put) <= fewRoutes && !r.contested(u.Put)
 	v := r.hold.Update(u, now)
-	if r.hold.Waiting() {
-		r.replace()
+	replaced := r.hold.Waiting() && r.replace()
+	switch {
+	case !v.Changed && !replaced:
+	case v.Grown && !replaced && few && r.ranked != nil:
+		r.come = append(r.come, u.Put...)
+	default:
+		r.forget()
 	}
 	return v
+}
+
+// forget has all routes ranked anew.
+func (r *Routes) forget() { r.ranked, r.come, r.single = nil, nil, false }
+
+// contested says whether two routes, of a list that is short and of those that are
+// kept, are to one prefix.
+func (r *Routes) contested(list []Route) bool {
+	to := make(map[netip.Prefix]bool, len(list))
+	for _, route := range list {
+		to[route.Prefix] = true
+	}
+	if len(to) < len(list) {
+		return true
+	}
+	for _, k := range r.hold.kept {
+		if to[k.value.Prefix] {
+			return true
+		}
+	}
+	return false
 }
 
 // replace lets go of held routes of which all addresses have another owner now
 // (rule W). A longer prefix of a former owner would win over the new one's. What
 // another host vouches for is in doubt no more, and takes nothing from anybody.
-func (r *Routes) replace() {
+func (r *Routes) replace() (changed bool) {
 	owners := map[netip.Prefix][]topology.NodeID{}
 	vouched := map[string]bool{}
 	for _, route := range r.hold.All(Current) {
@@ -56,7 +88,7 @@ func (r *Routes) replace() {
 			owners[route.Prefix] = append(owners[route.Prefix], route.Node)
 		}
 	}
-	r.hold.drop(func(held Route) bool {
+	return r.hold.drop(func(held Route) bool {
 		again := held
 		if again.Vouched = true; vouched[routeKey(again)] {
 			return true
@@ -72,7 +104,12 @@ func (r *Routes) replace() {
 }
 
 // Tick lets time pass (see Hold).
-func (r *Routes) Tick(now time.Duration) (changed bool) { return r.hold.Tick(now) }
+func (r *Routes) Tick(now time.Duration) (changed bool) {
+	if changed = r.hold.Tick(now); changed {
+		r.forget()
+	}
+	return changed
+}
 
 // Waiting says whether time will change anything.
 func (r *Routes) Waiting() bool { return r.hold.Waiting() }
@@ -142,19 +179,12 @@ type Duplicate struct {
 // Duplicates should be empty. The winner is the same on every host: who has the
 // lower VTEP.
 func (r *Routes) Duplicates() []Duplicate {
-	owners, double := make(map[netip.Prefix]topology.NodeID, len(r.hold.kept)), false
-	r.hold.Each(func(route Route) {
-		if owner, ok := owners[route.Prefix]; !route.Vouched {
-			double = double || ok && owner != route.Node
-			owners[route.Prefix] = route.Node
-		}
-	}, Current, Withdrawn, Doubted)
-	if !double {
+	if r.single = r.single || !r.doubled(); r.single {
 		return nil // as always; to rank a thousand hosts takes longer
 	}
 	winners := map[netip.Prefix]Route{}
 	var all []Duplicate
-	for _, route := range r.ranked() {
+	for _, route := range r.order() {
 		winner, taken := winners[route.Prefix]
 		if route.Vouched {
 			continue // it may be out of date, and its owner has not said so
@@ -168,55 +198,14 @@ func (r *Routes) Duplicates() []Duplicate {
 	return all
 }
 
-// ranked lists the routes, the one that wins before all others of its prefix.
-func (r *Routes) ranked() []Route {
-	rank := func(a, b Route) int {
-		if a.Vouched != b.Vouched {
-			if b.Vouched {
-				return -1
-			}
-			return 1
+// doubled says whether there are duplicates.
+func (r *Routes) doubled() bool {
+	owners, double := make(map[netip.Prefix]topology.NodeID, len(r.hold.kept)), false
+	r.hold.Each(func(route Route) {
+		if owner, ok := owners[route.Prefix]; !route.Vouched {
+			double = double || ok && owner != route.Node
+			owners[route.Prefix] = route.Node
 		}
-		if c := a.VTEP.Compare(b.VTEP); c != 0 {
-			return c
-		}
-		return cmp.Or(strings.Compare(string(a.Node), string(b.Node)), a.Prefix.Compare(b.Prefix))
-	}
-	current, held := make([]Route, 0, len(r.hold.kept)), []Route(nil)
-	r.hold.Each(func(route Route) { current = append(current, route) }, Current)
-	r.hold.Each(func(route Route) { held = append(held, route) }, Withdrawn, Doubted)
-	slices.SortFunc(current, rank)
-	slices.SortFunc(held, rank)
-	return append(current, held...)
-}
-
-// Peers are the other hosts, in order of their VTEPs, each with what it answers
-// for. What has this host's own tunnel address is left out, whoever announced it:
-// a host that was set up anew has another id than it had.
-func (r *Routes) Peers(own netip.Addr) []topology.Peer {
-	routes := r.ranked()
-	taken := make(map[netip.Prefix]bool, len(routes))
-	at := make(map[netip.Addr]int, len(routes))
-	peers := make([]topology.Peer, 0, len(routes))
-	for _, route := range routes {
-		if taken[route.Prefix] {
-			continue
-		}
-		taken[route.Prefix] = true
-		if route.Node == r.self || !route.VTEP.IsValid() || route.VTEP == own {
-			continue
-		}
-		i, known := at[route.VTEP]
-		if !known {
-			i = len(peers)
-			at[route.VTEP] = i
-			peers = append(peers, topology.Peer{VTEP: route.VTEP, MAC: route.MAC, Port: route.Port})
-		}
-		peers[i].Prefixes = append(peers[i].Prefixes, route.Prefix)
-	}
-	for i := range peers {
-		slices.SortFunc(peers[i].Prefixes, netip.Prefix.Compare)
-	}
-	slices.SortFunc(peers, func(a, b topology.Peer) int { return a.VTEP.Compare(b.VTEP) })
-	return slices.Clone(peers) // which are kept: there may be many routes for each
+	}, Current, Withdrawn, Doubted)
+	return double
 }

@@ -3,14 +3,13 @@ package fabric
 import (
 	"context"
 	"net/netip"
-	"slices"
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
 )
 
 // SetPeers says which other hosts have a part of the network, all of them, and
-// programs what has changed. SavePeers is to follow, for the next start, when nobody
+// programs what has changed. The list is kept, and not to be changed afterwards. SavePeers is to follow, for the next start, when nobody
 // may be there to ask; the others' containers are answered without it. Cause:
 // ErrNoNetwork, also while it is being made.
 func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []topology.Peer) error {
@@ -22,7 +21,7 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 	defer n.work.Unlock()
 	f.mu.Lock()
 	before, applied, here := n.peers, n.applied, f.networks[n.ID] == n
-	n.peers, n.peersNew = slices.Clone(peers), true
+	n.peers, n.peersNew = peers, true
 	f.mu.Unlock()
 	if !here {
 		return &fault.Error{Op: "set peers of network", On: id.Short(), Err: ErrNoNetwork}
@@ -43,6 +42,12 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 // changedPeers leaves out of two lists what they have in common: of a thousand hosts
 // one has come.
 func changedPeers(before, after []topology.Peer) (gone, come []topology.Peer) {
+	for len(before) > 0 && len(after) > 0 && before[0].Equal(after[0]) {
+		before, after = before[1:], after[1:]
+	}
+	for len(before) > 0 && len(after) > 0 && before[len(before)-1].Equal(after[len(after)-1]) {
+		before, after = before[:len(before)-1], after[:len(after)-1]
+	}
 	was := make(map[netip.Addr]topology.Peer, len(before))
 	for _, p := range before {
 		was[p.VTEP] = p

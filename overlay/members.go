@@ -65,6 +65,12 @@ type admission struct {
 	ports     map[uint16]bool
 }
 
+// add takes over the members and ports of another.
+func (a admission) add(b admission) {
+	maps.Copy(a.members, b.members)
+	maps.Copy(a.ports, b.ports)
+}
+
 // filter is what is known of the table.
 type filter struct {
 	seen time.Time // when have was read; zero if it was not, or may be otherwise by now
@@ -81,16 +87,44 @@ type filter struct {
 // does not protect from forged outer sources: who can send under a member's address,
 // gets in.
 func (h *Host) SetMembers(ctx context.Context, members []netip.AddrPort) error {
-	wanted := &admission{members: map[netip.Addr]bool{}, ports: map[uint16]bool{}}
+	return h.letIn(ctx, members, func(wanted admission) error {
+		h.filter.wanted = &wanted
+		return h.ensureMembers()
+	})
+}
+
+// AddMembers is SetMembers of those who are in and more, and takes as long as there
+// are more. It is an error before SetMembers has said who is in.
+func (h *Host) AddMembers(ctx context.Context, come []netip.AddrPort) error {
+	return h.letIn(ctx, come, func(more admission) error {
+		if h.filter.wanted == nil {
+			return errors.New("it is not known who is in")
+		}
+		there := len(h.filter.have.receivers) > 0
+		for p := range more.ports {
+			there = there && h.filter.have.ports[p]
+		}
+		h.filter.wanted.add(more)
+		if there && h.fillMembers(more) == nil {
+			return nil
+		}
+		h.filter.seen = time.Time{}
+		return h.ensureMembers()
+	})
+}
+
+// letIn has set called with what members come to.
+func (h *Host) letIn(ctx context.Context, members []netip.AddrPort, set func(admission) error) error {
+	const op = "set members of the cluster"
+	all := admission{members: make(map[netip.Addr]bool, len(members)), ports: map[uint16]bool{}}
 	for _, m := range members {
 		a := m.Addr()
 		if !a.IsValid() || a.Is4In6() {
-			return &fault.Error{Op: "set members of the cluster", On: a.String(),
-				Err: errors.New("that is no tunnel address"), Fix: "report this as a bug"}
+			return &fault.Error{Op: op, On: a.String(), Err: errors.New("that is no tunnel address"), Fix: "report this as a bug"}
 		}
-		wanted.members[a] = true
+		all.members[a] = true
 		if m.Port() != 0 {
-			wanted.ports[m.Port()] = true
+			all.ports[m.Port()] = true
 		}
 	}
 	release, err := h.write(ctx)
@@ -98,15 +132,35 @@ func (h *Host) SetMembers(ctx context.Context, members []netip.AddrPort) error {
 		return err
 	}
 	defer release()
-	h.filter.wanted = wanted
-	_, err = h.ensureFilter(func(map[receiver]string) {})
+	if err := set(all); err != nil {
+		return &fault.Error{Op: op, Err: err, Fix: "run `nft list table inet " + filterTable + "` on this host"}
+	}
+	return nil
+}
+
+// ensureMembers makes the table hold those that are wanted.
+func (h *Host) ensureMembers() error {
+	_, err := h.ensureFilter(func(map[receiver]string) {})
 	if err == nil && !h.surveyed.when.IsZero() { // there are uplinks, whose containers are kept from the ports
 		_, err = h.ensureHostRules()
 	}
+	return err
+}
+
+// fillMembers adds to the table, which must be there.
+func (h *Host) fillMembers(more admission) error {
+	conn, err := h.root.firewall()
 	if err != nil {
-		return &fault.Error{Op: "set members of the cluster", Err: err, Fix: "run `nft list table inet " + filterTable + "` on this host"}
+		return err
 	}
-	return nil
+	defer func() { _ = conn.CloseLasting() }()
+	if _, err = newSets().update(conn, admission{}, more); err == nil {
+		err = conn.Flush()
+	}
+	if err == nil {
+		h.filter.have.add(more)
+	}
+	return err
 }
 
 // ensureReceiver makes the filter guard the segment's network, before packets
@@ -173,6 +227,9 @@ func (h *Host) ensureFilter(edit func(map[receiver]string)) (changed bool, err e
 	edit(want.receivers)
 	if w := h.filter.wanted; w != nil {
 		want.members, want.ports = w.members, maps.Clone(w.ports)
+	}
+	if want.members == nil {
+		want.members = map[netip.Addr]bool{}
 	}
 	if want.ports == nil {
 		want.ports = map[uint16]bool{}

@@ -3,9 +3,11 @@ package overlay_test
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -275,6 +277,65 @@ func TestFilterFollowsNetworks(t *testing.T) {
 			holds(2)
 			m.apply(segment(2, 0, "", "10.9.0.0/24"), true)
 			holds()
+		})
+	}
+}
+
+// elements are what a set of the filter has, in order.
+func (m *machine) elements(set string) string {
+	m.t.Helper()
+	_, list, _ := strings.Cut(m.Run("nft", "list", "set", "inet", "particle-vxlan", set), "elements = {")
+	list, _, _ = strings.Cut(list, "}")
+	all := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+// Who comes is let in beside those who are, whatever has become of the filter.
+func TestMembersCome(t *testing.T) {
+	t.Parallel()
+	netnstest.RequireTool(t, "nft")
+	for name, before := range map[string]func(m *machine){
+		"at first":       func(*machine) {},
+		"filter is gone": func(m *machine) { m.Run("nft", "flush", "ruleset") },
+		"a restart": func(m *machine) {
+			m.restart()
+			if err := m.AddMembers(t.Context(), atOwnPort(addrs("192.0.2.3")...)); err == nil {
+				t.Error("members are added to nobody knows whom")
+			}
+			m.members("192.0.2.2", "2001:db8::2")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "192.0.2.1/24", taken)
+			m.apply(part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"}), true)
+			m.members("192.0.2.2", "2001:db8::2")
+			before(m)
+			at4, at6 := "192.0.2.2", "2001:db8::2"
+			for i, come := range []string{"192.0.2.3:0", "[2001:db8::3]:0", "192.0.2.4:8472", "[2001:db8::4]:8472"} {
+				a := netip.MustParseAddrPort(come)
+				if err := m.AddMembers(t.Context(), []netip.AddrPort{a}); err != nil {
+					t.Fatal(err)
+				}
+				at, ports := &at4, "4789"
+				if a.Addr().Is6() {
+					at = &at6
+				}
+				*at += " " + a.Addr().String()
+				if i >= 2 {
+					ports += " 8472"
+				}
+				for set, want := range map[string]string{"members4": at4, "members6": at6, "ports": ports} {
+					if got := m.elements(set); got != want {
+						t.Errorf("with %s set %s has %q, want %q", come, set, got, want)
+					}
+				}
+			}
+			m.members("192.0.2.3")
+			if got := m.elements("members4") + m.elements("members6"); got != "192.0.2.3" {
+				t.Errorf("after all were told, members are %q", got)
+			}
 		})
 	}
 }

@@ -121,7 +121,12 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.at(id)
-	before := n.routes.Own()
+	own := func(r control.Route) bool { return r.Node == m.o.Node.ID }
+	ours := u.Whole || slices.ContainsFunc(u.Put, own) || slices.ContainsFunc(u.Deleted, own)
+	var before []netip.Prefix
+	if ours {
+		before = n.routes.Own()
+	}
 	v := n.routes.Update(u, m.o.Clock())
 	n.dirty, n.heard = n.dirty || v.Changed, n.heard || u.Whole
 	m.forgotten(n, v.Forgotten)
@@ -136,23 +141,29 @@ func (m *Member) heard(id topology.SharedID, u control.Update[control.Route]) bo
 		log.WithField("duplicates", d).Error("two hosts answer for the same addresses")
 	}
 	n.doubles = d
-	return u.Down == nil && (u.Whole || !slices.Equal(before, n.routes.Own()))
+	return u.Down == nil && (u.Whole || ours && !slices.Equal(before, n.routes.Own()))
 }
 
 // setPeers tells the fabric who the peers are, if that is known and news.
 func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	m.mu.Lock()
 	n := m.at(id)
-	peers := slices.DeleteFunc(n.routes.Peers(m.node.VTEP), func(p topology.Peer) bool { return !m.admits(p.VTEP) })
+	peers := n.routes.Peers(m.node.VTEP)
+	if foreign := func(p topology.Peer) bool { return !m.admits(p.VTEP) }; slices.ContainsFunc(peers, foreign) {
+		peers = slices.DeleteFunc(slices.Clone(peers), foreign)
+	}
 	news := n.heard && (!n.peersSet || !slices.EqualFunc(peers, n.peers, topology.Peer.Equal))
-	stranger := slices.ContainsFunc(peers, func(p topology.Peer) bool { return !m.lets(p) })
+	var strangers []netip.AddrPort
+	for _, p := range peers {
+		if at := netip.AddrPortFrom(p.VTEP, p.Port); !m.members[at] {
+			strangers = append(strangers, at)
+		}
+	}
 	m.mu.Unlock()
 	if !news {
 		return
 	}
-	if stranger {
-		m.setMembers(ctx, peers)
-	}
+	m.letIn(ctx, strangers)
 	err := m.o.Fabric.SetPeers(ctx, id, peers)
 	m.mu.Lock()
 	n.peers, n.peersSet = peers, err == nil

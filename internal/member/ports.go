@@ -51,6 +51,7 @@ type Engine interface {
 // their ports for those of VXLAN, and encrypts for these hosts and no others.
 type Overlay interface {
 	SetMembers(context.Context, []netip.AddrPort) error
+	AddMembers(context.Context, []netip.AddrPort) error
 	SetWireGuardPeers(context.Context, []topology.WireGuardPeer) error
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func TestStormOfRoutes(t *testing.T) {
 			t.Errorf("%d peers, of which %d are on disk; told %d times, written %d times", len(n.peers), len(n.saved), a.told, a.kept)
 		}
 		// With time enough for each the kernel has it at once, and the disk soon.
-		a.slow, a.told, a.kept = 0, 0, 0
+		a.slow, a.told, a.kept, a.listed = 0, 0, 0, 0
 		a.mu.Unlock()
 		for i := range 50 {
 			tell(many + i)
@@ -83,6 +84,14 @@ func TestStormOfRoutes(t *testing.T) {
 		a.mu.Lock()
 		if len(n.saved) != many+50 || a.told != 50 || a.kept > 3 {
 			t.Errorf("%d of %d peers are on disk; told %d times, written %d times", len(n.saved), len(n.peers), a.told, a.kept)
+		}
+		for _, p := range n.peers {
+			if !slices.Contains(a.members, p.VTEP) {
+				t.Errorf("%s is not let in", p.VTEP)
+			}
+		}
+		if a.listed > 0 {
+			t.Errorf("all who are let in were told %d times", a.listed)
 		}
 	})
 }

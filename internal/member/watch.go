@@ -7,41 +7,59 @@ import (
 	"slices"
 
 	"github.com/particle-net/particle/control"
-	"github.com/particle-net/particle/topology"
 )
 
 // watchNodes follows which hosts there are. What comes while the kernel is told is
 // told at once afterwards.
 func (m *Member) watchNodes(ctx context.Context, s Store) {
-	news := make(chan struct{}, 1)
+	news := make(chan []netip.AddrPort, 1)
 	go func() {
 		defer close(news)
 		for u := range s.WatchNodes(ctx) {
-			m.heardNodes(u)
+			come := m.heardNodes(u)
 			select {
-			case news <- struct{}{}:
+			case before := <-news:
+				if come != nil && before != nil {
+					come = append(before, come...)
+				} else {
+					come = nil
+				}
 			default:
 			}
+			news <- come // only this goroutine writes, so there is room
 		}
 	}()
-	for range news {
-		m.setMembers(ctx, nil)
+	for come := range news {
+		if come != nil {
+			m.letIn(ctx, come)
+		} else {
+			m.setMembers(ctx, nil)
+		}
 		m.saveNodes()
 	}
 }
 
-func (m *Member) heardNodes(u control.Update[control.NodeState]) {
+// heardNodes follows one message, and says who has come; nil if other hosts have
+// changed, too.
+func (m *Member) heardNodes(u control.Update[control.NodeState]) []netip.AddrPort {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := m.nodes.Update(u, m.o.Clock())
-	if v.Loss == "" {
-		return
+	if v.Loss != "" {
+		m.o.Log.Warn("hosts were lost, and are kept: " + v.Loss)
+		if m.session != nil {
+			m.session.told = false
+		}
+		m.Wake()
 	}
-	m.o.Log.Warn("hosts were lost, and are kept: " + v.Loss)
-	if m.session != nil {
-		m.session.told = false
+	if !v.Grown {
+		return nil
 	}
-	m.Wake()
+	come := make([]netip.AddrPort, 0, len(u.Put))
+	for _, node := range u.Put {
+		come = append(come, netip.AddrPortFrom(node.VTEP, node.Port))
+	}
+	return come
 }
 
 // watchNetworks follows which networks there are, and whether the store answers.
@@ -101,7 +119,7 @@ func (m *Member) lostNetworks(why string) {
 
 // setMembers lets in the packets of all known hosts, suspects too, and of all
 // who answer for addresses. more are about to.
-func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
+func (m *Member) setMembers(ctx context.Context, more []netip.AddrPort) {
 	m.pushing.Lock()
 	defer m.pushing.Unlock()
 	m.mu.Lock()
@@ -113,7 +131,7 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	if same {
 		return
 	}
-	if err := m.o.Overlay.SetMembers(ctx, slices.SortedFunc(maps.Keys(all), netip.AddrPort.Compare)); err != nil {
+	if err := m.o.Overlay.SetMembers(ctx, slices.Collect(maps.Keys(all))); err != nil {
 		if ctx.Err() == nil {
 			m.o.Log.WithError(err).Warn("the kernel does not know all hosts of the cluster; trying again")
 		}
@@ -124,8 +142,44 @@ func (m *Member) setMembers(ctx context.Context, more []topology.Peer) {
 	m.mu.Unlock()
 }
 
+// letIn is setMembers where some come and nobody goes: one of a thousand hosts, whose
+// routes wait for it.
+func (m *Member) letIn(ctx context.Context, come []netip.AddrPort) {
+	if len(come) > 0 && !m.addMembers(ctx, come) {
+		m.setMembers(ctx, come)
+	}
+}
+
+// addMembers says whether the overlay lets in those who come. Where it was not told of
+// all others, or hosts have ends of WireGuard, whole lists are needed.
+func (m *Member) addMembers(ctx context.Context, come []netip.AddrPort) bool {
+	m.pushing.Lock()
+	defer m.pushing.Unlock()
+	m.mu.Lock()
+	able := m.members != nil && m.node.WireGuard == nil
+	var strangers []netip.AddrPort
+	for _, at := range come {
+		if !m.members[at] && m.admissible(at) {
+			strangers = append(strangers, at)
+		}
+	}
+	m.mu.Unlock()
+	if !able || len(strangers) == 0 {
+		return able
+	}
+	if m.o.Overlay.AddMembers(ctx, strangers) != nil {
+		return false // setMembers tells why, if it cannot either
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, at := range strangers {
+		m.members[at] = true
+	}
+	return true
+}
+
 // admitted are those whose packets are let in. The caller holds mu.
-func (m *Member) admitted(more []topology.Peer) map[netip.AddrPort]bool {
+func (m *Member) admitted(more []netip.AddrPort) map[netip.AddrPort]bool {
 	all := make(map[netip.AddrPort]bool, len(m.members)+len(more))
 	m.nodes.Each(func(node control.NodeState) {
 		all[netip.AddrPortFrom(node.VTEP, node.Port)] = true
@@ -135,14 +189,15 @@ func (m *Member) admitted(more []topology.Peer) map[netip.AddrPort]bool {
 			all[netip.AddrPortFrom(p.VTEP, p.Port)] = true
 		}
 	}
-	for _, p := range more {
-		all[netip.AddrPortFrom(p.VTEP, p.Port)] = true
+	for _, at := range more {
+		all[at] = true
 	}
-	maps.DeleteFunc(all, func(at netip.AddrPort, _ bool) bool { return !at.Addr().IsValid() || !m.admits(at.Addr()) })
+	maps.DeleteFunc(all, func(at netip.AddrPort, _ bool) bool { return !m.admissible(at) })
 	return all
 }
 
-// lets says whether the overlay lets in what comes from a peer. The caller holds mu.
-func (m *Member) lets(p topology.Peer) bool {
-	return m.members[netip.AddrPortFrom(p.VTEP, p.Port)]
+// admissible says whether a host of this cluster may have its end there. The caller
+// holds mu.
+func (m *Member) admissible(at netip.AddrPort) bool {
+	return at.Addr().IsValid() && m.admits(at.Addr())
 }

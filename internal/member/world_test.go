@@ -91,6 +91,7 @@ type host struct {
 	slow      time.Duration // how long SetPeers takes
 	told      int           // calls of SetPeers
 	kept      int           // of SavePeers that wrote
+	listed    int           // of SetMembers
 }
 
 // docker is a network in Docker and in the fabric.
@@ -238,14 +239,23 @@ func (h *host) Endpoints(_ context.Context, id topology.NetworkID) (map[topology
 }
 
 // SetMembers implements member.Overlay.
-func (h *host) SetMembers(_ context.Context, all []netip.AddrPort) error {
+func (h *host) SetMembers(ctx context.Context, all []netip.AddrPort) error {
+	h.mu.Lock()
+	h.members, h.ports = nil, map[uint16]bool{}
+	h.listed++
+	h.mu.Unlock()
+	return h.AddMembers(ctx, all)
+}
+
+// AddMembers implements member.Overlay.
+func (h *host) AddMembers(_ context.Context, come []netip.AddrPort) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.members, h.ports = nil, map[uint16]bool{}
-	for _, at := range all {
+	for _, at := range come {
 		h.members = append(h.members, at.Addr())
 		h.ports[at.Port()] = true
 	}
+	slices.SortFunc(h.members, netip.Addr.Compare)
 	h.members = slices.Compact(h.members) // as the overlay has them
 	return nil
 }
