@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -124,20 +125,11 @@ func (g *Guard) attachLocked(ctx context.Context, p place, id topology.CgroupID)
 
 // attach makes the programs of a place run there. The pins' lock is held.
 func (g *Guard) attach(p place, id topology.CgroupID) error {
-	dir, err := os.Open(filepath.Join(g.opts.Cgroups, p.path))
+	err := g.eachAt(p, func(name string, prog *ebpf.Program, attach func() (link.Link, error)) error {
+		return g.ensure(anchorPin(id, name), prog, attach)
+	})
 	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	for _, part := range []*part{g.core, g.unix} {
-		err := g.attachPart(part, p, dir, id)
-		if errors.Is(err, unix.EPERM) { // it could be loaded
-			return &fault.Error{Op: "attach address guard to cgroup", On: p.path, Err: fmt.Errorf("another program is there or above that bears none beside it: %w", err),
-				Fix: "detach it (`bpftool cgroup tree` shows those without the flags multi and override), or set PARTICLE_GUARD=seccomp"}
-		}
-		if err != nil {
-			return fmt.Errorf("cgroup %s: %w", p.path, err)
-		}
+		return attachError(p.path, err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -145,22 +137,38 @@ func (g *Guard) attach(p place, id topology.CgroupID) error {
 	return nil
 }
 
-func (g *Guard) attachPart(p *part, at place, dir *os.File, id topology.CgroupID) error {
-	if p == nil {
-		return nil
+// eachAt calls do for each program that hangs on a place, with what attaches it there.
+func (g *Guard) eachAt(at place, do func(name string, prog *ebpf.Program, attach func() (link.Link, error)) error) error {
+	dir, err := os.Open(filepath.Join(g.opts.Cgroups, at.path))
+	if err != nil {
+		return err
 	}
-	for name, prog := range p.Programs {
-		if !g.runs(name) || !at.holds(name) {
+	defer dir.Close()
+	for _, p := range []*part{g.core, g.unix} {
+		if p == nil {
 			continue
 		}
-		err := g.ensure(anchorPin(id, name), prog, func() (link.Link, error) {
-			return link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: prog, Attach: p.attachType(name)})
-		})
-		if err != nil {
-			return err
+		for name, prog := range p.Programs {
+			if !g.runs(name) || !at.holds(name) {
+				continue
+			}
+			err := do(name, prog, func() (link.Link, error) {
+				return link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: prog, Attach: p.attachType(name)})
+			})
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func attachError(cgroup string, err error) error {
+	if errors.Is(err, unix.EPERM) { // it could be loaded
+		return &fault.Error{Op: "attach address guard to cgroup", On: cgroup, Err: fmt.Errorf("another program is there or above that bears none beside it: %w", err),
+			Fix: "detach it (`bpftool cgroup tree` shows those without the flags multi and override), or set PARTICLE_GUARD=seccomp"}
+	}
+	return fmt.Errorf("cgroup %s: %w", cgroup, err)
 }
 
 // hooks reports whether a program of this version hangs on anchors.

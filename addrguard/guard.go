@@ -22,6 +22,8 @@ type Options struct {
 	// Cgroups is the root of the cgroup v2 hierarchy; Open mounts it there if it
 	// is not, which works beside version 1.
 	Cgroups string
+	// Parents are cgroups below which containers' are expected, for TryAttach.
+	Parents []string
 	Spaces  Spaces
 
 	before615, before66 bool // act as on older kernels, for tests

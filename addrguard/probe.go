@@ -3,8 +3,11 @@ package addrguard
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -24,13 +27,17 @@ func Probe(opts Options) (lacks []error, err error) {
 	if err := tryMount(opts.Cgroups, "cgroup2", unix.CGROUP2_SUPER_MAGIC); err != nil {
 		return nil, probeError("mount cgroup v2", err, "grant CAP_SYS_ADMIN and use a kernel with cgroup v2 (it works beside version 1)")
 	}
-	g := &Guard{}
+	g := &Guard{opts: opts}
 	defer func() { err = errors.Join(err, g.Close()) }()
 	if err := g.load(); err != nil {
 		return nil, err
 	}
-	if err := g.tryAttach(); err != nil {
-		return nil, probeError("attach to a cgroup", err, "use Linux 5.8 or later with CONFIG_CGROUP_BPF")
+	err = elsewhere("cgroup2", func(root string) error {
+		g.opts.Cgroups = root
+		return g.TryAttach()
+	})
+	if err != nil {
+		return nil, err
 	}
 	return g.Lacks(), nil
 }
@@ -62,31 +69,43 @@ func elsewhere(kind string, fn func(dir string) error) (err error) {
 	return fn(dir)
 }
 
-// tryAttach attaches every program to an empty cgroup.
-func (g *Guard) tryAttach() error {
-	return elsewhere("cgroup2", func(root string) (err error) {
-		path, err := os.MkdirTemp(root, "particle-probe-")
-		if err != nil {
+// Parents are the cgroups below which Docker makes those of containers, if it is not told
+// otherwise: with cgroupfs, and where systemd makes them.
+func Parents() []string { return []string{"/docker", "/system.slice"} }
+
+// TryAttach does to an empty cgroup below the root, and below each of Options.Parents that
+// exists, what Admit does to those of containers, and leaves nothing behind. Programs that
+// can be loaded cannot be attached where somebody else's is there that bears no other.
+func (g *Guard) TryAttach() error {
+	for _, parent := range append([]string{"/"}, g.opts.Parents...) {
+		err := g.tryBelow(parent)
+		var known *fault.Error
+		switch {
+		case errors.As(err, &known):
 			return err
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return probeError("attach to a cgroup", err, "use Linux 5.8 or later with CONFIG_CGROUP_BPF")
 		}
-		defer func() { err = errors.Join(err, os.Remove(path)) }()
-		dir, err := os.Open(path)
+	}
+	return nil
+}
+
+func (g *Guard) tryBelow(parent string) (err error) {
+	path, err := os.MkdirTemp(filepath.Join(g.opts.Cgroups, parent), "particle-probe-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(path)) }()
+	at := place{path: filepath.Join(parent, filepath.Base(path))}
+	err = g.eachAt(at, func(name string, _ *ebpf.Program, attach func() (link.Link, error)) error {
+		made, err := attach()
 		if err != nil {
-			return err
+			return fmt.Errorf("attach %s: %w", name, err)
 		}
-		defer dir.Close()
-		for _, p := range []*part{g.core, g.unix} {
-			if p == nil {
-				continue
-			}
-			for name, prog := range p.Programs {
-				made, err := link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: prog, Attach: p.attachType(name)})
-				if err != nil {
-					return fmt.Errorf("attach %s: %w", name, err)
-				}
-				_ = made.Close()
-			}
-		}
-		return nil
+		return made.Close()
 	})
+	if err != nil {
+		return attachError(parent, err)
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 
@@ -104,16 +105,12 @@ type keeper interface {
 
 // openGuard loads the guard, or takes it out of the kernel if another is wanted.
 func (p *plugin) openGuard(ctx context.Context, wanted string) error {
-	o := addrguard.Options{Pins: onHost(hostpath.GuardDir), Cgroups: cgroupRoot, Spaces: p.plane}
+	o := addrguard.Options{Pins: onHost(hostpath.GuardDir), Cgroups: cgroupRoot, Parents: addrguard.Parents(), Spaces: p.plane}
 	if mode := fabric.GuardMode(wanted); mode == fabric.GuardSeccomp || mode == fabric.GuardOff {
 		p.guard = unguarded{mode: mode}
 		return addrguard.Cleanup(ctx, o)
 	}
-	err := mountCgroups()
-	var g *addrguard.Guard
-	if err == nil {
-		g, err = addrguard.Open(ctx, o)
-	}
+	g, err := openBPF(ctx, o, wanted)
 	if err == nil {
 		p.closers = append(p.closers, g.Close)
 		p.guard = guard{g}
@@ -128,6 +125,22 @@ func (p *plugin) openGuard(ctx context.Context, wanted string) error {
 	p.log.WithError(err).Warn("eBPF cannot be attached; the address guard works by system calls")
 	p.guard = unguarded{mode: fabric.GuardSeccomp, why: hostview.Text(err.Error())}
 	return nil
+}
+
+// openBPF is for a guard that was asked for by name content with programs that can be
+// loaded: whoever is in the way of attaching them may go before a container comes.
+func openBPF(ctx context.Context, o addrguard.Options, wanted string) (*addrguard.Guard, error) {
+	if err := mountCgroups(); err != nil {
+		return nil, err
+	}
+	g, err := addrguard.Open(ctx, o)
+	if err != nil || wanted != guardAuto || addrguard.InForce(o.Pins) {
+		return g, err
+	}
+	if err := g.TryAttach(); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
 }
 
 // mountCgroups mounts the version 2 hierarchy for particle-runtime where the host has

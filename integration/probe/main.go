@@ -25,7 +25,7 @@ func commands() map[string]run {
 		"addr": addr, "serve": serve, "get": get, "report": report, "collect": collect,
 		"udp-send": udpSend, "lookup": lookup, "dns": serveDNS,
 		"caps": caps, "sleep": sleep, "echo": echo, "talk": talk, "pester": pester,
-		"station": station, "reach": reach, "forge": forge, "deny": deny,
+		"station": station, "reach": reach, "forge": forge, "deny": deny, "occupy": occupy, "vacate": vacate,
 	}
 }
 
@@ -47,6 +47,7 @@ const usage = `usage: probe COMMAND
                                               send a VXLAN packet with a datagram in it
   deny bpf|notify|bpf,notify PROGRAM [ARG]... execute it where bpf(2), or a filter whose calls others answer,
                                               is denied to it and to all that it starts
+  occupy DIR, vacate DIR                      attach a program that bears none beside it to a cgroup, and detach it
   caps                                        print the capability sets
   sleep                                       until a signal
 `

@@ -37,9 +37,9 @@ func Kernel(ctx context.Context) []report.Check {
 	return append(checks, guard(dir)...)
 }
 
-// guard tries the address guard's programs on a cgroup made for it.
+// guard tries the address guard's programs on cgroups made for it.
 func guard(dir string) []report.Check {
-	lacks, err := addrguard.Probe(addrguard.Options{Pins: filepath.Join(dir, "bpf"), Cgroups: filepath.Join(dir, "cgroup")})
+	lacks, err := addrguard.Probe(addrguard.Options{Pins: filepath.Join(dir, "bpf"), Cgroups: filepath.Join(dir, "cgroup"), Parents: addrguard.Parents()})
 	if err != nil {
 		finding, fix := tell(err, "boot a kernel that has it, or set PARTICLE_GUARD=off and let the containers of a network trust each other")
 		c := report.Check{Name: "guard", Grade: report.Missing, Finding: finding, Remedy: fix}
