@@ -104,21 +104,26 @@ type keeper interface {
 }
 
 // openGuard loads the guard, or takes it out of the kernel if another is wanted.
-func (p *plugin) openGuard(ctx context.Context, wanted string) error {
+func (p *plugin) openGuard(ctx context.Context, wanted string, of fabric.Options) error {
 	o := addrguard.Options{Pins: onHost(hostpath.GuardDir), Cgroups: cgroupRoot, Parents: addrguard.Parents(), Spaces: p.plane}
 	if mode := fabric.GuardMode(wanted); mode == fabric.GuardSeccomp || mode == fabric.GuardOff {
 		p.guard = unguarded{mode: mode}
 		return addrguard.Cleanup(ctx, o)
 	}
-	g, err := openBPF(ctx, o, wanted)
+	// What has been in force since the boot is in force still, and an error now is no
+	// reason for another guard.
+	free := wanted == guardAuto && !addrguard.InForce(o.Pins)
+	if free && supervised(of) {
+		p.guard = unguarded{mode: fabric.GuardSeccomp, why: "containers that run were started so"}
+		return nil
+	}
+	g, err := openBPF(ctx, o, free)
 	if err == nil {
 		p.closers = append(p.closers, g.Close)
 		p.guard = guard{g}
 		return exempt(ctx, g)
 	}
-	// What has been in force since the boot is in force still, and an error now is no
-	// reason for another guard.
-	if wanted != guardAuto || addrguard.InForce(o.Pins) {
+	if !free {
 		return err
 	}
 	// Containers are refused where the other guard is impossible too.
@@ -127,14 +132,33 @@ func (p *plugin) openGuard(ctx context.Context, wanted string) error {
 	return nil
 }
 
+// supervised says whether containers run under the guard by system calls because it was
+// the host's, and not because their network asks for it. Under another they could not
+// bind any more.
+func supervised(of fabric.Options) bool {
+	containers, err := held()
+	networks, errN := of.Networks.All()
+	endpoints, errE := of.Endpoints.All()
+	if errors.Join(err, errN, errE) != nil {
+		return false // whatever it is, others will tell
+	}
+	for _, e := range endpoints {
+		network, known := networks[string(e.Network)]
+		if _, ok := containers[e.Container]; ok && known && network.Guard == "" {
+			return true
+		}
+	}
+	return false
+}
+
 // openBPF is for a guard that was asked for by name content with programs that can be
 // loaded: whoever is in the way of attaching them may go before a container comes.
-func openBPF(ctx context.Context, o addrguard.Options, wanted string) (*addrguard.Guard, error) {
+func openBPF(ctx context.Context, o addrguard.Options, try bool) (*addrguard.Guard, error) {
 	if err := mountCgroups(); err != nil {
 		return nil, err
 	}
 	g, err := addrguard.Open(ctx, o)
-	if err != nil || wanted != guardAuto || addrguard.InForce(o.Pins) {
+	if err != nil || !try {
 		return g, err
 	}
 	if err := g.TryAttach(); err != nil {

@@ -109,9 +109,6 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	if err != nil {
 		return nil, err
 	}
-	if err := p.openGuard(ctx, s.guard); err != nil {
-		return nil, err
-	}
 	o := fabric.Options{
 		Segments:     p.plane,
 		Branches:     p.plane,
@@ -122,8 +119,6 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 		Resolvers:    p.resolvers,
 		Defaults:     defaults,
 		Local:        append(addrguard.Prefixes(), netip.PrefixFrom(resolver.Address, resolver.Address.BitLen())),
-		Guard:        p.guard,
-		GuardMode:    fabric.GuardMode(p.guard.Status().Mode),
 		NoSeccomp:    filter.Probe(),
 		NamespaceDir: hostpath.NamespaceDir,
 		Version:      particle.Version,
@@ -133,6 +128,10 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	if err != nil {
 		return nil, err
 	}
+	if err := p.openGuard(ctx, s.guard, o); err != nil {
+		return nil, err
+	}
+	o.Guard, o.GuardMode = p.guard, fabric.GuardMode(p.guard.Status().Mode)
 	if p.cluster, err = p.openCluster(ctx, s, durable); err != nil {
 		return nil, err
 	}
