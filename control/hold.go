@@ -35,6 +35,7 @@ type Hold[T any] struct {
 	kept     map[string]*keeping[T]
 	instance string
 	revision int64
+	calm     bool // all are Current; false may be otherwise by now
 
 	healthy bool
 	read    time.Duration // the clock at the last look
@@ -98,6 +99,7 @@ func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict[T] {
 
 func (h *Hold[T]) change(u Update[T]) bool {
 	changed := len(u.Put) > 0
+	h.calm = h.calm && len(u.Deleted) == 0
 	for _, v := range u.Deleted {
 		if k := h.kept[h.key(v)]; k != nil && k.standing == Current {
 			k.standing, k.until, k.told = Withdrawn, h.elapsed+withdrawnFor, u.Revision
@@ -114,6 +116,7 @@ func (h *Hold[T]) change(u Update[T]) bool {
 // much is lacking. A record that is held already keeps its time, so that a watch
 // that breaks off again and again does not keep it for ever.
 func (h *Hold[T]) list(u Update[T]) Verdict[T] {
+	h.calm = false
 	put := make(map[string]bool, len(u.Put))
 	for _, v := range u.Put {
 		put[h.key(v)] = true
@@ -182,6 +185,9 @@ func (h *Hold[T]) Tick(now time.Duration) (changed bool) {
 		h.elapsed += min(max(now-h.read, 0), longestStep)
 	}
 	h.read = now
+	if !h.Waiting() {
+		return false
+	}
 	before := len(h.kept)
 	maps.DeleteFunc(h.kept, func(_ string, k *keeping[T]) bool {
 		return k.standing != Current && k.until <= h.elapsed
@@ -195,18 +201,26 @@ func (h *Hold[T]) Healthy() bool { return h.healthy }
 // Origin is what Remember needs beside the records.
 func (h *Hold[T]) Origin() (instance string, revision int64) { return h.instance, h.revision }
 
-// Waiting says whether time will change anything.
+// Waiting says whether time will change anything. As a rule it will not, and then all
+// records are looked at once.
 func (h *Hold[T]) Waiting() bool {
+	if h.calm {
+		return false
+	}
 	for _, k := range h.kept {
 		if k.standing != Current {
 			return true
 		}
 	}
+	h.calm = true
 	return false
 }
 
 // Count is how many records have a standing.
 func (h *Hold[T]) Count(s Standing) int {
+	if s != Current && !h.Waiting() {
+		return 0
+	}
 	n := 0
 	for _, k := range h.kept {
 		if k.standing == s {

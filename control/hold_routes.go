@@ -62,16 +62,16 @@ func (r *Routes) forget() { r.ranked, r.come, r.single = nil, nil, false }
 // contested says whether two routes, of a list that is short and of those that are
 // kept, are to one prefix.
 func (r *Routes) contested(list []Route) bool {
-	to := make(map[netip.Prefix]bool, len(list))
-	for _, route := range list {
-		to[route.Prefix] = true
-	}
-	if len(to) < len(list) {
-		return true
+	for i, route := range list {
+		if slices.ContainsFunc(list[:i], func(other Route) bool { return other.Prefix == route.Prefix }) {
+			return true
+		}
 	}
 	for _, k := range r.hold.kept {
-		if to[k.value.Prefix] {
-			return true
+		for i := range list {
+			if list[i].Prefix == k.value.Prefix {
+				return true
+			}
 		}
 	}
 	return false
