@@ -88,12 +88,7 @@ func (s *otherStore) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for i := range s.releases {
-		if err := s.well(ctx, i); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.well(ctx)
 }
 
 // launch starts a server, which may have to wait for others.
@@ -111,20 +106,23 @@ func (s *otherStore) launch(ctx context.Context, server int) error {
 		"--heartbeat-interval", "20", "--election-timeout", "200", "--snapshot-count", fmt.Sprint(snapshots), "--log-level", "warn")
 }
 
-// well waits until a server answers, which has to ask the others.
-func (s *otherStore) well(ctx context.Context, server int) error {
-	err := until(ctx, func() error {
-		_, err := s.ctl(server).run(ctx, "get", "any")
-		return err
-	})
-	if err != nil {
-		said, _ := os.ReadFile(s.lab.Internet().ServiceLog(serverName(server)))
-		err = fmt.Errorf("%w; etcd %s says at the end:\n%s", err, s.releases[server], said[max(0, len(said)-4000):])
+// well waits until each server answers, which has to ask the others.
+func (s *otherStore) well(ctx context.Context) error {
+	for i, release := range s.releases {
+		err := until(ctx, func() error {
+			_, err := s.ctl(i).run(ctx, "get", "any")
+			return err
+		})
+		if err != nil {
+			said, _ := os.ReadFile(s.lab.Internet().ServiceLog(serverName(i)))
+			return fmt.Errorf("%s: %w; etcd %s says at the end:\n%s", serverName(i), err, release, said[max(0, len(said)-4000):])
+		}
 	}
-	return err
+	return nil
 }
 
-// upgrade stops a server, and has another release take over its data after meanwhile.
+// upgrade stops a server, and has another release take over its data after meanwhile. All
+// have to be well then.
 func (s *otherStore) upgrade(ctx context.Context, server int, release string, meanwhile func() error) error {
 	if err := s.fetch(ctx, release); err != nil { // which may take minutes
 		return err
@@ -133,7 +131,7 @@ func (s *otherStore) upgrade(ctx context.Context, server int, release string, me
 		return err
 	}
 	s.releases[server] = release
-	return errors.Join(meanwhile(), s.launch(ctx, server), s.well(ctx, server))
+	return errors.Join(meanwhile(), s.launch(ctx, server), s.well(ctx))
 }
 
 func (s *otherStore) certify(dir string, own pair) error {

@@ -142,8 +142,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // elsewhere asks one server and then, if there are several, others, as long as none has
 // answered: one that has lost the others refuses, one whose disk hangs is silent, and one
-// that has died takes the connection with it. The client turns to the next one each time,
-// of those to which it has a connection by then. What is asked must bear being asked
+// that has died takes the connection with it. The client turns to another each time (see
+// turns), of those to which it has a connection by then. What is asked must bear being asked
 // twice, as in do.
 func (s *Store) elsewhere(ctx context.Context, ask func(context.Context) error) error {
 	// Without this a server that has lost the others would be silent for long, too.

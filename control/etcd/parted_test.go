@@ -1,8 +1,10 @@
 package etcd_test
 
 import (
+	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,6 +124,46 @@ func TestWatchLeavesServerThatIsSilent(t *testing.T) {
 		for _, w := range watches {
 			w.UntilHave(1)
 		}
+	})
+}
+
+// Hosts that ask much at once do not notice either that one of three servers is silent:
+// who has met it once does not turn to it soon again.
+func TestServerThatIsSilent(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		servers := etcdtest.StartCluster(t, release, 3)
+		gate := etcdtest.NewGate(t, servers[0])
+		endpoints := append([]string{gate.Endpoint()}, endpointsOf(servers[1:])...)
+		ctx, cancel := context.WithCancel(t.Context())
+		var asking, watching sync.WaitGroup
+		var hosts []*etcd.Store
+		for i := range 6 {
+			hosts = append(hosts, opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second}))
+			networks := hosts[i].WatchNetworks(ctx)
+			untilWhole(networks)
+			watching.Go(func() {
+				for u := range networks {
+					if u.Down != nil {
+						t.Errorf("host %d: %v", i+1, u.Down)
+					}
+				}
+			})
+		}
+		gate.Mute()
+		for i, host := range hosts {
+			for k := range 4 {
+				asking.Go(func() {
+					for n := range 20 {
+						if _, err := host.ClaimNetwork(ctx, controltest.Network(1000*i+100*k+n)); err != nil {
+							t.Errorf("host %d: %v", i+1, err)
+						}
+					}
+				})
+			}
+		}
+		asking.Wait()
+		cancel()
+		watching.Wait()
 	})
 }
 

@@ -146,12 +146,16 @@ func (s *Store) connect(ctx context.Context) error {
 		Context: s.ctx, DialTimeout: attempt, Logger: zap.NewNop(),
 		// A host that went away without a word is noticed within 8 s.
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second, PermitWithoutStream: true,
-		// gRPC would wait up to two minutes before it tries a store again that was
-		// away for long.
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 2 * time.Second},
-			MinConnectTimeout: attempt,
-		})},
+		DialOptions: []grpc.DialOption{
+			// gRPC would wait up to two minutes before it tries a store again that was
+			// away for long.
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 2 * time.Second},
+				MinConnectTimeout: attempt,
+			}),
+			grpc.WithDisableServiceConfig(), // etcd's client has one, with gRPC's own balancer
+			grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"` + turnsName + `":{}}]}`),
+		},
 	})
 	if err != nil {
 		return err
