@@ -101,7 +101,7 @@ PRODUCT = integration integration/probe
 STOCK = seccomp/filter internal/holder overlay addrguard
 KERNELS ?= 6.1 6.12
 # What is tested where systemd makes the cgroups of containers.
-SYSTEMD = TestScripts/.*/^(guard|servers|lifecycle|own|crash|plugin-down|systemd)$$|^TestAttack$$/.*/^(ordinary|exec)$$|^TestSocketTable$$
+SYSTEMD = TestScripts/.*/^(guard|occupied|servers|lifecycle|own|crash|plugin-down|systemd)$$|^TestAttack$$/.*/^(ordinary|exec)$$|^TestSocketTable$$
 OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/) internal/vm/,$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
 
 .PHONY: test-go

@@ -24,6 +24,8 @@ type machine struct {
 	plane *overlay.Host
 	vtep  string
 	pools []netip.Prefix
+
+	segment topology.Segment
 }
 
 // newMachine has network 1 with the pools given.
@@ -44,9 +46,9 @@ func newMachine(t *testing.T, root *netnstest.Namespace, vtep string, pools ...s
 			t.Error(err)
 		}
 	})
-	seg := topology.Segment{Network: networkID(1), VNI: 7, VTEP: netip.MustParseAddr(vtep), Port: 4789, MTU: 1450, Pools: m.pools,
+	m.segment = topology.Segment{Network: networkID(1), VNI: 7, VTEP: netip.MustParseAddr(vtep), Port: 4789, MTU: 1450, Pools: m.pools,
 		Subnets: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd00:77::/32")}}
-	if _, err := m.plane.Apply(t.Context(), seg); err != nil {
+	if _, err := m.plane.Apply(t.Context(), m.segment); err != nil {
 		t.Fatal(err)
 	}
 	m.host = newHost(t)
@@ -72,7 +74,7 @@ func (m *machine) introduce(other *machine) {
 	m.t.Helper()
 	vtep := netip.MustParseAddr(other.vtep)
 	there := []topology.Peer{{VTEP: vtep, Prefixes: other.pools[1:]}}
-	err := errors.Join(m.plane.SetMembers(m.t.Context(), []netip.AddrPort{netip.AddrPortFrom(vtep, 0)}), m.plane.ChangePeers(m.t.Context(), networkID(1), nil, there))
+	err := errors.Join(m.plane.SetMembers(m.t.Context(), []netip.AddrPort{netip.AddrPortFrom(vtep, 0)}), m.plane.ChangePeers(m.t.Context(), m.segment, nil, there))
 	if err != nil {
 		m.t.Fatal(err)
 	}

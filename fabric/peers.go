@@ -22,6 +22,7 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 	f.mu.Lock()
 	before, applied, here := n.peers, n.applied, f.networks[n.ID] == n
 	n.peers, n.peersNew = peers, true
+	segment := f.segment(n)
 	f.mu.Unlock()
 	if !here {
 		return &fault.Error{Op: "set peers of network", On: id.Short(), Err: ErrNoNetwork}
@@ -29,7 +30,7 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 	if !applied {
 		_, err = f.apply(ctx, n)
 	} else if gone, come := changedPeers(before, peers); len(gone)+len(come) > 0 {
-		err = f.o.Segments.ChangePeers(ctx, n.ID, gone, come)
+		err = f.o.Segments.ChangePeers(ctx, segment, gone, come)
 	}
 	if err != nil {
 		f.mu.Lock()

@@ -16,8 +16,9 @@ type Segments interface {
 	ApplyUplink(context.Context, topology.Uplink) (changed bool, err error)
 	// Remove takes everything of the network away; gone already is success.
 	Remove(context.Context, topology.NetworkID) error
-	// ChangePeers programs the difference between two lists of a network's peers.
-	ChangePeers(ctx context.Context, id topology.NetworkID, before, after []topology.Peer) error
+	// ChangePeers programs the difference between two lists of peers of a network that
+	// was applied.
+	ChangePeers(ctx context.Context, applied topology.Segment, before, after []topology.Peer) error
 	// Networks lists the networks that have a namespace on this host.
 	Networks(context.Context) ([]topology.NetworkID, error)
 }

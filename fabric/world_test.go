@@ -165,17 +165,17 @@ func (w *world) Apply(_ context.Context, s topology.Segment) (bool, error) {
 // peerChange is a call of ChangePeers.
 type peerChange struct{ before, after []topology.Peer }
 
-func (w *world) ChangePeers(_ context.Context, id topology.NetworkID, before, after []topology.Peer) error {
+func (w *world) ChangePeers(_ context.Context, applied topology.Segment, before, after []topology.Peer) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.changes = append(w.changes, peerChange{before, after})
 	if w.applyErr == nil {
-		s := w.segments[id]
+		s := w.segments[applied.Network]
 		s.Peers = slices.DeleteFunc(slices.Clone(s.Peers), func(p topology.Peer) bool {
 			return slices.ContainsFunc(before, func(b topology.Peer) bool { return b.VTEP == p.VTEP })
 		})
 		s.Peers = append(s.Peers, after...)
-		w.segments[id] = s
+		w.segments[applied.Network] = s
 	}
 	return w.applyErr
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/particle-net/particle/internal/netnstest"
@@ -21,8 +22,9 @@ import (
 type machine struct {
 	*netnstest.Namespace
 	*overlay.Host
-	t    testing.TB
-	opts overlay.Options
+	t       testing.TB
+	opts    overlay.Options
+	applied sync.Map // by network
 }
 
 // newMachine opens a Host in a namespace of its own. The address is given to a
@@ -126,6 +128,20 @@ func (m *machine) gateway(id topology.NetworkID) *netnstest.Namespace {
 
 // apply fails the test if Apply does, or if it says otherwise than expected
 // whether it changed anything.
+// Apply remembers what it applies, as the fabric does.
+func (m *machine) Apply(ctx context.Context, seg topology.Segment) (changed bool, err error) {
+	m.applied.Store(seg.Network, seg)
+	return m.Host.Apply(ctx, seg)
+}
+
+func (m *machine) changePeers(id topology.NetworkID, before, after []topology.Peer) error {
+	seg := topology.Segment{Network: id}
+	if applied, ok := m.applied.Load(id); ok {
+		seg = applied.(topology.Segment)
+	}
+	return m.ChangePeers(m.t.Context(), seg, before, after)
+}
+
 func (m *machine) apply(seg topology.Segment, wantChange bool) {
 	m.t.Helper()
 	changed, err := m.Apply(m.t.Context(), seg)

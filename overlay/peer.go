@@ -24,31 +24,29 @@ import (
 // so before anything goes: a prefix that moves from one host to another always
 // leads to one of them.
 //
-// The network must have been applied. Causes: ErrNoNetwork.
-func (h *Host) ChangePeers(ctx context.Context, id topology.NetworkID, before, after []topology.Peer) error {
+// The segment is the network's as it was applied; its own list of other hosts is not
+// looked at. Causes: ErrNoNetwork.
+func (h *Host) ChangePeers(ctx context.Context, seg topology.Segment, before, after []topology.Peer) error {
+	const op = "change hosts of network"
 	release, err := h.write(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	ns, err := h.tenant("change hosts of network", id)
+	ns, err := h.tenant(op, seg.Network)
 	if err != nil {
 		return err
 	}
 	defer ns.close()
-	return peersError("change hosts of network", id, ns.changePeers(before, after))
+	return peersError(op, seg.Network, ns.changePeers(seg, before, after))
 }
 
-func (n *namespace) changePeers(before, after []topology.Peer) error {
+func (n *namespace) changePeers(seg topology.Segment, before, after []topology.Peer) error {
 	device, err := n.vxlan()
 	if err != nil {
 		return err
 	}
-	pools, subnets, err := n.ownPart()
-	if err != nil {
-		return err
-	}
-	s := newSide(device, pools, subnets)
+	s := newSide(device, seg.Pools, seg.Subnets)
 	have, want := newPlan(s), newPlan(s)
 	_ = have.hosts(before) // what could not be set need not be removed
 	err = want.hosts(after)
@@ -159,23 +157,12 @@ func (n *namespace) dropAddress(from netlink.Link, a netlink.Addr) error {
 	return nil
 }
 
-// ownPart reads this host's part of the network back from the kernel.
-func (n *namespace) ownPart() (pools, subnets []netip.Prefix, err error) {
-	pools, err = n.bulk.prefixes(unix.RT_TABLE_LOCAL, unix.RTN_LOCAL)
-	subnets, failed := n.subnets()
-	return pools, subnets, errors.Join(err, failed)
-}
-
-// subnets are the network's, or none if the host is alone. They are sorted.
-func (n *namespace) subnets() ([]netip.Prefix, error) {
-	return n.bulk.prefixes(unix.RT_TABLE_MAIN, unix.RTN_UNREACHABLE)
-}
-
-// prefixes lists the destinations of our routes of one type in one table, sorted.
-func (r *rtnl) prefixes(table, kind byte) (list []netip.Prefix, err error) {
+// subnets are the network's, or none if the host is alone, as the kernel has them. They
+// are sorted.
+func (n *namespace) subnets() (list []netip.Prefix, err error) {
 	var errs []error
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		found, err := r.routes(family, routeFilter{table, kind})
+		found, err := n.bulk.routes(family, routeFilter{unix.RT_TABLE_MAIN, unix.RTN_UNREACHABLE})
 		errs = append(errs, err)
 		for _, f := range found {
 			list = append(list, f.to)

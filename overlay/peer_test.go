@@ -24,7 +24,7 @@ func part(pools, subnets []string, peers ...topology.Peer) topology.Segment {
 // change fails the test if ChangePeers does.
 func (m *machine) change(before, after []topology.Peer) {
 	m.t.Helper()
-	if err := m.ChangePeers(m.t.Context(), network(1), before, after); err != nil {
+	if err := m.changePeers(network(1), before, after); err != nil {
 		m.t.Fatal(err)
 	}
 }

@@ -267,7 +267,7 @@ func TestHostsThatCannotBeReached(t *testing.T) {
 		seg.Peers = []topology.Peer{good, bad}
 		for _, apply := range []func() error{
 			func() error { _, err := m.Apply(t.Context(), seg); return err },
-			func() error { return m.ChangePeers(t.Context(), seg.Network, nil, seg.Peers) },
+			func() error { return m.ChangePeers(t.Context(), seg, nil, seg.Peers) },
 		} {
 			if err := apply(); err == nil || !strings.Contains(err.Error(), cause) {
 				t.Errorf("want %q, got %v", cause, err)
@@ -277,7 +277,7 @@ func TestHostsThatCannotBeReached(t *testing.T) {
 			m.observes(want)
 		}
 	}
-	if err := m.ChangePeers(t.Context(), network(9), nil, nil); !errors.Is(err, overlay.ErrNoNetwork) {
+	if err := m.changePeers(network(9), nil, nil); !errors.Is(err, overlay.ErrNoNetwork) {
 		t.Errorf("of a network that is not here: %v", err)
 	}
 }

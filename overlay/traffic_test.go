@@ -29,7 +29,7 @@ func peers(t *testing.T, aVTEP, bVTEP string, bits int) [2]*machine {
 func (m *machine) introduce(n int, block, vtep string) {
 	m.t.Helper()
 	other := []topology.Peer{peer(vtep, block)}
-	err := errors.Join(m.ChangePeers(m.t.Context(), network(n), nil, other), m.SetMembers(m.t.Context(), atOwnPort(addrs(vtep)...)))
+	err := errors.Join(m.changePeers(network(n), nil, other), m.SetMembers(m.t.Context(), atOwnPort(addrs(vtep)...)))
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -48,8 +48,8 @@ type planes struct {
 	done chan struct{}
 }
 
-func (p planes) ChangePeers(ctx context.Context, id topology.NetworkID, before, after []topology.Peer) error {
-	err := p.Host.ChangePeers(ctx, id, before, after)
+func (p planes) ChangePeers(ctx context.Context, applied topology.Segment, before, after []topology.Peer) error {
+	err := p.Host.ChangePeers(ctx, applied, before, after)
 	p.done <- struct{}{}
 	return err
 }
