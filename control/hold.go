@@ -32,26 +32,26 @@ const (
 // A Hold is not safe for concurrent use.
 type Hold[T any] struct {
 	key      func(T) string
-	kept     map[string]*keeping[T]
+	kept     map[string]*T
+	held     map[string]holding // those of kept that are not Current
 	instance string
 	revision int64
-	calm     bool // all are Current; false may be otherwise by now
 
 	healthy bool
 	read    time.Duration // the clock at the last look
 	elapsed time.Duration // healthy time so far
 }
 
-type keeping[T any] struct {
-	value    T
+// holding is why a record is kept that the watch does not tell of, and for how long.
+type holding struct {
 	standing Standing
-	until    time.Duration // of healthy time, unless Current
+	until    time.Duration // of healthy time
 	told     int64         // the revision at which it was Withdrawn; 0 if the source has none
 }
 
 // NewHold makes an empty one. key tells records apart.
 func NewHold[T any](key func(T) string) *Hold[T] {
-	return &Hold[T]{key: key, kept: map[string]*keeping[T]{}}
+	return &Hold[T]{key: key, kept: map[string]*T{}, held: map[string]holding{}}
 }
 
 // Verdict is what an Update has led to.
@@ -70,10 +70,16 @@ type Verdict[T any] struct {
 
 // Remember enters what was known before a restart.
 func (h *Hold[T]) Remember(all []T, instance string, revision int64) {
-	for _, v := range all {
-		h.kept[h.key(v)] = &keeping[T]{value: v}
-	}
+	h.put(all)
 	h.instance, h.revision = instance, revision
+}
+
+func (h *Hold[T]) put(all []T) {
+	for _, v := range all {
+		key := h.key(v)
+		h.kept[key] = &v
+		delete(h.held, key)
+	}
 }
 
 // Update follows one message of the watch.
@@ -99,16 +105,14 @@ func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict[T] {
 
 func (h *Hold[T]) change(u Update[T]) bool {
 	changed := len(u.Put) > 0
-	h.calm = h.calm && len(u.Deleted) == 0
 	for _, v := range u.Deleted {
-		if k := h.kept[h.key(v)]; k != nil && k.standing == Current {
-			k.standing, k.until, k.told = Withdrawn, h.elapsed+withdrawnFor, u.Revision
+		key := h.key(v)
+		if _, ok := h.kept[key]; ok && h.held[key].standing == Current {
+			h.held[key] = holding{Withdrawn, h.elapsed + withdrawnFor, u.Revision}
 			changed = true
 		}
 	}
-	for _, v := range u.Put {
-		h.kept[h.key(v)] = &keeping[T]{value: v}
-	}
+	h.put(u.Put)
 	return changed
 }
 
@@ -116,45 +120,40 @@ func (h *Hold[T]) change(u Update[T]) bool {
 // much is lacking. A record that is held already keeps its time, so that a watch
 // that breaks off again and again does not keep it for ever.
 func (h *Hold[T]) list(u Update[T]) Verdict[T] {
-	h.calm = false
 	put := make(map[string]bool, len(u.Put))
 	for _, v := range u.Put {
 		put[h.key(v)] = true
 	}
-	known, missing := 0, 0
-	for key, k := range h.kept {
-		if k.standing == Current {
-			known++
-			if !put[key] {
-				missing++
-			}
+	known, missing := len(h.kept)-len(h.held), 0
+	for key := range h.kept {
+		if !put[key] && h.held[key].standing == Current {
+			missing++
 		}
 	}
 	v := Verdict[T]{Changed: true, Loss: h.loss(u, known, missing)}
 	other := h.another(u) || h.older(u)
-	standing, until := Withdrawn, h.elapsed+withdrawnFor
+	gone := holding{Withdrawn, h.elapsed + withdrawnFor, u.Revision}
 	if v.Loss != "" {
-		standing, until = Doubted, h.elapsed+doubtedFor
+		gone.standing, gone.until = Doubted, h.elapsed+doubtedFor
 	}
-	for key, k := range h.kept {
+	for key, value := range h.kept {
+		k := h.held[key]
 		switch {
 		case put[key]:
 		case k.standing == Current:
-			k.standing, k.until, k.told = standing, until, u.Revision
+			h.held[key] = gone
 			if other {
-				v.Forgotten = append(v.Forgotten, k.value)
+				v.Forgotten = append(v.Forgotten, *value)
 			}
 		case k.standing == Withdrawn:
 			// One that was told at a later revision was told before the loss, and is true.
 			// Another may be what this very store has made up for what it had lost.
 			if v.Loss != "" && k.told <= u.Revision {
-				k.standing, k.until = standing, until
+				h.held[key] = holding{gone.standing, gone.until, k.told}
 			}
 		}
 	}
-	for _, value := range u.Put {
-		h.kept[h.key(value)] = &keeping[T]{value: value}
-	}
+	h.put(u.Put)
 	h.instance, h.revision = u.Instance, u.Revision
 	return v
 }
@@ -185,14 +184,20 @@ func (h *Hold[T]) Tick(now time.Duration) (changed bool) {
 		h.elapsed += min(max(now-h.read, 0), longestStep)
 	}
 	h.read = now
-	if !h.Waiting() {
-		return false
-	}
-	before := len(h.kept)
-	maps.DeleteFunc(h.kept, func(_ string, k *keeping[T]) bool {
-		return k.standing != Current && k.until <= h.elapsed
+	return h.drop(func(_ T, k holding) bool { return k.until <= h.elapsed })
+}
+
+// drop forgets the held records that gone names, and says whether there were any.
+func (h *Hold[T]) drop(gone func(T, holding) bool) bool {
+	before := len(h.held)
+	maps.DeleteFunc(h.held, func(key string, k holding) bool {
+		if !gone(*h.kept[key], k) {
+			return false
+		}
+		delete(h.kept, key)
+		return true
 	})
-	return len(h.kept) != before
+	return len(h.held) != before
 }
 
 // Healthy says whether the watch delivers.
@@ -201,28 +206,16 @@ func (h *Hold[T]) Healthy() bool { return h.healthy }
 // Origin is what Remember needs beside the records.
 func (h *Hold[T]) Origin() (instance string, revision int64) { return h.instance, h.revision }
 
-// Waiting says whether time will change anything. As a rule it will not, and then all
-// records are looked at once.
-func (h *Hold[T]) Waiting() bool {
-	if h.calm {
-		return false
-	}
-	for _, k := range h.kept {
-		if k.standing != Current {
-			return true
-		}
-	}
-	h.calm = true
-	return false
-}
+// Waiting says whether time will change anything.
+func (h *Hold[T]) Waiting() bool { return len(h.held) > 0 }
 
 // Count is how many records have a standing.
 func (h *Hold[T]) Count(s Standing) int {
-	if s != Current && !h.Waiting() {
-		return 0
+	if s == Current {
+		return len(h.kept) - len(h.held)
 	}
 	n := 0
-	for _, k := range h.kept {
+	for _, k := range h.held {
 		if k.standing == s {
 			n++
 		}
@@ -232,19 +225,19 @@ func (h *Hold[T]) Count(s Standing) int {
 
 // Find gives the record of a key and how far it can be believed.
 func (h *Hold[T]) Find(key string) (value T, s Standing, ok bool) {
-	k := h.kept[key]
-	if k == nil {
+	v := h.kept[key]
+	if v == nil {
 		return value, s, false
 	}
-	return k.value, k.standing, true
+	return *v, h.held[key].standing, true
 }
 
 // All lists the records of the given standings, in order of their keys.
 func (h *Hold[T]) All(standings ...Standing) []T {
 	all := make([]T, 0, len(h.kept))
 	for _, key := range slices.Sorted(maps.Keys(h.kept)) {
-		if k := h.kept[key]; slices.Contains(standings, k.standing) {
-			all = append(all, k.value)
+		if slices.Contains(standings, h.held[key].standing) {
+			all = append(all, *h.kept[key])
 		}
 	}
 	return all
@@ -252,16 +245,9 @@ func (h *Hold[T]) All(standings ...Standing) []T {
 
 // Each visits the records of the given standings, in no order.
 func (h *Hold[T]) Each(visit func(T), standings ...Standing) {
-	for _, k := range h.kept {
-		if slices.Contains(standings, k.standing) {
-			visit(k.value)
+	for key, v := range h.kept {
+		if slices.Contains(standings, h.held[key].standing) {
+			visit(*v)
 		}
 	}
-}
-
-// drop forgets the held records that gone rejects, and says whether there were any.
-func (h *Hold[T]) drop(gone func(T) bool) bool {
-	before := len(h.kept)
-	maps.DeleteFunc(h.kept, func(_ string, k *keeping[T]) bool { return k.standing != Current && gone(k.value) })
-	return len(h.kept) != before
 }

@@ -67,9 +67,9 @@ func (r *Routes) contested(list []Route) bool {
 			return true
 		}
 	}
-	for _, k := range r.hold.kept {
+	for _, kept := range r.hold.kept {
 		for i := range list {
-			if list[i].Prefix == k.value.Prefix {
+			if list[i].Prefix == kept.Prefix {
 				return true
 			}
 		}
@@ -88,7 +88,7 @@ func (r *Routes) replace() (changed bool) {
 			owners[route.Prefix] = append(owners[route.Prefix], route.Node)
 		}
 	}
-	return r.hold.drop(func(held Route) bool {
+	return r.hold.drop(func(held Route, _ holding) bool {
 		again := held
 		if again.Vouched = true; vouched[routeKey(again)] {
 			return true
