@@ -21,7 +21,7 @@ import (
 
 // engineLimit bounds each engine's tests: an image and some thirty containers. The
 // host comes before: its engine may have to be built.
-const engineLimit = 5 * time.Minute
+const engineLimit = 15 * time.Minute
 
 // engine is a real Docker host with the shim for its default runtime. Its
 // network "jobs" is a bridge network that the test's plugin claims, so that
