@@ -43,12 +43,12 @@ func (r *Routes) Remember(all []Route, instance string, revision int64) {
 
 // Update follows one message of the watch (see Hold).
 func (r *Routes) Update(u Update[Route], now time.Duration) Verdict[Route] {
-	few := len(u.Put) <= fewRoutes && !r.contested(u.Put)
+	few := r.ranked != nil && len(u.Put) > 0 && len(u.Put) <= fewRoutes && !r.contested(u.Put)
 	v := r.hold.Update(u, now)
 	replaced := r.hold.Waiting() && r.replace()
 	switch {
 	case !v.Changed && !replaced:
-	case v.Grown && !replaced && few && r.ranked != nil:
+	case v.Grown && !replaced && few:
 		r.come = append(r.come, u.Put...)
 	default:
 		r.forget()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -287,7 +286,7 @@ func (f *Fabric) segment(n *network) topology.Segment {
 		s.Pools = append(s.Pools, p.Subnet)
 	}
 	if n.Shared != "" {
-		s.Subnets, s.Pools, s.Peers = s.Pools, n.local(), slices.Clone(n.peers)
+		s.Subnets, s.Pools, s.Peers = s.Pools, n.local(), n.peers
 	}
 	s.Pools = append(s.Pools, f.o.Local...)
 	return s

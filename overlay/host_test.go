@@ -126,8 +126,6 @@ func (m *machine) gateway(id topology.NetworkID) *netnstest.Namespace {
 	return netnstest.At(m.t, filepath.Join(m.opts.NamespaceDir, string(id)+".gateway"))
 }
 
-// apply fails the test if Apply does, or if it says otherwise than expected
-// whether it changed anything.
 // Apply remembers what it applies, as the fabric does.
 func (m *machine) Apply(ctx context.Context, seg topology.Segment) (changed bool, err error) {
 	m.applied.Store(seg.Network, seg)
@@ -142,6 +140,8 @@ func (m *machine) changePeers(id topology.NetworkID, before, after []topology.Pe
 	return m.ChangePeers(m.t.Context(), seg, before, after)
 }
 
+// apply fails the test if Apply does, or if it says otherwise than expected
+// whether it changed anything.
 func (m *machine) apply(seg topology.Segment, wantChange bool) {
 	m.t.Helper()
 	changed, err := m.Apply(m.t.Context(), seg)

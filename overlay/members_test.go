@@ -300,8 +300,8 @@ func TestMembersCome(t *testing.T) {
 		"filter is gone": func(m *machine) { m.Run("nft", "flush", "ruleset") },
 		"a restart": func(m *machine) {
 			m.restart()
-			if err := m.AddMembers(t.Context(), atOwnPort(addrs("192.0.2.3")...)); err == nil {
-				t.Error("members are added to nobody knows whom")
+			if err := m.AddMembers(m.t.Context(), atOwnPort(addrs("192.0.2.3")...)); err == nil {
+				m.t.Error("members are added to nobody knows whom")
 			}
 			m.members("192.0.2.2", "2001:db8::2")
 		},

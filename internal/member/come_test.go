@@ -3,7 +3,7 @@ package member_test
 import (
 	"slices"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/particle-net/particle/topology"
 )
@@ -22,10 +22,9 @@ func TestHostThatComesIsKnownAtOnce(t *testing.T) {
 				if encrypted {
 					b.encrypting()
 				}
-				time.Sleep(soon)
 				b.start()
 				b.connect()
-				time.Sleep(time.Millisecond)
+				synctest.Wait()
 				a.mu.Lock()
 				defer a.mu.Unlock()
 				if !slices.Contains(a.members, b.node.VTEP) {

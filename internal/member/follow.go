@@ -153,6 +153,10 @@ func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 		peers = slices.DeleteFunc(slices.Clone(peers), foreign)
 	}
 	news := n.heard && (!n.peersSet || !slices.EqualFunc(peers, n.peers, topology.Peer.Equal))
+	if !news {
+		m.mu.Unlock()
+		return
+	}
 	var strangers []netip.AddrPort
 	for _, p := range peers {
 		if at := netip.AddrPortFrom(p.VTEP, p.Port); !m.members[at] {
@@ -160,9 +164,6 @@ func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 		}
 	}
 	m.mu.Unlock()
-	if !news {
-		return
-	}
 	m.letIn(ctx, strangers)
 	err := m.o.Fabric.SetPeers(ctx, id, peers)
 	m.mu.Lock()
