@@ -2,6 +2,7 @@ package integration
 
 import (
 	"slices"
+	"testing"
 
 	"github.com/particle-net/particle/integration/sockets/attack"
 	"github.com/particle-net/particle/integration/sockets/sock"
@@ -116,6 +117,13 @@ var overLinks = []string{"--cap-add", "NET_RAW", "--cap-add", "NET_ADMIN"}
 
 // pastRuntime is a runtime that does not know of particle networks.
 var pastRuntime = []string{"--runtime", "runc", "--cap-drop", "NET_RAW"}
+
+// mannersHere are those whose programs this kernel runs.
+func mannersHere(t *testing.T) []manner {
+	t.Helper()
+	programs := socketsPrograms(t)
+	return slices.DeleteFunc(slices.Clone(manners), func(m manner) bool { return !slices.Contains(programs, m.program) })
+}
 
 // named is the manner of a name.
 func named(name string) manner {

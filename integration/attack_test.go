@@ -235,7 +235,7 @@ func TestAttack(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {
 		s, allowed := newStage(t, engine), concededHere(t)
 		used := map[string]bool{}
-		for _, m := range manners {
+		for _, m := range mannersHere(t) {
 			if !m.on(engine) {
 				continue
 			}

@@ -175,38 +175,19 @@ func socketsArchive() ([]byte, error) {
 	if err := r.common(); err != nil {
 		return nil, err
 	}
-	for name, arch := range map[string]string{"bin/sockets": "amd64", "bin/sockets386": "386"} {
-		if err := r.build(name, "./sockets", arch); err != nil {
+	for _, name := range []string{"sockets", "sockets386"} {
+		if err := r.ours(name); err != nil {
 			return nil, err
 		}
 	}
 	return r.bytes()
 }
 
-// build compiles a static program of this folder, or takes it from where the programs
-// are built.
-func (r *root) build(name, pkg, arch string) error {
-	if dir := os.Getenv(built); dir != "" {
-		content, err := os.ReadFile(filepath.Join(dir, filepath.Base(name)))
-		if err != nil {
-			return err
-		}
-		return r.file(name, 0o755, content)
-	}
-	dir, err := os.MkdirTemp("", "particle-image-")
+// ours takes one of the project's programs to /bin.
+func (r *root) ours(name string) error {
+	content, err := os.ReadFile(program(name))
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	out := filepath.Join(dir, "program")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s for %s: %w\n%s", pkg, arch, err, said)
-	}
-	content, err := os.ReadFile(out)
-	if err != nil {
-		return err
-	}
-	return r.file(name, 0o755, content)
+	return r.file("bin/"+name, 0o755, content)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -14,7 +15,7 @@ import (
 
 // programs are built once for all tests.
 var programs struct {
-	bin string // particle, particle-docker-plugin, particle-runtime, particle-lab, probe
+	bin string // particle, particle-docker-plugin, particle-runtime, particle-lab, probe, sockets, sockets386
 	cli lab.DockerCLI
 }
 
@@ -50,11 +51,20 @@ func run(m *testing.M) int {
 }
 
 func build() error {
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", programs.bin+"/",
-		"../cmd/particle", "../cmd/particle-docker-plugin", "../cmd/particle-runtime", "../cmd/particle-lab", "./probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
+	native := []string{"../cmd/particle", "../cmd/particle-docker-plugin", "../cmd/particle-runtime", "../cmd/particle-lab", "./probe", "./sockets"}
+	for _, b := range []struct {
+		out      string
+		arch     string
+		packages []string
+	}{
+		{out: "/", arch: runtime.GOARCH, packages: native},
+		{out: "/sockets386", arch: "386", packages: []string{"./sockets"}},
+	} {
+		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", programs.bin + b.out}, b.packages...)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+b.arch)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build for %s: %w\n%s", b.arch, err, out)
+		}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ func serversArchive() ([]byte, error) {
 	steps := []func() error{
 		r.common,
 		func() error { return r.dir(0o755, "var/lib", "var/lib/nginx", "var/log", "var/log/nginx") },
-		func() error { return r.build("bin/probe", "./probe", "amd64") },
+		func() error { return r.ours("probe") },
 		func() error { return r.copy("/bin/busybox") },
 		func() error { return r.links("/bin/busybox", "bin/sh", "bin/grep", "bin/wget") },
 		func() error { return r.program("/usr/sbin/nginx") },

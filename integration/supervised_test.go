@@ -25,7 +25,7 @@ func TestAttackSupervised(t *testing.T) {
 		s := newStage(t, engine, "PARTICLE_GUARD=seccomp")
 		allowed := slices.Concat(conceded, concededBySeccomp)
 		used := map[string]bool{}
-		for _, m := range manners {
+		for _, m := range mannersHere(t) {
 			slow := m.name == "user" || m.name == "386" || // as the ordinary one
 				m.name == "socketcall" && engine != lab.EngineDebian // nothing of it is the engine's
 			// "Under this guard it is bound by nothing": nobody answers its calls.

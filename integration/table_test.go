@@ -72,7 +72,7 @@ func TestSocketTable(t *testing.T) {
 			shared, own = slices.Concat(differences, differencesBefore66, othersBefore66), othersBefore66
 		}
 		used := map[string]bool{}
-		for _, program := range []string{"sockets", "sockets386"} {
+		for _, program := range socketsPrograms(t) {
 			compare(t, "shared, "+program, bridged, b.table(t, "shared", program), shared, used)
 		}
 		documented(t, shared, used)
