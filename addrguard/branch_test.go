@@ -161,10 +161,14 @@ func TestDevicesWithoutIPv6(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			hanging, err := link.QueryPrograms(link.QueryOptions{Target: device.Index, Attach: ebpf.AttachTCXIngress})
-			if err != nil || (len(hanging.Programs) > 0) != ipv6 {
-				t.Errorf("on the way in, with IPv6 %v: %+v, %v", ipv6, hanging, err)
-			}
+			// The kernel takes it away some time after its pin is gone.
+			eventually(t, fmt.Sprintf("programs on the way in are there: %v", ipv6), func() bool {
+				hanging, err := link.QueryPrograms(link.QueryOptions{Target: device.Index, Attach: ebpf.AttachTCXIngress})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return (len(hanging.Programs) > 0) == ipv6
+			})
 		})
 	}
 }

@@ -112,7 +112,8 @@ func (s *Store) health() (changed <-chan struct{}, down error) {
 }
 
 // note compares an answer's revision with the highest that was seen when the
-// question was sent. Reads and writes are linearizable, so it cannot be lower
+// question was sent, or a watch's with that of its answer before. Reads and writes
+// are linearizable, and a watch tells of what is committed, so it cannot be lower
 // unless the store was replaced by an older copy of itself, or by an empty one;
 // then it says false.
 func (s *Store) note(before, revision int64) bool {

@@ -90,11 +90,12 @@ func TestRestoredSnapshot(t *testing.T) {
 				t.Fatal(err)
 			}
 			srv.SaveSnapshot()
+			routes := controltest.Follow(t, other.WatchRoutes(t.Context(), n), controltest.Key)
+			routes.UntilHave(1) // so that the watch alone tells it how far the store comes
 			late, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
 			if err != nil {
 				t.Fatal(err)
 			}
-			routes := controltest.Follow(t, other.WatchRoutes(t.Context(), n), controltest.Key)
 			routes.UntilHave(2)
 			instance := routes.Instance
 			srv.RestoreSnapshot(c.bump)

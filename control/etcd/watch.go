@@ -233,7 +233,11 @@ func (v *view[T]) hear(ctx context.Context, events clientv3.WatchChan, at int64,
 			case r.Err() != nil:
 				return true, r.Err()
 			}
-			at, behind = max(at, r.Header.Revision), false
+			// A server that the watch has come to may be behind of the one before.
+			if behind = false; r.Header.Revision > at {
+				v.s.note(at, r.Header.Revision)
+				at = r.Header.Revision
+			}
 			if u := v.apply(r); len(u.Put)+len(u.Deleted) > 0 && !v.send(ctx, u) {
 				return true, nil
 			}
