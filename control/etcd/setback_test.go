@@ -67,6 +67,35 @@ func TestSetBackWhileNobodyLooks(t *testing.T) {
 	})
 }
 
+// A host has been told by its watch alone how far the store had come, and who told the
+// store does not run any more. Its first question tells it that the store was set back.
+func TestSetBackOfWhatAWatchTold(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		srv := etcdtest.Start(t, release)
+		n := controltest.Network(1)
+		owner, other := open(t, srv.Endpoint(), controltest.Node(1)), open(t, srv.Endpoint(), controltest.Node(2))
+		var err error
+		if n.VNI, err = owner.ClaimNetwork(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		routes := controltest.Follow(t, other.WatchRoutes(t.Context(), n), controltest.Key)
+		routes.Until("a list", func() bool { return routes.Instance != "" })
+		srv.Save()
+		late, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes.UntilHave(1)
+		if err := owner.Close(); err != nil {
+			t.Fatal(err)
+		}
+		srv.Load()
+		if got, err := other.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); !errors.Is(err, control.ErrSettling) {
+			t.Errorf("%s, %v; %s is another's, and the store lacks it", got.Prefix, err, late.Prefix)
+		}
+	})
+}
+
 // A snapshot is restored while hosts run, and they notice: what it lacks is not granted to
 // another. With --bump-revision they do not, of which docs/operations.md warns: the list
 // that they get is of the same store, and newer.
@@ -90,12 +119,11 @@ func TestRestoredSnapshot(t *testing.T) {
 				t.Fatal(err)
 			}
 			srv.SaveSnapshot()
-			routes := controltest.Follow(t, other.WatchRoutes(t.Context(), n), controltest.Key)
-			routes.UntilHave(1) // so that the watch alone tells it how far the store comes
 			late, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
 			if err != nil {
 				t.Fatal(err)
 			}
+			routes := controltest.Follow(t, other.WatchRoutes(t.Context(), n), controltest.Key)
 			routes.UntilHave(2)
 			instance := routes.Instance
 			srv.RestoreSnapshot(c.bump)
