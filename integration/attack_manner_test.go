@@ -70,7 +70,7 @@ var manners = []manner{
 	{name: "user", program: "sockets", entry: sock.Syscall, user: "1000:1000"},
 	{name: "unconfined", program: "sockets", entry: sock.Syscall, unconfined: true, scan: true},
 	{name: "386", program: "sockets386", entry: sock.Syscall},
-	{name: "socketcall", program: "sockets386", entry: sock.Socketcall, unconfined: true, scan: true},
+	{name: "socketcall", program: "sockets386", entry: sock.Socketcall, unconfined: true, scan: true, once: true},
 	{name: "uring", program: "sockets", entry: sock.Uring, unconfined: true, scan: true},
 	{name: "uring-async", program: "sockets", entry: sock.UringAsync, unconfined: true, once: true},
 	{name: "uring-sqpoll", program: "sockets", entry: sock.UringSqpoll, unconfined: true, once: true},

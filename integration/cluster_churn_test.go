@@ -112,8 +112,9 @@ func TestAddressHistory(t *testing.T) {
 	}
 }
 
-// churnEvery is how often a host of a churn starts a container, at most.
-const churnEvery = 300 * time.Millisecond
+// churnEvery is how often a host of a churn starts a container, at most. Three hosts do
+// not keep two cores busy by that, or they would be slow to mend what broke.
+const churnEvery = 2 * time.Second
 
 // churn starts and stops containers on one host until told to end, and records
 // when each address was held. Every other one wishes for an address that other hosts

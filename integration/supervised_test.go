@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/particle-net/particle/integration/sockets/sock"
-	"github.com/particle-net/particle/internal/lab"
 )
 
 // concededBySeccomp are attacks that the guard by system calls does not stop, beside
@@ -27,7 +26,7 @@ func TestAttackSupervised(t *testing.T) {
 		used := map[string]bool{}
 		for _, m := range mannersHere(t) {
 			slow := m.name == "user" || m.name == "386" || // as the ordinary one
-				m.name == "socketcall" && engine != lab.EngineDebian // nothing of it is the engine's
+				m.name == "socketcall" && !m.on(engine)
 			// "Under this guard it is bound by nothing": nobody answers its calls.
 			if slow || m.alone {
 				continue
