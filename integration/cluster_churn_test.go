@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"regexp"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -65,6 +66,20 @@ var oneHolder = porcupine.Model{
 	DescribeOperation: func(input, _ any) string { return fmt.Sprintf("%+v", input) },
 }
 
+// used says whether a container had got an address of the prefix by then.
+func (h *addressHistory) used(p netip.Prefix, by time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for a, ops := range h.ops {
+		if p.Contains(a) && slices.ContainsFunc(ops, func(o porcupine.Operation) bool {
+			return o.Input.(hold).take && o.Return <= int64(by.Sub(h.began))
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
 // check fails unless the history of each address fits one holder at a time.
 func (h *addressHistory) check(t *testing.T) {
 	t.Helper()
@@ -112,9 +127,9 @@ func TestAddressHistory(t *testing.T) {
 	}
 }
 
-// churnEvery is how often a host of a churn starts a container, at most. Three hosts do
-// not keep two cores busy by that, or they would be slow to mend what broke.
-const churnEvery = 2 * time.Second
+// churnEvery is how often a host of a churn starts a container, at most. The hosts of
+// several tests do not keep two cores busy by that, or they would be slow to mend what broke.
+const churnEvery = 4 * time.Second
 
 // churn starts and stops containers on one host until told to end, and records
 // when each address was held. Every other one wishes for an address that other hosts

@@ -58,6 +58,7 @@ type brokenCluster struct {
 	// expected are the prefixes to which nobody needs a route any more.
 	expected []netip.Prefix
 	reported map[*bed]int // of the lost routes of a host
+	lost     []loss
 }
 
 // window is a time in which containers may fail to start on some hosts.
@@ -136,6 +137,7 @@ func (c *brokenCluster) suffer(faults []clusterFault) {
 	stop()
 	group.Wait()
 	c.history.check(c.T)
+	c.kept()
 	c.starts()
 	if err := c.agrees(ctx); err != nil { // what went last is forgotten, too
 		c.Error(err)
@@ -235,7 +237,14 @@ func (c *brokenCluster) alive(fault string) (longest time.Duration, lost int) {
 	return longest, lost
 }
 
-// keepRoutes fails for each route that was taken away and that somebody needs.
+// loss is a route that a host lost during a fault.
+type loss struct {
+	fault string
+	host  *bed
+	lostRoute
+}
+
+// keepRoutes notes the routes that were taken away, to which somebody may have been.
 func (c *brokenCluster) keepRoutes(fault string) {
 	for _, b := range c.beds {
 		lost, err := b.lostRoutes()
@@ -243,12 +252,23 @@ func (c *brokenCluster) keepRoutes(fault string) {
 			c.Error(err)
 			continue
 		}
-		for _, p := range lost[min(c.reported[b], len(lost)):] {
-			if !slices.Contains(c.expected, p) && !slices.ContainsFunc(contended, p.Overlaps) {
-				c.Errorf("%s: %s lost its route to %s", fault, b.host.Name(), p)
+		for _, r := range lost[min(c.reported[b], len(lost)):] {
+			if !slices.Contains(c.expected, r.to) && !slices.ContainsFunc(contended, r.to.Overlaps) {
+				c.lost = append(c.lost, loss{fault, b, r})
 			}
 		}
 		c.reported[b] = len(lost)
+	}
+}
+
+// kept fails for each route that was taken away though containers had addresses there. A
+// block of which nobody had any is one that its host had been told it has not got, since
+// the answer to its claim was lost, and that it has given back.
+func (c *brokenCluster) kept() {
+	for _, l := range c.lost {
+		if c.history.used(l.to, l.at) {
+			c.Errorf("%s: %s lost its route to %s", l.fault, l.host.host.Name(), l.to)
+		}
 	}
 }
 

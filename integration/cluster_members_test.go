@@ -44,6 +44,7 @@ func TestClusterMembers(t *testing.T) {
 			t.Logf("%s: %s; longest silence %s, %d datagrams lost", step.name, time.Since(began).Round(time.Millisecond), pause, lost)
 		}
 		m.history.check(t)
+		m.kept()
 		if err := m.first.each(func(b *bed) error {
 			return errors.Join(b.clear(t.Context()), until(t.Context(), func() error { return b.clean(t.Context()) }))
 		}); err != nil {

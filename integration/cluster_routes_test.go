@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/runtimeapi"
@@ -112,15 +113,21 @@ const routeLog = "routes"
 
 // logRoutes begins to write down what becomes of the network's routes.
 func (b *bed) logRoutes(ctx context.Context, network string) error {
-	command, err := b.inTenant(ctx, network, "ip", "monitor", "route")
+	command, err := b.inTenant(ctx, network, "ip", "-ts", "monitor", "route")
 	if err != nil {
 		return err
 	}
 	return b.host.StartService(ctx, routeLog, command...)
 }
 
-// lostRoutes lists the prefixes to which a route was taken away since logRoutes.
-func (b *bed) lostRoutes() (lost []netip.Prefix, err error) {
+// lostRoute is a route that was taken away, and when.
+type lostRoute struct {
+	to netip.Prefix
+	at time.Time
+}
+
+// lostRoutes lists the routes that were taken away since logRoutes.
+func (b *bed) lostRoutes() (lost []lostRoute, err error) {
 	log, err := os.Open(b.host.ServiceLog(routeLog))
 	if err != nil {
 		return nil, err
@@ -129,14 +136,18 @@ func (b *bed) lostRoutes() (lost []netip.Prefix, err error) {
 	lines := bufio.NewScanner(log)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 2 || fields[0] != "Deleted" || !slices.Contains(fields, "vx0") {
+		if len(fields) < 3 || fields[1] != "Deleted" || !slices.Contains(fields, "vx0") {
 			continue
 		}
-		p, err := prefixOf(fields[1])
+		at, err := time.ParseInLocation("[2006-01-02T15:04:05.999999]", fields[0], time.Local)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", lines.Text(), err)
 		}
-		lost = append(lost, p)
+		p, err := prefixOf(fields[2])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", lines.Text(), err)
+		}
+		lost = append(lost, lostRoute{p, at})
 	}
 	return lost, lines.Err()
 }
