@@ -127,7 +127,7 @@ test-kernels: packages build ## in virtual machines (KERNELS="6.1 6.12"): what t
 
 .PHONY: test-integration
 test-integration: ## the product on both engines (root)
-	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 -timeout 90m -parallel 3 $(PRODUCT:%=./%)
+	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 -timeout 120m -parallel 3 $(PRODUCT:%=./%)
 
 .PHONY: test-attack
 test-attack: ## one container against its neighbour, and what sockets do, on both engines (root)

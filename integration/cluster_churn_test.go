@@ -127,9 +127,10 @@ func TestAddressHistory(t *testing.T) {
 	}
 }
 
-// churnEvery is how often a host of a churn starts a container, at most. The hosts of
-// several tests do not keep two cores busy by that, or they would be slow to mend what broke.
-const churnEvery = 4 * time.Second
+// churnFor is how long a container of a churn lives, and how long its host has none then,
+// at least. The hosts of several tests do not keep two cores busy by that, or they would be
+// slow to mend what broke.
+const churnFor = 2 * time.Second
 
 // churn starts and stops containers on one host until told to end, and records
 // when each address was held. Every other one wishes for an address that other hosts
@@ -178,18 +179,18 @@ var denied = regexp.MustCompile(`taken|in use|does not answer|claiming again|has
 // run goes on until ctx ends. The commands themselves are let through.
 func (c *churn) run(ctx context.Context, network string) {
 	done := context.WithoutCancel(ctx)
-	tick := time.NewTicker(churnEvery)
+	tick := time.NewTicker(churnFor)
 	defer tick.Stop()
 	for ; ctx.Err() == nil; c.cycles++ {
 		c.gate.RLock()
-		c.cycle(done, network)
+		c.cycle(done, network, tick.C)
 		c.gate.RUnlock()
 		<-tick.C
 	}
 }
 
-// cycle is the life of one container.
-func (c *churn) cycle(ctx context.Context, network string) {
+// cycle is the life of one container, until the tick.
+func (c *churn) cycle(ctx context.Context, network string, tick <-chan time.Time) {
 	name := fmt.Sprintf("churn-%s-%d", c.bed.host.Name(), c.cycles)
 	args := []string{"--network", network}
 	wishes := c.cycles%2 == 1
@@ -209,6 +210,7 @@ func (c *churn) cycle(ctx context.Context, network string) {
 	default:
 		c.refused = append(c.refused, refusal{from, time.Now(), err})
 	}
+	<-tick
 	from = time.Now()
 	// It may have come to be although the answer was an error.
 	if gone := until(ctx, func() error { return c.bed.gone(ctx, name) }); gone != nil {

@@ -41,6 +41,8 @@ func TestScripts(t *testing.T) {
 					return encrypts()
 				case "systemd":
 					return os.Getenv(initVar) == "systemd", nil
+				case "second": // the first engine has shown what is not the engine's
+					return engine != engines()[0], nil
 				default:
 					return name == engine, nil
 				}
