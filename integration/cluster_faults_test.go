@@ -312,6 +312,10 @@ func (k *talker) goesOn(ctx context.Context) (told, error) {
 	}
 	now := before
 	err = until(ctx, func() (err error) {
+		// It says something each second, and Docker's commands cost more than it does.
+		if out, err := k.bed.command(ctx, "sh", "-c", programs.cli.Path+" logs -f --tail 0 "+k.name+" 2>&1 | head -n 1"); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
 		now, err = k.heard(ctx)
 		if err == nil && now.answers == before.answers {
 			err = fmt.Errorf("connection of %s on %s: silent after %d answers", k.name, k.bed.host.Name(), now.answers)
