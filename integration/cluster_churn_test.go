@@ -129,7 +129,7 @@ func TestAddressHistory(t *testing.T) {
 
 // churnFor is how long a container of a churn lives, about. The hosts of several tests do
 // not keep two cores busy by that, or they would be slow to mend what broke.
-const churnFor = 2 * time.Second
+const churnFor = 3 * time.Second
 
 // churn starts and stops containers on one host until told to end, and records
 // when each address was held. Every other one wishes for an address that other hosts
