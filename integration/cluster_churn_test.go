@@ -173,7 +173,7 @@ func wish() []string {
 // denied is what a wish may be answered: somebody has the address, or whether somebody
 // has it cannot be told now, as when the store has just lost the network, too. No such
 // answer is a host's fault.
-var denied = regexp.MustCompile(`taken|in use|does not answer|claiming again|has no such network; repeat`)
+var denied = regexp.MustCompile(`taken|in use|does not answer|claiming again|has no such network; repeat|has no claim of this host to it any more; repeat`)
 
 // run goes on until ctx ends. The commands themselves are let through.
 func (c *churn) run(ctx context.Context, network string) {

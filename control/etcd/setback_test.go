@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/particle-net/particle/control"
@@ -94,6 +95,28 @@ func TestSetBackOfWhatAWatchTold(t *testing.T) {
 			t.Errorf("%s, %v; %s is another's, and the store lacks it", got.Prefix, err, late.Prefix)
 		}
 	})
+}
+
+// The store loses a claim before its host has announced the route. That is refused, and it
+// is said that it may be tried again.
+func TestClaimLostBeforeItsRoute(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t, etcdtest.Current)
+	n := controltest.Network(1)
+	owner := open(t, srv.Endpoint(), controltest.Node(1))
+	if _, err := owner.ClaimNetwork(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	srv.Save()
+	its, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Load()
+	err = owner.Announce(t.Context(), controltest.Node(1).Route(n.ID, its.Prefix))
+	if err == nil || !strings.Contains(err.Error(), "has no claim of this host to it any more; repeat") {
+		t.Errorf("announced: %v", err)
+	}
 }
 
 // A snapshot is restored while hosts run, and they notice: what it lacks is not granted to

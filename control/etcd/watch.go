@@ -29,7 +29,8 @@ func (s *Store) Announce(ctx context.Context, r control.Route) error {
 		h, ok := parseHolding(got[0])
 		switch {
 		case !ok:
-			return fault.New("announce", r.Prefix.String(), "this host has not claimed it", "claim it first")
+			// Who announces has claimed it: that was lost with the store's data.
+			return fault.New("announce", r.Prefix.String(), "the cluster's store has no claim of this host to it any more", "repeat")
 		case h.Node != s.self().ID:
 			return s.addressTaken(ctx, r.Prefix.Addr(), h, "")
 		case h.VTEP == r.VTEP && h.MAC.String() == r.MAC.String() && h.Port == r.Port:
