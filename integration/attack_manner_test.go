@@ -118,17 +118,16 @@ var overLinks = []string{"--cap-add", "NET_RAW", "--cap-add", "NET_ADMIN"}
 // pastRuntime is a runtime that does not know of particle networks.
 var pastRuntime = []string{"--runtime", "runc", "--cap-drop", "NET_RAW"}
 
-// mannersHere are those whose programs this kernel runs.
-func mannersHere(t *testing.T) []manner {
-	t.Helper()
-	programs := socketsPrograms(t)
-	return slices.DeleteFunc(slices.Clone(manners), func(m manner) bool { return !slices.Contains(programs, m.program) })
-}
-
 // named is the manner of a name.
 func named(name string) manner {
 	return manners[slices.IndexFunc(manners, func(m manner) bool { return m.name == name })]
 }
 
 // on says whether an attacker of this manner is to be had on an engine.
-func (m manner) on(engine string) bool { return !m.once || engine == engines()[0] }
+func (m manner) on(engine string) bool { return !m.once || isFirst(engine) }
+
+// runs says whether this kernel runs its program.
+func (m manner) runs(t *testing.T) bool {
+	t.Helper()
+	return slices.Contains(socketsPrograms(t), m.program)
+}

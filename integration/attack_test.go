@@ -235,8 +235,8 @@ func TestAttack(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {
 		s, allowed := newStage(t, engine), concededHere(t)
 		used := map[string]bool{}
-		for _, m := range mannersHere(t) {
-			if !m.on(engine) {
+		for _, m := range manners {
+			if !m.on(engine) || !m.runs(t) {
 				continue
 			}
 			t.Run(m.name, func(t *testing.T) {

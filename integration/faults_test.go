@@ -205,7 +205,7 @@ func TestThousandCycles(t *testing.T) {
 			})
 		}
 		cycles := 1000
-		if engine != engines()[0] {
+		if !isFirst(engine) {
 			cycles = 300
 		}
 		for i := range cycles {

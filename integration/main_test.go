@@ -51,20 +51,19 @@ func run(m *testing.M) int {
 }
 
 func build() error {
-	native := []string{"../cmd/particle", "../cmd/particle-docker-plugin", "../cmd/particle-runtime", "../cmd/particle-lab", "./probe", "./sockets"}
-	for _, b := range []struct {
-		out      string
-		arch     string
-		packages []string
-	}{
-		{out: "/", arch: runtime.GOARCH, packages: native},
-		{out: "/sockets386", arch: "386", packages: []string{"./sockets"}},
-	} {
-		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", programs.bin + b.out}, b.packages...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+b.arch)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build for %s: %w\n%s", b.arch, err, out)
-		}
+	err := compile(runtime.GOARCH, "", "../cmd/particle", "../cmd/particle-docker-plugin", "../cmd/particle-runtime", "../cmd/particle-lab", "./probe", "./sockets")
+	if err == nil {
+		err = compile("386", "sockets386", "./sockets")
+	}
+	return err
+}
+
+// compile makes static programs under their own names, or one under the given name.
+func compile(arch, name string, packages ...string) error {
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", programs.bin + "/" + name}, packages...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build for %s: %w\n%s", arch, err, out)
 	}
 	return nil
 }
@@ -76,6 +75,9 @@ func engines() []string {
 	}
 	return []string{lab.EngineDebian, lab.EngineCurrent}
 }
+
+// isFirst says whether an engine is the one that shows what is not the engine's.
+func isFirst(engine string) bool { return engine == engines()[0] }
 
 // eachEngine runs fn as a subtest on every engine, beside each other and beside all
 // other tests: when one waits, the others go on. They end after the function that
