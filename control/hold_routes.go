@@ -26,6 +26,11 @@ func NewRoutes(self topology.NodeID) *Routes {
 	return &Routes{hold: NewHold(routeKey), self: self}
 }
 
+// same says whether two routes of one network have one key.
+func (r Route) same(as Route) bool {
+	return r.Prefix == as.Prefix && r.Node == as.Node && r.Vouched == as.Vouched
+}
+
 // routeKey tells routes of one network apart.
 func routeKey(r Route) string {
 	key := r.Prefix.String() + "/" + string(r.Node)
@@ -38,14 +43,17 @@ func routeKey(r Route) string {
 // Remember enters what was known before a restart.
 func (r *Routes) Remember(all []Route, instance string, revision int64) {
 	r.hold.Remember(all, instance, revision)
+	r.single = false
 	r.forget()
 }
 
 // Update follows one message of the watch (see Hold).
 func (r *Routes) Update(u Update[Route], now time.Duration) Verdict[Route] {
-	few := r.ranked != nil && len(u.Put) > 0 && len(u.Put) <= fewRoutes && !r.contested(u.Put)
+	known, double := r.contested(u)
+	few := r.ranked != nil && len(u.Put) > 0 && !known
 	v := r.hold.Update(u, now)
-	replaced := r.hold.Waiting() && r.replace()
+	replaced := r.hold.Waiting() && r.replace(u)
+	r.single = r.single && !double
 	switch {
 	case !v.Changed && !replaced:
 	case v.Grown && !replaced && few:
@@ -57,30 +65,73 @@ func (r *Routes) Update(u Update[Route], now time.Duration) Verdict[Route] {
 }
 
 // forget has all routes ranked anew.
-func (r *Routes) forget() { r.ranked, r.come, r.single = nil, nil, false }
+func (r *Routes) forget() { r.ranked, r.come = nil, nil }
 
-// contested says whether two routes, of a list that is short and of those that are
-// kept, are to one prefix.
-func (r *Routes) contested(list []Route) bool {
+// contested says whether a route that comes is to a prefix to which one that is kept is,
+// or another that comes; double, if it may be that of another host. Of many it is not
+// looked up.
+func (r *Routes) contested(u Update[Route]) (known, double bool) {
+	if u.Whole || len(u.Put) > fewRoutes {
+		return true, true
+	}
+	list := u.Put
 	for i, route := range list {
-		if slices.ContainsFunc(list[:i], func(other Route) bool { return other.Prefix == route.Prefix }) {
-			return true
+		for _, other := range list[:i] {
+			known = known || other.Prefix == route.Prefix
+			double = double || other.Prefix == route.Prefix && other.Node != route.Node
 		}
+	}
+	if len(list) == 0 {
+		return known, double
 	}
 	for _, kept := range r.hold.kept {
 		for i := range list {
 			if list[i].Prefix == kept.Prefix {
-				return true
+				known = true
+				double = double || list[i].Node != kept.Node
 			}
 		}
 	}
-	return false
+	return known, double
 }
 
 // replace lets go of held routes of which all addresses have another owner now
 // (rule W). A longer prefix of a former owner would win over the new one's. What
 // another host vouches for is in doubt no more, and takes nothing from anybody.
-func (r *Routes) replace() (changed bool) {
+func (r *Routes) replace(u Update[Route]) (changed bool) {
+	if u.Whole || len(u.Put)+len(u.Deleted) > fewRoutes {
+		return r.replaceAll()
+	}
+	// A thousand hosts come or go one by one, and routes are held all the while. What has
+	// been held before is replaced by what comes or not at all.
+	return r.hold.drop(func(held Route, _ holding) bool {
+		if slices.ContainsFunc(u.Put, held.replacedBy) {
+			return true
+		}
+		return slices.ContainsFunc(u.Deleted, held.same) && r.hasReplacement(held)
+	})
+}
+
+// hasReplacement says whether some current route replaces a held one.
+func (r *Routes) hasReplacement(held Route) bool {
+	for key, route := range r.hold.kept {
+		if held.replacedBy(*route) && r.hold.held[key].standing == Current {
+			return true
+		}
+	}
+	return false
+}
+
+// replacedBy says whether a held route goes because there is another, which is current.
+func (r Route) replacedBy(by Route) bool {
+	if by.Vouched {
+		return by.Node == r.Node && by.Prefix == r.Prefix
+	}
+	return by.Node != r.Node && by.Prefix.Bits() <= r.Prefix.Bits() && by.Prefix.Contains(r.Prefix.Addr())
+}
+
+// replaceAll is replace after a message of any length.
+func (r *Routes) replaceAll() (changed bool) {
 	owners := map[netip.Prefix][]topology.NodeID{}
 	vouched := map[string]bool{}
 	for _, route := range r.hold.All(Current) {

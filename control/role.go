@@ -18,6 +18,7 @@ var (
 	ErrUnreachable = errors.New("the cluster's store does not answer")         // the outcome of a write is unknown
 	ErrAlive       = errors.New("it is alive")                                 // a host that was to be suspect
 	ErrReserved    = errors.New("the address is kept by the network itself")   // gateway, auxiliary address, first or last
+	ErrDouble      = errors.New("it has the same id")                          // another host, which is there already
 )
 
 // Allocator decides who owns what, for the host it was opened for. Every method
@@ -37,7 +38,8 @@ type Allocator interface {
 	// to leave a removed network takes its record away and frees its VNI.
 	LeaveNetwork(ctx context.Context, id topology.SharedID) error
 	// ClaimBlock claims a block of one of the network's subnets that nobody has:
-	// one never owned, else the one that was given up longest ago. Causes:
+	// one never owned, else the one that was given up longest ago; that first, if
+	// a thousand others were given up since. Causes:
 	// ErrExhausted, ErrNoNetwork, ErrSettling.
 	ClaimBlock(ctx context.Context, id topology.SharedID, subnet netip.Prefix) (Claim, error)
 	// ClaimAddress claims one address that lies in nobody's block; one that this
@@ -46,10 +48,10 @@ type Allocator interface {
 	// ErrSettling.
 	ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) (Claim, error)
 	// Restore claims again what this host had: a store that has lost it gets it
-	// back. If the network was lost too, nobody can claim anything else of it for
-	// 10 minutes, until all hosts have had time to do the same; so it is when the
-	// store was set back. Cause: ErrTaken if another host has it, or part of it, by
-	// now.
+	// back. A single address and a block of this host around it are the block alone. If
+	// the network was lost too, nobody can claim anything else of it for 10 minutes,
+	// until all hosts have had time to do the same; so it is when the store was set
+	// back. Cause: ErrTaken if another host has it, or part of it, by now.
 	Restore(ctx context.Context, n Network, c Claim) error
 	// Vouch notes in a host's name what it answered for before the store lost it,
 	// for as long as that host is away: nobody else is granted any of it until the

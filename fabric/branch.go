@@ -48,14 +48,33 @@ func (f *Fabric) connect(ctx context.Context, n *network, id topology.EndpointID
 		return err
 	}
 	b, ok := f.branch(n, id)
+	gone := &fault.Error{Op: "connect endpoint", On: id.Short(), Err: ErrNoEndpoint, Fix: "start the container again"}
 	if !ok {
-		return &fault.Error{Op: "connect endpoint", On: id.Short(), Err: ErrNoEndpoint, Fix: "start the container again"}
+		return gone
 	}
 	b.Namespace = namespace
 	if err := f.o.Branches.ApplyBranch(ctx, b); err != nil {
 		return err
 	}
+	if f.isGoing(id) {
+		// Who takes it away may have found no branch. Nobody would miss the record of this
+		// one, and its address, which leads there, is another's soon.
+		err := f.o.Branches.RemoveBranches(ctx, n.ID, []topology.EndpointID{id})
+		if err != nil {
+			f.mu.Lock()
+			n.branchesSeen = false // Repair looks for it
+			f.mu.Unlock()
+		}
+		return errors.Join(gone, err)
+	}
 	return f.kernelGuard(n.Network).ProtectBranch(ctx, n.ID, id)
+}
+
+// isGoing says whether an endpoint is gone, or is being taken away.
+func (f *Fabric) isGoing(id topology.EndpointID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.endpoints[id] == nil || f.removing[id] > 0
 }
 
 // branch is what an endpoint's record asks for, but for the namespace.
@@ -281,7 +300,10 @@ func (f *Fabric) reconnect(ctx context.Context, n *network, e Endpoint) error {
 			return err
 		}
 	}
-	if err := f.connect(ctx, n, e.ID, namespace, e.Link, e.Reason); err != nil {
+	switch err := f.connect(ctx, n, e.ID, namespace, e.Link, e.Reason); {
+	case errors.Is(err, ErrNoEndpoint) && f.isGoing(e.ID): // that is why it lacked its branch
+		return nil
+	case err != nil:
 		return fmt.Errorf("repair branch: %w", err)
 	}
 	f.countRepair()

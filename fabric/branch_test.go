@@ -318,3 +318,46 @@ func TestPlacementExplainsNamespaces(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The branch of a container that is disconnected while it runs is not taken for one that
+// has gone by itself: its address is another's soon.
+func TestDisconnectedWhileRepaired(t *testing.T) {
+	w, f, p, a := prepare(t)
+	w.sandboxes[key1] = fabric.SandboxForeign
+	w.joined(f, "1")
+	if err := w.claimOwn(f, "1", 101, a); err != nil {
+		t.Fatal(err)
+	}
+	repaired := make(chan error, 1)
+	w.removed = func() {
+		w.removed = nil
+		repaired <- f.Repair(ctx)
+	}
+	if err := errors.Join(f.Leave(ctx, epID("1")), f.DeleteEndpoint(ctx, epID("1")), <-repaired, f.ReleaseAddress(ctx, p.ID, a)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Repair(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.branches) != 0 {
+		t.Errorf("left: %v", w.branches)
+	}
+}
+
+// Nor does one stay that is made while its endpoint goes.
+func TestDisconnectedWhileConnected(t *testing.T) {
+	w, f, _, a := prepare(t)
+	w.sandboxes[key1] = fabric.SandboxForeign
+	w.applying = func() {
+		w.applying = nil
+		if err := f.DeleteEndpoint(ctx, epID("1")); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := f.Join(ctx, netID("a"), epID("1"), key1); !errors.Is(err, fabric.ErrNoEndpoint) {
+		t.Errorf("joined an endpoint that is gone, with %s: %v", a, err)
+	}
+	if len(w.branches) != 0 {
+		t.Errorf("left: %v", w.branches)
+	}
+}

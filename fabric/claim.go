@@ -14,6 +14,8 @@ import (
 // SetClaims says what this host owns of a network, all of it. New blocks serve
 // when it returns. One that is gone hands out nothing more, and stays local while
 // addresses of it are used. A single address that no lease has is given back.
+// Where the disk cannot be written, what is gone is so all the same, nothing new
+// serves, and Reconcile tries again to write what is left.
 // Cause: ErrNoNetwork, also while it is being made.
 func (f *Fabric) SetClaims(ctx context.Context, id topology.SharedID, claims []netip.Prefix) error {
 	n, err := f.shared("set blocks of network", id)
@@ -33,41 +35,40 @@ func (f *Fabric) SetClaims(ctx context.Context, id topology.SharedID, claims []n
 			n.unused = append(n.unused, c.Addr())
 		}
 	}
-	if slices.Equal(blocks, n.Claims) && n.applied {
+	if slices.Equal(blocks, n.Claims) && n.applied && !n.claimsNew {
 		f.mu.Unlock()
 		return nil
 	}
 	kept := slices.DeleteFunc(slices.Clone(n.Claims), func(b netip.Prefix) bool { return !slices.Contains(blocks, b) })
-	errServe := f.serve(n, kept) // before it is found out what is used
+	f.confine(n, kept) // before it is found out what is used
 	record := n.Network
-	record.Claims = blocks
-	record.Leaving = f.leaving(n, blocks)
+	record.Claims, record.Leaving = blocks, f.leaving(n, blocks)
+	// What is lost is another's, whether that can be written down or not.
+	n.Claims, n.Leaving, n.claimsNew = kept, f.leaving(n, kept), true
 	f.mu.Unlock()
 	// On disk before an address is handed out: after a kill it must be local again.
-	if err := errors.Join(errServe, f.o.Networks.Put(string(n.ID), record)); err != nil {
+	errDisk := f.o.Networks.Put(string(n.ID), record)
+	if errDisk == nil {
 		f.mu.Lock()
-		defer f.mu.Unlock()
-		return errors.Join(err, f.serve(n, n.Claims))
+		n.Claims, n.Leaving, n.claimsNew = record.Claims, record.Leaving, false
+		f.mu.Unlock()
 	}
-	f.mu.Lock()
-	n.Claims, n.Leaving = record.Claims, record.Leaving
-	for _, p := range f.pools {
-		p.toldLow = p.toldLow && p.Network != n.ID
+	if _, err = f.apply(ctx, n); err != nil && ctx.Err() != nil {
+		f.mu.Lock()
+		n.applied = false // of what is new the kernel may have nothing; it says nothing about that
+		f.mu.Unlock()
 	}
-	f.mu.Unlock()
-	_, err = f.apply(ctx, n)
-	return err
+	return errors.Join(errDisk, err)
 }
 
-// SuspendClaims stops, or allows again, the handing out of addresses: a host that
-// could not verify its blocks for long must expect that another has them. What is
-// in use stays.
-func (f *Fabric) SuspendClaims(id topology.SharedID, on bool) {
+// SuspendClaims stops the handing out of addresses, for the reason given: ErrUnverified,
+// ErrLeaving or ErrLeft; nil allows it again. What is in use stays.
+func (f *Fabric) SuspendClaims(id topology.SharedID, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, n := range f.networks {
 		if n.Shared == id && id != "" {
-			n.suspended = on
+			n.suspended = why
 		}
 	}
 }
@@ -87,17 +88,35 @@ func (f *Fabric) serve(n *network, blocks []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-func (p *addressPool) serve(blocks []netip.Prefix) error {
+// confine makes them hand out no other blocks than those given; what the kernel does
+// not have yet does not come by that. The caller holds mu.
+func (f *Fabric) confine(n *network, blocks []netip.Prefix) {
+	for _, p := range f.pools {
+		if p.Network == n.ID {
+			p.confine(blocks)
+		}
+	}
+}
+
+func (p *addressPool) confine(blocks []netip.Prefix) {
 	for _, b := range p.alloc.Blocks() {
 		if !slices.Contains(blocks, b.Prefix) {
 			p.alloc.Withdraw(b.Prefix)
 		}
 	}
+}
+
+func (p *addressPool) serve(blocks []netip.Prefix) error {
+	p.confine(blocks)
+	served := len(p.alloc.Blocks())
 	var errs []error
 	for _, b := range blocks {
 		if p.Subnet.Contains(b.Addr()) {
 			errs = append(errs, p.alloc.Extend(b))
 		}
+	}
+	if len(p.alloc.Blocks()) > served {
+		p.toldLow = false // that was of what there was before
 	}
 	return errors.Join(errs...)
 }
@@ -183,11 +202,25 @@ func (f *Fabric) claimAddress(ctx context.Context, p *addressPool, n *network, s
 	return netip.Prefix{}, errors.Join(err, f.returnSingles(ctx, n))
 }
 
+// applyNow is apply for those who have looked the network up without n.work. Cause:
+// ErrNoNetwork, if it was removed meanwhile.
 func (f *Fabric) applyNow(ctx context.Context, n *network) error {
 	n.work.Lock()
 	defer n.work.Unlock()
+	if err := f.stays(n); err != nil {
+		return err
+	}
 	_, err := f.apply(ctx, n)
 	return err
+}
+
+// stays says that a network was removed while its turn was waited for: it would come back
+// by halves. The caller holds n.work.
+func (f *Fabric) stays(n *network) error {
+	if f.network(n.ID) == n {
+		return nil
+	}
+	return &fault.Error{Op: "use network", On: n.ID.Short(), Err: ErrNoNetwork, Fix: "create the network anew"}
 }
 
 // returnSingles gives back the single addresses that no lease has any more. They
@@ -212,6 +245,9 @@ func (f *Fabric) returnSingles(ctx context.Context, n *network) error {
 	var err error
 	if len(local) > 0 {
 		err = f.applyNow(ctx, n)
+	}
+	if errors.Is(err, ErrNoNetwork) {
+		err = nil // nothing of it is local
 	}
 	if err != nil {
 		f.mu.Lock()
@@ -239,13 +275,13 @@ func (f *Fabric) leased(n *network, a netip.Addr) bool {
 }
 
 // settleClaims ends what the end of leases has left of claims: single addresses,
-// and blocks that were lost before.
+// and blocks that were lost before. It writes what could not be written then.
 func (f *Fabric) settleClaims(ctx context.Context) error {
 	var errs []error
 	for _, n := range f.snapshot() {
 		f.mu.Lock()
 		shared, here := n.Shared != "", f.networks[n.ID] == n
-		leaving := len(n.Leaving) > 0
+		due := len(n.Leaving) > 0 || n.claimsNew
 		f.mu.Unlock()
 		if !shared || !here {
 			continue
@@ -253,7 +289,7 @@ func (f *Fabric) settleClaims(ctx context.Context) error {
 		n.singleTurn.Lock()
 		errs = append(errs, f.returnSingles(ctx, n))
 		n.singleTurn.Unlock()
-		if leaving {
+		if due {
 			errs = append(errs, f.settleLeaving(ctx, n))
 		}
 	}
@@ -266,7 +302,7 @@ func (f *Fabric) settleLeaving(ctx context.Context, n *network) error {
 	f.mu.Lock()
 	record := n.Network
 	record.Leaving = f.leaving(n, n.Claims)
-	same, here := len(record.Leaving) == len(n.Leaving), f.networks[n.ID] == n
+	same, here := len(record.Leaving) == len(n.Leaving) && !n.claimsNew, f.networks[n.ID] == n
 	f.mu.Unlock()
 	if same || !here {
 		return nil
@@ -275,7 +311,7 @@ func (f *Fabric) settleLeaving(ctx context.Context, n *network) error {
 		return err
 	}
 	f.mu.Lock()
-	n.Leaving = record.Leaving
+	n.Leaving, n.claimsNew = record.Leaving, false
 	f.mu.Unlock()
 	_, err := f.apply(ctx, n)
 	return err
@@ -313,9 +349,15 @@ func (f *Fabric) mayHandOut(p *addressPool, n *network, spec AddressSpec) error 
 	switch {
 	case spec.Gateway:
 		return nil
-	case n != nil && n.suspended:
-		return &fault.Error{Op: "request address on network", On: n.label(), Err: ErrSuspended,
-			Fix: "see with `particle cluster status` why the cluster's store cannot be reached"}
+	case n != nil && n.suspended != nil:
+		fix := "see with `particle cluster status` why the cluster's store cannot be reached"
+		switch {
+		case errors.Is(n.suspended, ErrLeaving):
+			fix = "wait until `particle cluster status` says that this host is in no cluster; the network goes with it"
+		case errors.Is(n.suspended, ErrLeft):
+			fix = "join that cluster again, or stop the network's containers: it goes with the last"
+		}
+		return &fault.Error{Op: "request address on network", On: n.label(), Err: n.suspended, Fix: fix}
 	case n == nil && slices.ContainsFunc(f.awaiting(p), func(n *network) bool { return n.Shared != "" }):
 		return fault.New("request address from pool", string(p.ID), "the creation of its network was interrupted",
 			"remove the network with `docker network rm` and create it anew")

@@ -95,7 +95,7 @@ func (f *Fabric) supersede(ctx context.Context, spec EndpointSpec) error {
 	}
 	f.mu.Unlock()
 	for _, e := range stale {
-		if err := f.removeEndpoint(ctx, e); err != nil {
+		if err := f.removeEndpoint(ctx, e.ID); err != nil {
 			return err
 		}
 	}
@@ -217,21 +217,32 @@ func (f *Fabric) DeleteEndpoint(ctx context.Context, id topology.EndpointID) err
 			}
 		})
 	}
-	return f.removeEndpoint(ctx, gone)
+	return f.removeEndpoint(ctx, id)
 }
 
-// removeEndpoint takes away all that an endpoint left behind.
-func (f *Fabric) removeEndpoint(ctx context.Context, e Endpoint) error {
-	if err := f.detach(ctx, e); err != nil {
-		return err
-	}
+// removeEndpoint takes away all that an endpoint left behind, as its record has that by
+// now: it may have got a branch since the caller looked, or be about to.
+func (f *Fabric) removeEndpoint(ctx context.Context, id topology.EndpointID) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	current := f.endpoints[e.ID]
-	if current == nil {
+	e := f.endpoints[id]
+	if e == nil {
+		f.mu.Unlock()
 		return nil
 	}
-	return f.dropEndpoint(f.networks[e.Network], current)
+	gone := *e
+	f.removing[id]++
+	f.mu.Unlock()
+	err := f.detach(ctx, gone)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.removing[id]--; f.removing[id] == 0 {
+		delete(f.removing, id)
+	}
+	current := f.endpoints[id]
+	if err != nil || current == nil {
+		return err
+	}
+	return f.dropEndpoint(f.networks[gone.Network], current)
 }
 
 // detach undoes in the kernel what Join and Claim did for an endpoint.

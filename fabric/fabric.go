@@ -70,6 +70,8 @@ type Fabric struct {
 	containers map[topology.ContainerID][]*Endpoint
 	repairs    int
 	departures departures
+	// removing counts who takes an endpoint away: a branch that is made meanwhile goes, too.
+	removing map[topology.EndpointID]int
 	// suspected holds when Reconcile first found an endpoint without a process.
 	suspected map[topology.EndpointID]time.Time
 }
@@ -84,6 +86,8 @@ type network struct {
 	applied  bool // the kernel was made to match since the plugin started
 	uplinkUp bool // the uplink was applied since the plugin started
 	problem  string
+	// unreached tells of peers that this host has no way to; containers run without.
+	unreached string
 	// branchesSeen: those that the kernel has were compared with the records since
 	// the plugin started.
 	branchesSeen bool
@@ -100,7 +104,8 @@ type network struct {
 	sharing   topology.SharedID // as what it is offered to the cluster
 	peers     []topology.Peer
 	peersNew  bool                // the disk does not have peers yet
-	suspended bool                // no new addresses
+	claimsNew bool                // nor Claims and Leaving
+	suspended error               // why no new addresses; nil if they may be
 	singles   map[netip.Addr]bool // claimed for themselves, and local
 	unused    []netip.Addr        // likewise in the cluster, but by no lease here
 	// singleTurn is held while a single address is claimed or given back, over
@@ -127,6 +132,7 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 		endpoints:  map[topology.EndpointID]*Endpoint{},
 		containers: map[topology.ContainerID][]*Endpoint{},
 		suspected:  map[topology.EndpointID]time.Time{},
+		removing:   map[topology.EndpointID]int{},
 		departures: departures{next: map[topology.NetworkID]*departure{}},
 		turns:      newPoolTurns(),
 	}
@@ -225,12 +231,15 @@ func (f *Fabric) rebuild(ctx context.Context, n *network) {
 	}
 }
 
-// apply makes the kernel match the network's record. The caller holds n.work.
+// apply makes the kernel match the network's record. That other hosts cannot be reached
+// is noted, and is no failure: containers of this host run and reach the rest. The caller
+// holds n.work.
 func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 	f.mu.Lock()
 	segment, record := f.segment(n), n.Network
 	f.mu.Unlock()
 	changed, err := f.o.Segments.Apply(ctx, segment)
+	err = f.noteUnreached(n, err)
 	up := false
 	if err == nil && record.Uplink != NoUplink {
 		var more bool
@@ -258,6 +267,26 @@ func (f *Fabric) apply(ctx context.Context, n *network) (bool, error) {
 	// Without its resolver a network still carries everything else.
 	_, err = f.o.Resolvers.Serve(ctx, n.ID)
 	return changed, err
+}
+
+// noteUnreached takes what Segments.Apply says, and gives it back unless it only tells of
+// other hosts.
+func (f *Fabric) noteUnreached(n *network, err error) error {
+	unreached := ""
+	switch {
+	case errors.Is(err, topology.ErrUnreached):
+		unreached = err.Error()
+	case err != nil:
+		return err
+	}
+	f.mu.Lock()
+	news := n.unreached != unreached
+	n.unreached = unreached
+	f.mu.Unlock()
+	if news && unreached != "" {
+		f.o.Log.WithField("net", n.ID.Short()).Warn(unreached)
+	}
+	return nil
 }
 
 func (f *Fabric) applyUplink(ctx context.Context, n Network) (bool, error) {

@@ -111,7 +111,7 @@ func (f *Fabric) settle(ctx context.Context, id topology.EndpointID) error {
 	owned, guests := f.ownerAlive(&was), f.otherGuests(&was, "") // looking at processes takes long
 	switch {
 	case was.Deleted && !owned && len(guests) == 0:
-		return f.removeEndpoint(ctx, was)
+		return f.removeEndpoint(ctx, id)
 	case (owned || was.Pid == 0) && len(guests) == len(was.Guests):
 		return nil
 	}

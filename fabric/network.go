@@ -341,6 +341,9 @@ func (f *Fabric) ensureUplink(ctx context.Context, n *network) error {
 	}
 	n.work.Lock()
 	defer n.work.Unlock()
+	if err := f.stays(n); err != nil {
+		return err
+	}
 	f.mu.Lock()
 	ready = n.uplinkUp
 	if !ready && n.Uplink == NoUplink {

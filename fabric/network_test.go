@@ -124,3 +124,38 @@ func TestSubnetsOfUplinksAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// From Docker 28 on a container is placed before its endpoint keeps its network from being
+// removed. It brings back nothing of one that is removed meanwhile, on disk neither.
+func TestPlacedWhileNetworkIsRemoved(t *testing.T) {
+	for name, ready := range map[string]bool{"ready": true, "to be applied": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			f := w.open()
+			w.create(f, netID("a"), "jobs", "10.77.0.0/16")
+			if !ready {
+				f.SetUnderlay(topology.Underlay{MTU: 1400, Port: 4789})
+			}
+			placed := make(chan error, 1)
+			w.demolish = func() {
+				go func() {
+					_, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false)
+					placed <- err
+				}()
+				time.Sleep(50 * time.Millisecond) // it waits for its turn by then
+			}
+			if err := f.DeleteNetwork(ctx, netID("a")); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-placed; !errors.Is(err, fabric.ErrNoNetwork) {
+				t.Errorf("got %v", err)
+			}
+			if len(w.segments)+len(w.uplinks) != 0 {
+				t.Errorf("left in the kernel: %v, %v", w.segments, w.uplinks)
+			}
+			if n := w.reopen().View().Networks; len(n) != 0 {
+				t.Errorf("left on disk: %v", n)
+			}
+		})
+	}
+}

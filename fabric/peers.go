@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 
 	"github.com/particle-net/particle/internal/fault"
@@ -10,8 +11,9 @@ import (
 
 // SetPeers says which other hosts have a part of the network, all of them, and
 // programs what has changed. The list is kept, and not to be changed afterwards. SavePeers is to follow, for the next start, when nobody
-// may be there to ask; the others' containers are answered without it. Cause:
-// ErrNoNetwork, also while it is being made.
+// may be there to ask; the others' containers are answered without it. Peers that this
+// host has no way to are told in the network's view. Cause: ErrNoNetwork, also while it
+// is being made.
 func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []topology.Peer) error {
 	n, err := f.shared("set peers of network", id)
 	if err != nil {
@@ -21,6 +23,7 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 	defer n.work.Unlock()
 	f.mu.Lock()
 	before, applied, here := n.peers, n.applied, f.networks[n.ID] == n
+	partly := n.unreached != ""
 	n.peers, n.peersNew = peers, true
 	segment := f.segment(n)
 	f.mu.Unlock()
@@ -31,6 +34,9 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 		_, err = f.apply(ctx, n)
 	} else if gone, come := changedPeers(before, peers); len(gone)+len(come) > 0 {
 		err = f.o.Segments.ChangePeers(ctx, segment, gone, come)
+		if partly || errors.Is(err, topology.ErrUnreached) {
+			_, err = f.apply(ctx, n) // which hosts cannot be reached is known of all together
+		}
 	}
 	if err != nil {
 		f.mu.Lock()

@@ -71,10 +71,7 @@ func (f *Fabric) Place(ctx context.Context, refs []Ref, own bool) (p Placement, 
 		return Placement{}, false, err
 	}
 	if !ready { // it may be by now
-		home.work.Lock()
-		_, err := f.apply(ctx, home)
-		home.work.Unlock()
-		if err != nil {
+		if err := f.applyNow(ctx, home); err != nil {
 			return Placement{}, false, err
 		}
 	}

@@ -24,7 +24,7 @@ type addressPool struct {
 	alloc   *pool.Pool
 	leases  map[netip.Addr]*Lease // not released ones
 	spent   bool                  // its network has gone, and Docker is about to release it
-	toldLow bool                  // the cluster was told that its blocks are nearly used up
+	toldLow bool                  // the cluster was told that the blocks which serve are nearly used up
 	refill  *refill               // under way; nil if none is
 }
 

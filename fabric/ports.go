@@ -10,14 +10,15 @@ import (
 
 // Segments makes networks in the kernel. Every method may be repeated.
 type Segments interface {
-	// Apply makes the kernel match and says whether anything had to change.
+	// Apply makes the kernel match and says whether anything had to change. With the
+	// cause topology.ErrUnreached it does, but for the way to some peers.
 	Apply(context.Context, topology.Segment) (changed bool, err error)
 	// ApplyUplink does the same for a network's way out.
 	ApplyUplink(context.Context, topology.Uplink) (changed bool, err error)
 	// Remove takes everything of the network away; gone already is success.
 	Remove(context.Context, topology.NetworkID) error
 	// ChangePeers programs the difference between two lists of peers of a network that
-	// was applied.
+	// was applied. Cause: topology.ErrUnreached, as of Apply.
 	ChangePeers(ctx context.Context, applied topology.Segment, before, after []topology.Peer) error
 	// Networks lists the networks that have a namespace on this host.
 	Networks(context.Context) ([]topology.NetworkID, error)
@@ -49,11 +50,12 @@ type Cluster interface {
 	// ReleaseAddress gives it back; it returns at once. A ClaimAddress of the same
 	// address that comes after it happens after it. Not this host's is success.
 	ReleaseAddress(id topology.SharedID, addr netip.Addr)
-	// Low says that this host's blocks of a subnet are nearly used up. It returns
-	// at once; another block comes with SetClaims.
+	// Low says that this host's blocks of a subnet are nearly used up, once until
+	// another serves or NeedsBlock has denied it. It returns at once; another block
+	// comes with SetClaims.
 	Low(id topology.SharedID, subnet netip.Prefix)
-	// Refill waits until SetClaims has brought another block of a subnet, or tells
-	// why none comes.
+	// Refill waits until SetClaims has brought another block of a subnet, or none is
+	// needed any more, or tells why none comes.
 	Refill(ctx context.Context, id topology.SharedID, subnet netip.Prefix) error
 }
 

@@ -123,6 +123,30 @@ func TestVNIOfALocalNetwork(t *testing.T) {
 
 // What cannot be shared is refused with the way out of it, before the store is
 // asked.
+func TestRangesThatCannotBeShared(t *testing.T) {
+	for name, c := range map[string]struct {
+		ranged string
+		block  int
+		want   string
+	}{
+		"blocks larger than the range": {"10.77.0.0/28", 24, "not from 28 to 30, as blocks of the range 10.77.0.0/28 are"},
+		"a range of one address":       {"10.77.0.5/32", 0, "share range 10.77.0.5/32: it has too few addresses"},
+		"a range of two":               {"10.77.0.4/31", 0, "choose a larger --ip-range"},
+	} {
+		w, cl, f := inCluster(t)
+		_, subnet := w.request(f, fabric.PoolSpec{Subnet: jobs.Subnet, Range: netip.MustParsePrefix(c.ranged)})
+		spec := fabric.NetworkSpec{ID: netID("a"), Block: c.block, Subnets: []fabric.Subnet{subnet}}
+		if err := f.CreateNetwork(ctx, spec); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+		if len(cl.asked) != 0 {
+			t.Errorf("%s: the store was asked", name)
+		}
+	}
+}
+
+// What cannot be shared is refused with the way out of it, before the store is
+// asked.
 func TestWhatCannotBeShared(t *testing.T) {
 	subnet := fabric.Subnet{Subnet: jobs.Subnet, Managed: true}
 	for name, c := range map[string]struct {

@@ -24,8 +24,10 @@ import (
 
 // Causes that callers may ask for.
 var (
-	ErrAlone     = errors.New("this host is in no cluster")
-	ErrSuspended = errors.New("this host could not verify its blocks with the cluster for too long: another may have them by now")
+	ErrAlone      = errors.New("this host is in no cluster")
+	ErrUnverified = errors.New("this host could not verify its blocks with the cluster for too long: another may have them by now")
+	ErrLeaving    = errors.New("this host is leaving its cluster, and others may have its blocks by now")
+	ErrLeft       = errors.New("this host has left the network's cluster, and others may have its blocks by now")
 )
 
 // storeLimit bounds each call that waits for the cluster's store.
@@ -99,6 +101,9 @@ func (f *Fabric) share(ctx context.Context, n *network, spec NetworkSpec) error 
 	err := f.claimPools(n, spec.Shared)
 	for _, s := range n.Subnets {
 		ask.Ranges = append(ask.Ranges, s.Range)
+		if err == nil && spec.Shared == "" {
+			err = checkRange(s.Range, spec.Block)
+		}
 	}
 	if n.sharing = spec.Shared; n.sharing == "" {
 		n.sharing = topology.SharedID(n.ID)
@@ -120,6 +125,25 @@ func (f *Fabric) share(ctx context.Context, n *network, spec NetworkSpec) error 
 		err = errors.Join(fixed("share network", n.ID.Short(), err, "repeat it when `particle cluster status` shows the store, or pass -o particle.scope=local"), f.retract(n))
 	}
 	return err
+}
+
+// checkRange says what is wrong with a range that blocks are to be cut from, block
+// being the prefix length that was asked for: one that has room for a single block would
+// be the first host's alone. Only the network's creator is asked: who made one before
+// this was refused has it, and so do the other hosts.
+func checkRange(r netip.Prefix, block int) error {
+	if !r.IsValid() {
+		return nil
+	}
+	longest := r.Addr().BitLen() - 2
+	if r.Bits() > longest {
+		return fault.New("share range", r.String(), "it has too few addresses for several hosts", "choose a larger --ip-range, or pass -o particle.scope=local")
+	}
+	if block != 0 && r.Addr().Is4() && block < r.Bits() {
+		return fault.New("use block", fmt.Sprint(block), fmt.Sprintf("it is not from %d to %d, as blocks of the range %s are", r.Bits(), longest, r),
+			"pass -o particle.block=N in that range or omit it, or choose a larger --ip-range")
+	}
+	return nil
 }
 
 // fixed gives an error that tells no remedy one.
@@ -205,7 +229,7 @@ type SharedNetwork struct {
 	Ranges   []netip.Prefix  // of the subnet of the same index; invalid: all of it
 	Claims   []netip.Prefix  // blocks and single addresses of this host
 	Leaving  []netip.Prefix  // blocks that it has lost, and that containers have addresses of
-	Peers    []topology.Peer // as SetPeers told last, before a restart of the plugin too
+	Peers    []topology.Peer // as SetPeers told last, before a restart of the plugin too; not to be changed
 	Live     bool            // a container lives on it
 	Doomed   bool            // removed here, but for those
 }
@@ -217,25 +241,11 @@ func (f *Fabric) Shared() []SharedNetwork {
 	defer f.mu.Unlock()
 	var all []SharedNetwork
 	for _, n := range f.networks {
-		id := n.Shared
-		if id == "" {
-			id = n.sharing
-		}
-		if id == "" {
+		if n.sharedAs() == "" {
 			continue
 		}
-		s := SharedNetwork{
-			ID: id, Network: n.ID, Name: n.Name, VNI: n.VNI, MTU: n.MTU, Internal: n.Internal, Block: n.Block,
-			Subnets: slices.Clone(n.Subnets), Claims: slices.Clone(n.Claims), Leaving: slices.Clone(n.Leaving),
-			Peers: slices.Clone(n.peers), Doomed: n.Doomed,
-		}
-		for _, subnet := range n.Subnets {
-			s.Ranges = append(s.Ranges, subnet.Range)
-		}
-		for a := range n.singles {
-			s.Claims = append(s.Claims, netip.PrefixFrom(a, a.BitLen()))
-		}
-		slices.SortFunc(s.Claims, netip.Prefix.Compare)
+		s := n.sharedNetwork()
+		s.Peers = n.peers // nobody changes the list, and containers wait while mu is held
 		for _, e := range n.endpoints {
 			if s.Live = f.alive(e); s.Live {
 				break
@@ -245,6 +255,39 @@ func (f *Fabric) Shared() []SharedNetwork {
 	}
 	slices.SortFunc(all, func(a, b SharedNetwork) int { return cmp.Compare(a.ID, b.ID) })
 	return all
+}
+
+// FindShared is Shared of one network, but for Peers and Live: of a thousand networks
+// that are each looked up not all are to be asked for each time.
+func (f *Fabric) FindShared(id topology.SharedID) (s SharedNetwork, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range f.networks {
+		if n.sharedAs() == id && id != "" {
+			return n.sharedNetwork(), true
+		}
+	}
+	return SharedNetwork{}, false
+}
+
+// sharedAs is the network's id in the cluster, which Share may be deciding about,
+// empty if it has none. The caller holds mu.
+func (n *network) sharedAs() topology.SharedID { return cmp.Or(n.Shared, n.sharing) }
+
+// sharedNetwork is all but Peers and Live. The caller holds mu.
+func (n *network) sharedNetwork() SharedNetwork {
+	s := SharedNetwork{
+		ID: n.sharedAs(), Network: n.ID, Name: n.Name, VNI: n.VNI, MTU: n.MTU, Internal: n.Internal, Block: n.Block,
+		Subnets: slices.Clone(n.Subnets), Claims: slices.Clone(n.Claims), Leaving: slices.Clone(n.Leaving), Doomed: n.Doomed,
+	}
+	for _, subnet := range n.Subnets {
+		s.Ranges = append(s.Ranges, subnet.Range)
+	}
+	for a := range n.singles {
+		s.Claims = append(s.Claims, netip.PrefixFrom(a, a.BitLen()))
+	}
+	slices.SortFunc(s.Claims, netip.Prefix.Compare)
+	return s
 }
 
 // shared finds a network that a cluster shares.

@@ -172,6 +172,34 @@ func TestSharedNetworkServesItsBlocks(t *testing.T) {
 	}
 }
 
+// A look at one network is one at no other, nor at what its containers' processes do.
+func TestFindShared(t *testing.T) {
+	w, _, f, p := shared(t, "10.77.0.16/28")
+	w.startAs(f, netID("a"), fabric.AddressSpec{Pool: p.ID, Addr: netip.MustParseAddr("10.77.0.200")}, "1", "1", 101)
+	if err := f.SetPeers(ctx, sharedID, []topology.Peer{peer(2, "10.77.0.32/28")}); err != nil {
+		t.Fatal(err)
+	}
+	want := f.Shared()[0]
+	if !want.Live || len(want.Peers) != 1 {
+		t.Errorf("Shared() = %+v", want)
+	}
+	want.Live, want.Peers = false, nil
+	asks := w.asks
+	got, ok := f.FindShared(sharedID)
+	byAddr := []cmp.Option{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+	if diff := cmp.Diff(want, got, byAddr...); !ok || diff != "" {
+		t.Errorf("found: %t (-want +got):\n%s", ok, diff)
+	}
+	if w.asks != asks {
+		t.Errorf("it was asked %d times whether processes live", w.asks-asks)
+	}
+	for _, id := range []topology.SharedID{"0123456789abcdef", ""} {
+		if got, ok := f.FindShared(id); ok {
+			t.Errorf("%q was found: %+v", id, got)
+		}
+	}
+}
+
 func TestLowIsToldOnceForEachBlock(t *testing.T) {
 	_, c, f, p := shared(t, "10.77.0.16/28")
 	for i := range 12 {
@@ -224,6 +252,36 @@ func TestBurstWaitsForBlocks(t *testing.T) {
 	}
 	if len(seen) != burst || c.refilled != 7 {
 		t.Errorf("%d addresses of %d blocks, want %d of 7 more", len(seen), c.refilled, burst)
+	}
+}
+
+// A start waits for a block that is long in coming, but not for ever.
+func TestBlockThatIsLate(t *testing.T) {
+	for _, comes := range []bool{true, false} {
+		t.Run(fmt.Sprint(comes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, c, f, p := shared(t, "10.77.0.16/30")
+				c.dead = !comes
+				wait := 10 * time.Second
+				if comes {
+					wait -= time.Second
+				}
+				c.refill = func() error {
+					time.Sleep(wait)
+					return f.SetClaims(ctx, sharedID, prefixes("10.77.0.16/30", "10.77.0.128/28"))
+				}
+				for range 3 {
+					if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				began := time.Now()
+				_, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+				if took := time.Since(began); took != wait || (err == nil) != comes {
+					t.Errorf("after %s: %v", took, err)
+				}
+			})
+		})
 	}
 }
 
@@ -296,11 +354,13 @@ func TestClaimsComeAndGo(t *testing.T) {
 
 func TestSuspendedBlocks(t *testing.T) {
 	_, _, f, p := shared(t, "10.77.0.16/28")
-	f.SuspendClaims(sharedID, true)
-	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); !errors.Is(err, fabric.ErrSuspended) {
-		t.Errorf("got %v", err)
+	for why, fix := range map[error]string{fabric.ErrUnverified: "cannot be reached", fabric.ErrLeaving: "is in no cluster", fabric.ErrLeft: "join that cluster again"} {
+		f.SuspendClaims(sharedID, why)
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); !errors.Is(err, why) || !strings.Contains(err.Error(), fix) {
+			t.Errorf("got %v", err)
+		}
 	}
-	f.SuspendClaims(sharedID, false)
+	f.SuspendClaims(sharedID, nil)
 	if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil {
 		t.Error(err)
 	}
@@ -341,6 +401,51 @@ func TestPeersAreProgrammedAndKept(t *testing.T) {
 	}
 	if err := f.SetPeers(ctx, "0123456789abcdef", nil); !errors.Is(err, fabric.ErrNoNetwork) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A host of another IP version, say, has no way to this one. Containers start and reach
+// the others all the same, whatever else the network needs, and a user is told.
+func TestPeersThatCannotBeReachedStopNothing(t *testing.T) {
+	w, _, f, p := shared(t, "10.77.0.16/28")
+	problem := func() string { return f.View().Networks[0].Problem }
+	place := func() {
+		t.Helper()
+		if _, _, err := f.Place(ctx, []fabric.Ref{{Name: "jobs"}}, false); err != nil {
+			t.Error(err)
+		}
+		if _, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID}); err != nil {
+			t.Error(err)
+		}
+	}
+	for range 2 { // told first by a change, then by a start of the plugin
+		w.unreached = fmt.Errorf("host 2001:db8::2 %w", topology.ErrUnreached)
+		if err := f.SetPeers(ctx, sharedID, []topology.Peer{peer(2, "10.77.0.32/28"), peer(3, "10.77.0.48/28")}); err != nil {
+			t.Fatal(err)
+		}
+		place()
+		if !strings.Contains(problem(), "2001:db8::2 cannot be reached") {
+			t.Errorf("the user is told %q", problem())
+		}
+		if got := w.segments[netID("a")].Peers; len(got) != 2 {
+			t.Errorf("the kernel has %v", got)
+		}
+		if err := f.SetClaims(ctx, sharedID, []netip.Prefix{netip.MustParsePrefix("10.77.0.16/28"), netip.MustParsePrefix("10.77.0.64/28")}); err != nil {
+			t.Errorf("another block: %v", err)
+		}
+		if err := pass(ctx, f); err != nil {
+			t.Error(err)
+		}
+		w.unreached = nil
+		if err := f.SetPeers(ctx, sharedID, []topology.Peer{peer(2, "10.77.0.32/28")}); err != nil {
+			t.Fatal(err)
+		}
+		if problem() != "" {
+			t.Errorf("all can be reached, and the user is told %q", problem())
+		}
+		w.unreached = fmt.Errorf("host 2001:db8::2 %w", topology.ErrUnreached)
+		f = w.reopen()
+		place()
 	}
 }
 

@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"cmp"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -68,7 +69,7 @@ func (f *Fabric) View() View {
 }
 
 func (f *Fabric) viewNetwork(n *network) NetworkView {
-	v := NetworkView{Network: n.Network, Mode: f.guardOf(n.Network), UplinkUp: n.uplinkUp, Problem: n.problem, Peers: len(n.peers), Suspended: n.suspended}
+	v := NetworkView{Network: n.Network, Mode: f.guardOf(n.Network), UplinkUp: n.uplinkUp, Problem: cmp.Or(n.problem, n.unreached), Peers: len(n.peers), Suspended: n.suspended != nil}
 	v.Subnets = slices.Clone(n.Subnets)
 	if u, err := topology.NewUplink(n.ID, n.Uplink, f.o.Underlay.MTU); n.uplinkUp && err == nil {
 		v.UplinkAddr = u.Tenant.Addr()

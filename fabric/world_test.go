@@ -34,18 +34,23 @@ type world struct {
 	uplinks    map[topology.NetworkID]topology.Uplink
 	applies    int
 	applyErr   error
+	unreached  error                 // told by what succeeds
 	foreign    map[topology.VNI]bool // held by devices that are not ours
 	applied    func(n int)           // called by the nth Apply
+	demolish   func()                // called by Remove
 	sandboxes  map[string]fabric.SandboxState
 	engineErr  error
 	networks   []fabric.EngineNetwork
 	endpoints  map[topology.EndpointID]fabric.EngineContainer
 	branches   map[topology.EndpointID]topology.Branch
 	removals   []int  // branches of each RemoveBranches
+	applying   func() // called by ApplyBranch
 	removing   func() // called by RemoveBranches
+	removed    func() // likewise, at its end
 	branchErr  error
 	restored   map[string]string // namespace by sandbox key
 	processes  map[int]uint64
+	asks       int // calls of StartTime
 	published  []fabric.EngineNetwork
 	stores     []*store.DB
 	lookups    int
@@ -59,6 +64,7 @@ type world struct {
 	ask        fabric.GuardMode // of networks to be created
 	cluster    fabric.Cluster
 	changes    []peerChange
+	diskErr    error // of the table of networks
 }
 
 func newWorld(t testing.TB) *world {
@@ -97,6 +103,22 @@ func table[T any](w *world, db *store.DB, name string) *store.Table[T] {
 	return tab
 }
 
+// networksOn is a table on a disk that may be full.
+type networksOn struct {
+	*store.Table[fabric.Network]
+	w *world
+}
+
+func (t networksOn) Put(key string, n fabric.Network) error {
+	t.w.mu.Lock()
+	err := t.w.diskErr
+	t.w.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return t.Table.Put(key, n)
+}
+
 func (w *world) store(file string) *store.DB {
 	db, err := store.Open(filepath.Join(w.dir, file), store.Volatile)
 	if err != nil {
@@ -120,7 +142,7 @@ func (w *world) open() *fabric.Fabric {
 	durable, live := w.store("durable.db"), w.store("live.db")
 	f, err := fabric.Open(context.Background(), fabric.Options{
 		Segments: w, Branches: w, Sandboxes: sandboxes{w}, Engine: engine{w}, Processes: w, RunFiles: w, Resolvers: resolvers{},
-		Networks: table[fabric.Network](w, durable, "networks"), Pools: table[fabric.Pool](w, durable, "pools"),
+		Networks: networksOn{table[fabric.Network](w, durable, "networks"), w}, Pools: table[fabric.Pool](w, durable, "pools"),
 		Peers: table[[]topology.Peer](w, durable, "peers"), Cluster: w.cluster,
 		Leases: table[fabric.Lease](w, live, "leases"), Endpoints: table[fabric.Endpoint](w, live, "endpoints"),
 		Defaults:     defaults,
@@ -159,7 +181,7 @@ func (w *world) Apply(_ context.Context, s topology.Segment) (bool, error) {
 	}
 	_, known := w.segments[s.Network]
 	w.segments[s.Network] = s
-	return !known, nil
+	return !known, w.unreached
 }
 
 // peerChange is a call of ChangePeers.
@@ -176,6 +198,7 @@ func (w *world) ChangePeers(_ context.Context, applied topology.Segment, before,
 		})
 		s.Peers = append(s.Peers, after...)
 		w.segments[applied.Network] = s
+		return w.unreached
 	}
 	return w.applyErr
 }
@@ -189,6 +212,9 @@ func (w *world) ApplyUplink(_ context.Context, u topology.Uplink) (bool, error) 
 }
 
 func (w *world) ApplyBranch(_ context.Context, b topology.Branch) error {
+	if w.applying != nil {
+		w.applying()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.branchErr != nil {
@@ -201,6 +227,9 @@ func (w *world) ApplyBranch(_ context.Context, b topology.Branch) error {
 func (w *world) RemoveBranches(_ context.Context, _ topology.NetworkID, ids []topology.EndpointID) error {
 	if w.removing != nil {
 		w.removing()
+	}
+	if w.removed != nil {
+		defer w.removed()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -228,6 +257,9 @@ func (w *world) Branches(_ context.Context, id topology.NetworkID) ([]topology.B
 func (w *world) Namespace(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 
 func (w *world) Remove(_ context.Context, id topology.NetworkID) error {
+	if w.demolish != nil {
+		w.demolish()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.segments, id)
@@ -248,6 +280,7 @@ func (w *world) Networks(context.Context) ([]topology.NetworkID, error) {
 func (w *world) StartTime(pid int) (uint64, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.asks++
 	start, ok := w.processes[pid]
 	return start, ok
 }
@@ -383,7 +416,10 @@ func (g guard) Admitted() (map[topology.CgroupID]topology.Identity, error) {
 	return maps.Clone(g.w.admitted), nil
 }
 
-var errKernel = errors.New("the kernel says no")
+var (
+	errKernel = errors.New("the kernel says no")
+	errDisk   = errors.New("no space is left on the disk")
+)
 
 func netID(c string) topology.NetworkID         { return topology.NetworkID(strings.Repeat(c, 64)) }
 func epID(c string) topology.EndpointID         { return topology.EndpointID(strings.Repeat(c, 64)) }

@@ -214,16 +214,16 @@ func TestBranchesAcrossHosts(t *testing.T) {
 	hosts := peers(t, "198.51.100.1", "198.51.100.2", 24)
 	var own [2]branched
 	for i, m := range hosts {
-		m.apply(segment(1, 42, fmt.Sprintf("198.51.100.%d", i+1), fmt.Sprintf("10.9.%d.0/24", i+1)), true)
+		m.apply(shared(segment(1, 42, fmt.Sprintf("198.51.100.%d", i+1), fmt.Sprintf("10.9.%d.0/24", i+1))), true)
 		m.introduce(1, fmt.Sprintf("10.9.%d.0/24", 2-i), fmt.Sprintf("198.51.100.%d", 2-i))
 		own[i] = branched{netnstest.New(t), topology.Branch{Network: network(1), Endpoint: endpoint(2), Link: "eth%d", MTU: 1450,
 			IPv4: netip.MustParseAddr(fmt.Sprintf("10.9.%d.2", i+1))}}
 		own[i].Branch.Namespace = own[i].Path()
 		m.attach(own[i].Branch)
 	}
-	shared := place{"shared", hosts[0].tenant(network(1)), netip.MustParseAddr("10.9.1.9")}
+	together := place{"shared", hosts[0].tenant(network(1)), netip.MustParseAddr("10.9.1.9")}
 	here, there := place{"here", own[0].Namespace, own[0].IPv4}, place{"there", own[1].Namespace, own[1].IPv4}
-	for _, pair := range [][2]place{{shared, there}, {there, shared}, {here, there}} {
+	for _, pair := range [][2]place{{together, there}, {there, together}, {here, there}} {
 		converse(t, pair[0], pair[1])
 	}
 	for i, m := range hosts {
@@ -274,10 +274,10 @@ func TestBranchMayBeRepeated(t *testing.T) {
 		if rules := m.tenant(network(1)).Run("nft", "-s", "list", "ruleset"); rules != sound {
 			t.Errorf("rules: %s", rules)
 		}
-		shared := place{"shared", m.tenant(network(1)), netip.MustParseAddr("10.9.0.9")}
-		converse(t, place{"own", own.Namespace, own.IPv4}, shared)
-		shared.addr = netip.MustParseAddr("fd00:9::9")
-		converse(t, place{"own", own.Namespace, own.IPv6}, shared)
+		together := place{"shared", m.tenant(network(1)), netip.MustParseAddr("10.9.0.9")}
+		converse(t, place{"own", own.Namespace, own.IPv4}, together)
+		together.addr = netip.MustParseAddr("fd00:9::9")
+		converse(t, place{"own", own.Namespace, own.IPv6}, together)
 		if t.Failed() {
 			t.Fatalf("after %v", drift.args)
 		}

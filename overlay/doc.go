@@ -35,6 +35,7 @@
 //     asked of the network: no ARP, no learning, no multicast.
 //   - Other hosts reach a network's containers and nothing else: no uplink, and
 //     no other address of the tenant namespace.
+//   - A network of one host alone hears no other: its device is down.
 //   - The tenant namespace tracks no connections and translates no addresses.
 //   - No device ever moves between namespaces: each is created where it belongs
 //     (IFLA_NET_NS_FD at creation). A move waits 16-20 ms for RCU while it holds

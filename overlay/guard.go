@@ -60,7 +60,7 @@ func hostRules(ports []uint16, outward []string) ruleset {
 // namespace no router. Other hosts reach what is in the network's subnets and
 // nothing else that is local here: neither the uplink's own address nor what the
 // namespace has for its containers' sake. Without subnets, on a host that is alone,
-// nobody is asked: its VXLAN device hears nobody. What comes in by the uplink has
+// nobody is asked: its VXLAN device is down. What comes in by the uplink has
 // passed the gateway.
 //
 // No rule here may ask for connections or translate addresses: that switches the

@@ -240,7 +240,7 @@ func TestTenantIsNoRouter(t *testing.T) {
 			for i, m := range hosts {
 				m.Run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
 				vtep := fmt.Sprintf("198.51.100.%d", i+1)
-				m.apply(segment(1, 42, vtep, fmt.Sprintf("10.9.%d.0/24", i+1), fmt.Sprintf("fd00:9:%d::/64", i+1)), true)
+				m.apply(shared(segment(1, 42, vtep, fmt.Sprintf("10.9.%d.0/24", i+1), fmt.Sprintf("fd00:9:%d::/64", i+1))), true)
 				m.introduce(1, fmt.Sprintf(v.block, 2-i), fmt.Sprintf("198.51.100.%d", 2-i))
 			}
 			hosts[0].applyUplink(1, true)
@@ -265,7 +265,7 @@ func TestTenantsTrackNothing(t *testing.T) {
 	t.Parallel()
 	hosts := peers(t, "198.51.100.1", "198.51.100.2", 24)
 	for i, m := range hosts {
-		m.apply(segment(1, 42, fmt.Sprintf("198.51.100.%d", i+1), fmt.Sprintf("10.9.%d.0/24", i+1)), true)
+		m.apply(shared(segment(1, 42, fmt.Sprintf("198.51.100.%d", i+1), fmt.Sprintf("10.9.%d.0/24", i+1))), true)
 		m.applyUplink(1, true)
 		m.introduce(1, fmt.Sprintf("10.9.%d.0/24", 2-i), fmt.Sprintf("198.51.100.%d", 2-i))
 	}

@@ -175,6 +175,15 @@ func segment(n int, vni topology.VNI, vtep string, pools ...string) topology.Seg
 	return seg
 }
 
+// shared is a network that other hosts may have a part of.
+func shared(seg topology.Segment) topology.Segment {
+	seg.Subnets = prefixes("10.9.0.0/16")
+	if slices.ContainsFunc(seg.Pools, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		seg.Subnets = append(seg.Subnets, netip.MustParsePrefix("fd00:9::/32"))
+	}
+	return seg
+}
+
 // dump is the state of a tenant namespace as ip and sysctl tell it: what the
 // kernel puts into every namespace by itself is left out.
 func dump(ns *netnstest.Namespace) string {

@@ -8,10 +8,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
-	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
@@ -21,25 +21,44 @@ import (
 // to one of our networks:
 //
 //	table inet particle-vxlan
-//	  set networks   UDP port . VNI, with the network's id as a comment
+//	  set networks   UDP port . VNI, with the network's id and this host's tunnel address as a comment
 //	  set ports      UDP ports at which hosts of the cluster take VXLAN, this one's too
+//	  set own4       those tunnel addresses of this host
+//	  set own6
 //	  set members4   tunnel addresses of the cluster's other hosts
 //	  set members6
-//	  chain prerouting           UDP to one of ports, of the VNI of one of networks: no connection tracking
-//	  chain output               likewise: goto sent
+//	  chain prerouting           UDP to one of ports: goto passing
+//	  chain passing              by a bridge: jump to bridged;
+//	                             of the VNI of one of networks, or to members4 or members6: no connection tracking
+//	  chain bridged              from own4, own6: drop;  not to the bridge itself, from members4 or
+//	                             members6, whom this host reaches by another link: drop
+//	  chain output               UDP to one of ports, of the VNI of one of networks: goto sent
 //	  chain sent                 IPv4: no connection tracking;
 //	                             from or to WireGuardRange, by another link: drop;  no connection tracking
-//	  chain input                UDP to one of networks: goto members;  by WireGuard: drop
-//	  chain members              by lo: drop;  from members4: accept;
-//	                             from WireGuardRange, by another link: drop;  from members6: accept;  drop
+//	  chain input                UDP to one of networks: goto members;  by WireGuard: drop;
+//	                             other UDP to this host's port: goto others
+//	  chain others               with a VNI: accept;  drop
+//	  chain members              by lo: drop;  from members4 to own4: accept;
+//	                             from WireGuardRange, by another link: drop;  from members6 to own6: accept;  drop
 //	  chain forward              to or from WireGuard: drop
 //
 // Other people's VXLAN, such as Docker Swarm's, has other VNIs and passes, by the
-// same port, too. At input a packet is whole, whatever pieces it came in.
+// same port, too. At input a packet of IPv4 is whole, whatever pieces it came in; one of
+// IPv6 need not be, where the host tracks no connections of it. The first piece may
+// end before the VNI then: whatever it is of, it is not let in. The later ones do not
+// tell their port, and come to nothing without it.
 //
 // That connections are not tracked saves a tenth of the packet rate, and it
 // protects the other hosts: what a container of any other network of Docker's
-// sends to them is not rewritten to come from this host, which they believe.
+// sends to them is not rewritten to come from this host, which they believe. They
+// have networks that this one does not know, so whatever is for their tunnel addresses
+// is left as it is, also by a host that has no networks itself; and packets to other
+// addresses that they have, which this host cannot know either, they do not take.
+//
+// A container with raw sockets, which Docker gives to all, may send under a host's
+// address, to this host or by it to another. It is behind a bridge. Other hosts may be
+// behind one, too: they are reached by it, or send to the tunnel address that it has,
+// and are not to suffer where this host's answers go by another link.
 //
 // Nothing is forwarded into WireGuard: what a container sends to a tunnel address by
 // the host would arrive under the host's name.
@@ -60,9 +79,33 @@ func receiverOf(seg topology.Segment) (r receiver) {
 
 // admission is what the sets of the table hold.
 type admission struct {
-	receivers map[receiver]string // and the ids of the networks they are of
+	receivers map[receiver]listener
 	members   map[netip.Addr]bool
 	ports     map[uint16]bool
+	own       map[netip.Addr]bool // at which receivers listen
+}
+
+// listener is the network that a receiver is of, and the tunnel address that it has
+// on this host; earlier versions did not note that.
+type listener struct {
+	id string
+	at netip.Addr
+}
+
+func listenerOf(seg topology.Segment) listener { return listener{string(seg.Network), seg.VTEP} }
+
+// parseListener reads what String writes.
+func parseListener(s string) listener {
+	id, at, _ := strings.Cut(s, " at ")
+	addr, _ := netip.ParseAddr(at)
+	return listener{id, addr}
+}
+
+func (l listener) String() string {
+	if !l.at.IsValid() {
+		return l.id
+	}
+	return l.id + " at " + l.at.String()
 }
 
 // add takes over the members and ports of another.
@@ -100,7 +143,7 @@ func (h *Host) AddMembers(ctx context.Context, come []netip.AddrPort) error {
 		if h.filter.wanted == nil {
 			return errors.New("it is not known who is in")
 		}
-		there := len(h.filter.have.receivers) > 0
+		there := len(h.filter.have.receivers)+len(h.filter.have.members) > 0
 		for p := range more.ports {
 			there = there && h.filter.have.ports[p]
 		}
@@ -132,19 +175,39 @@ func (h *Host) letIn(ctx context.Context, members []netip.AddrPort, set func(adm
 		return err
 	}
 	defer release()
-	if err := set(all); err != nil {
-		return &fault.Error{Op: op, Err: err, Fix: "run `nft list table inet " + filterTable + "` on this host"}
-	}
-	return nil
+	return membersError(op, set(all))
 }
 
 // ensureMembers makes the table hold those that are wanted.
 func (h *Host) ensureMembers() error {
-	_, err := h.ensureFilter(func(map[receiver]string) {})
+	_, err := h.ensureFilter(func(map[receiver]listener) {})
 	if err == nil && !h.surveyed.when.IsZero() { // there are uplinks, whose containers are kept from the ports
 		_, err = h.ensureHostRules()
 	}
 	return err
+}
+
+// RepairMembers makes the table hold those that SetMembers has said, or that are there,
+// whatever else has changed it. Apply does likewise, but a host without networks has
+// something to guard, too: what its containers send to others.
+func (h *Host) RepairMembers(ctx context.Context) (changed bool, err error) {
+	release, err := h.write(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	if h.recent() {
+		return false, nil
+	}
+	changed, err = h.ensureFilter(func(map[receiver]listener) {})
+	return changed, membersError("repair members of the cluster", err)
+}
+
+func membersError(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fault.Error{Op: op, Err: err, Fix: "run `nft list table inet " + filterTable + "` on this host"}
 }
 
 // fillMembers adds to the table, which must be there.
@@ -166,17 +229,17 @@ func (h *Host) fillMembers(more admission) error {
 // ensureReceiver makes the filter guard the segment's network, before packets
 // can reach it.
 func (h *Host) ensureReceiver(seg topology.Segment) (changed bool, err error) {
-	id, r := string(seg.Network), receiverOf(seg)
-	if !seg.VTEP.IsValid() {
+	l, r := listenerOf(seg), receiverOf(seg)
+	if !hears(seg) {
 		return h.forgetReceiver(seg.Network)
 	}
-	if h.recent() && h.filter.have.receivers[r] == id {
+	if h.recent() && h.filter.have.receivers[r] == l {
 		return false, nil
 	}
-	return h.ensureFilter(func(all map[receiver]string) {
-		maps.DeleteFunc(all, func(other receiver, of string) bool { return of == id && other != r })
-		if all[r] == "" {
-			all[r] = id
+	return h.ensureFilter(func(all map[receiver]listener) {
+		maps.DeleteFunc(all, func(other receiver, of listener) bool { return of.id == l.id && other != r })
+		if all[r].id == "" || all[r].id == l.id {
+			all[r] = l
 		}
 	})
 }
@@ -184,20 +247,29 @@ func (h *Host) ensureReceiver(seg topology.Segment) (changed bool, err error) {
 // ensureReceiverOwned names the network, which has its device by now, in place of
 // one that is gone and was forgotten.
 func (h *Host) ensureReceiverOwned(seg topology.Segment) (changed bool, err error) {
-	id, r := string(seg.Network), receiverOf(seg)
-	if !seg.VTEP.IsValid() || h.filter.have.receivers[r] == id {
+	l, r := listenerOf(seg), receiverOf(seg)
+	if h.filter.have.receivers[r] == l {
 		return false, nil
 	}
-	return h.ensureFilter(func(all map[receiver]string) { all[r] = id })
+	return h.ensureFilter(func(all map[receiver]listener) { all[r] = l })
+}
+
+// locate notes the tunnel address of networks that are there from an earlier version.
+func locate(all map[receiver]listener, at netip.Addr) {
+	for r, l := range all {
+		if !l.at.IsValid() {
+			all[r] = listener{l.id, at}
+		}
+	}
 }
 
 // forgetReceiver takes a network out of the filter.
 func (h *Host) forgetReceiver(id topology.NetworkID) (changed bool, err error) {
-	if h.recent() && !slices.Contains(slices.Collect(maps.Values(h.filter.have.receivers)), string(id)) {
+	if h.recent() && !slices.ContainsFunc(slices.Collect(maps.Values(h.filter.have.receivers)), func(l listener) bool { return l.id == string(id) }) {
 		return false, nil
 	}
-	return h.ensureFilter(func(all map[receiver]string) {
-		maps.DeleteFunc(all, func(_ receiver, of string) bool { return of == string(id) })
+	return h.ensureFilter(func(all map[receiver]listener) {
+		maps.DeleteFunc(all, func(_ receiver, l listener) bool { return l.id == string(id) })
 	})
 }
 
@@ -207,7 +279,7 @@ func (h *Host) recent() bool {
 }
 
 // ensureFilter makes the table hold the members and, after edit, the receivers.
-func (h *Host) ensureFilter(edit func(map[receiver]string)) (changed bool, err error) {
+func (h *Host) ensureFilter(edit func(map[receiver]listener)) (changed bool, err error) {
 	conn, err := h.root.firewall()
 	if err != nil {
 		return false, err
@@ -219,24 +291,9 @@ func (h *Host) ensureFilter(edit func(map[receiver]string)) (changed bool, err e
 			return false, err
 		}
 	}
-	have := h.filter.have
-	want := admission{maps.Clone(have.receivers), have.members, maps.Clone(have.ports)}
-	if want.receivers == nil {
-		want.receivers = map[receiver]string{}
-	}
-	edit(want.receivers)
-	if w := h.filter.wanted; w != nil {
-		want.members, want.ports = w.members, maps.Clone(w.ports)
-	}
-	if want.members == nil {
-		want.members = map[netip.Addr]bool{}
-	}
-	if want.ports == nil {
-		want.ports = map[uint16]bool{}
-	}
-	want.ports[h.opts.Port] = true
-	if !sound && len(want.receivers) == 0 && !h.tunnels.guarded {
-		return false, nil // a host without networks, and without WireGuard, has nothing to guard
+	have, want := h.filter.have, h.admission(edit)
+	if !sound && len(want.receivers)+len(want.members) == 0 && !h.tunnels.guarded {
+		return false, nil // a host that is alone, without WireGuard, has nothing to guard
 	}
 	s := newSets()
 	if !sound {
@@ -256,6 +313,25 @@ func (h *Host) ensureFilter(edit func(map[receiver]string)) (changed bool, err e
 	}
 	h.filter.seen, h.filter.have = time.Now(), want
 	return true, nil
+}
+
+// admission is what the table is to hold after edit.
+func (h *Host) admission(edit func(map[receiver]listener)) admission {
+	have := h.filter.have
+	want := admission{map[receiver]listener{}, map[netip.Addr]bool{}, map[uint16]bool{h.opts.Port: true}, map[netip.Addr]bool{}}
+	maps.Copy(want.receivers, have.receivers)
+	edit(want.receivers)
+	for _, l := range want.receivers {
+		if l.at.IsValid() {
+			want.own[l.at] = true
+		}
+	}
+	if w := h.filter.wanted; w != nil {
+		want.add(*w)
+	} else {
+		want.add(have)
+	}
+	return want
 }
 
 // readFilter looks at the table. One that is not sound is to be made anew, with
@@ -288,38 +364,4 @@ func (h *Host) ports() []uint16 {
 		maps.Copy(all, w.ports)
 	}
 	return slices.Sorted(maps.Keys(all))
-}
-
-// filterRules are the chains of the table, on a host that takes VXLAN at a port.
-func filterRules(port uint16) ruleset {
-	encrypted := topology.WireGuardRange
-	return ruleset{
-		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, []rule{
-			newRule("networks of ours, to any host", ofNetwork(port), notrack()),
-		}},
-		{"sent", "", nil, nil, []rule{
-			newRule("IPv4", family(unix.NFPROTO_IPV4), notrack(), accept()),
-			newRule("in plain", inRange(source, encrypted), notTo(wireGuardName), drop()),
-			newRule("in plain", inRange(destination, encrypted), notTo(wireGuardName), drop()),
-			newRule("all others", notrack()),
-		}},
-		{"output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{
-			newRule("networks of ours, to any host", ofNetwork(port), goTo("sent")),
-		}},
-		{"members", "", nil, nil, []rule{
-			newRule("made on this host", from("lo"), drop()),
-			newRule("a host of the cluster", fromMember(unix.NFPROTO_IPV4, source.in4, 4, members4), accept()),
-			newRule("in plain", inRange(source, encrypted), notFrom(wireGuardName), drop()),
-			newRule("a host of the cluster", fromMember(unix.NFPROTO_IPV6, source.in6, 16, members6), accept()),
-			newRule("anybody else", drop()),
-		}},
-		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityRaw, []rule{
-			newRule("networks of ours", toNetwork(), goTo("members")),
-			newRule("nothing else is encrypted", from(wireGuardName), drop()),
-		}},
-		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityRaw, []rule{
-			newRule("this host's own end", from(wireGuardName), drop()),
-			newRule("this host's own end", to(wireGuardName), drop()),
-		}},
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -16,17 +17,19 @@ import (
 const (
 	networks = "networks"
 	ports    = "ports"
+	own4     = "own4"
+	own6     = "own6"
 	members4 = "members4"
 	members6 = "members6"
 )
 
 // sets are those of filterTable.
 type sets struct {
-	networks, ports, members4, members6 *nftables.Set
+	networks, ports, own4, own6, members4, members6 *nftables.Set
 }
 
 func (s sets) all() []*nftables.Set {
-	return []*nftables.Set{s.networks, s.ports, s.members4, s.members6}
+	return []*nftables.Set{s.networks, s.ports, s.own4, s.own6, s.members4, s.members6}
 }
 
 func newSets() sets {
@@ -41,6 +44,8 @@ func newSets() sets {
 		members4: &nftables.Set{Table: in, ID: 2, Name: members4, KeyType: nftables.TypeIPAddr},
 		members6: &nftables.Set{Table: in, ID: 3, Name: members6, KeyType: nftables.TypeIP6Addr},
 		ports:    &nftables.Set{Table: in, ID: 4, Name: ports, KeyType: nftables.TypeInetService},
+		own4:     &nftables.Set{Table: in, ID: 5, Name: own4, KeyType: nftables.TypeIPAddr},
+		own6:     &nftables.Set{Table: in, ID: 6, Name: own6, KeyType: nftables.TypeIP6Addr},
 	}
 }
 
@@ -58,20 +63,23 @@ func (s sets) create(conn *nftables.Conn, port uint16) error {
 }
 
 // read tells what the kernel's sets hold. One that is not there is of no use, but for
-// ports, which earlier versions did not have.
+// those which earlier versions did not have.
 func (s sets) read(conn *nftables.Conn) (have admission, err error) {
-	have = admission{map[receiver]string{}, map[netip.Addr]bool{}, map[uint16]bool{}}
+	have = admission{map[receiver]listener{}, map[netip.Addr]bool{}, map[uint16]bool{}, map[netip.Addr]bool{}}
+	young := []*nftables.Set{s.ports, s.own4, s.own6}
 	for _, set := range s.all() {
 		elements, err := conn.GetSetElements(set)
-		if err != nil && !(set == s.ports && errors.Is(err, unix.ENOENT)) {
+		if err != nil && !(slices.Contains(young, set) && errors.Is(err, unix.ENOENT)) {
 			return have, fmt.Errorf("list nftables set %s: %w", set.Name, err)
 		}
 		for _, e := range elements {
 			switch set {
 			case s.networks:
-				have.receivers[receiver(e.Key)] = e.Comment
+				have.receivers[receiver(e.Key)] = parseListener(e.Comment)
 			case s.ports:
 				have.ports[binary.BigEndian.Uint16(e.Key)] = true
+			case s.own4, s.own6:
+				have.own[address(e.Key)] = true
 			default:
 				have.members[address(e.Key)] = true
 			}
@@ -91,46 +99,49 @@ const (
 // update puts down what leads from have to want.
 func (s sets) update(conn *nftables.Conn, have, want admission) (changed bool, err error) {
 	come, leave := map[*nftables.Set][]nftables.SetElement{}, map[*nftables.Set][]nftables.SetElement{}
-	for r, id := range have.receivers {
-		if want.receivers[r] != id {
+	for r, l := range have.receivers {
+		if want.receivers[r] != l {
 			leave[s.networks] = append(leave[s.networks], nftables.SetElement{Key: r[:]})
 		}
 	}
-	for r, id := range want.receivers {
-		if have.receivers[r] != id {
-			come[s.networks] = append(come[s.networks], nftables.SetElement{Key: r[:], Comment: id})
+	for r, l := range want.receivers {
+		if have.receivers[r] != l {
+			come[s.networks] = append(come[s.networks], nftables.SetElement{Key: r[:], Comment: l.String()})
 		}
 	}
-	for a := range have.members {
-		if !want.members[a] {
-			leave[s.of(a)] = append(leave[s.of(a)], nftables.SetElement{Key: a.AsSlice()})
-		}
+	for set, key := range s.lacking(want, have) {
+		leave[set] = append(leave[set], nftables.SetElement{Key: key})
 	}
-	for a := range want.members {
-		if !have.members[a] {
-			come[s.of(a)] = append(come[s.of(a)], nftables.SetElement{Key: a.AsSlice()})
-		}
-	}
-	for p := range have.ports {
-		if !want.ports[p] {
-			leave[s.ports] = append(leave[s.ports], nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p)})
-		}
-	}
-	for p := range want.ports {
-		if !have.ports[p] {
-			come[s.ports] = append(come[s.ports], nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p)})
-		}
+	for set, key := range s.lacking(have, want) {
+		come[set] = append(come[set], nftables.SetElement{Key: key})
 	}
 	err = errors.Join(inParts(conn, leave, conn.SetDeleteElements), inParts(conn, come, conn.SetAddElements))
 	return len(come)+len(leave) > 0, err
 }
 
-// of is the set that an address belongs in.
-func (s sets) of(a netip.Addr) *nftables.Set {
-	if a.Is4() {
-		return s.members4
+// lacking are the addresses and ports that b has and a does not, each with its set.
+func (s sets) lacking(a, b admission) iter.Seq2[*nftables.Set, []byte] {
+	return func(yield func(*nftables.Set, []byte) bool) {
+		for p := range b.ports {
+			if !a.ports[p] && !yield(s.ports, binary.BigEndian.AppendUint16(nil, p)) {
+				return
+			}
+		}
+		for _, of := range []struct {
+			in4, in6 *nftables.Set
+			a, b     map[netip.Addr]bool
+		}{{s.own4, s.own6, a.own, b.own}, {s.members4, s.members6, a.members, b.members}} {
+			for addr := range of.b {
+				set := of.in4
+				if addr.Is6() {
+					set = of.in6
+				}
+				if !of.a[addr] && !yield(set, addr.AsSlice()) {
+					return
+				}
+			}
+		}
 	}
-	return s.members6
 }
 
 func inParts(conn *nftables.Conn, of map[*nftables.Set][]nftables.SetElement, put func(*nftables.Set, []nftables.SetElement) error) error {
@@ -157,16 +168,21 @@ func toNetwork() []expr.Any {
 	)
 }
 
-// ofNetwork matches UDP to a port of any host of the cluster, with a VNI of ours,
-// which networks has with this host's port.
-func ofNetwork(port uint16) []expr.Any {
+// toHosts matches UDP to a port of any host of the cluster.
+func toHosts() []expr.Any {
 	return append(udp(),
 		toPort(),
 		&expr.Lookup{SourceRegister: 1, SetName: ports},
+	)
+}
+
+// withNetwork matches, of UDP, a VNI of ours, which networks has with this host's port.
+func withNetwork(port uint16) []expr.Any {
+	return []expr.Any{
 		&expr.Immediate{Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
 		vni(),
 		&expr.Lookup{SourceRegister: 1, SetName: networks},
-	)
+	}
 }
 
 func udp() []expr.Any {
@@ -188,13 +204,21 @@ func vni() expr.Any {
 	return &expr.Payload{DestRegister: second, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 3}
 }
 
-// fromMember matches a source, of the IP version with the field's place and
-// length, that is in a set.
-func fromMember(proto byte, offset, size uint32, set string) []expr.Any {
-	return append(family(proto),
+// inSet matches an address, of packets of the IP version, that is in a set.
+func inSet(f field, proto byte, set string) []expr.Any {
+	offset, size := f.in4, uint32(4)
+	if proto == unix.NFPROTO_IPV6 {
+		offset, size = f.in6, 16
+	}
+	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 		&expr.Lookup{SourceRegister: 1, SetName: set},
-	)
+	}
+}
+
+// jumpTo has another chain looked at, and comes back.
+func jumpTo(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
 }
 
 // goTo leaves the chain for another.

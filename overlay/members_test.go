@@ -2,6 +2,8 @@ package overlay_test
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/netnstest"
 	"github.com/particle-net/particle/overlay"
@@ -133,6 +136,82 @@ func TestMembersOverIPv6(t *testing.T) {
 	}
 }
 
+// pieces are a datagram of IPv6 in two, the first of which has that many of its bytes
+// from the UDP header on. With options it has those, and nothing of UDP.
+func pieces(from, to netip.AddrPort, text string, first int, options bool) (all [][]byte) {
+	whole, kind := datagram(from, to, text)[40:], byte(unix.IPPROTO_UDP)
+	if options { // eight bytes of destination options, which do nothing (RFC 8200 section 4.6)
+		whole, kind = append([]byte{kind, 0, 1, 4, 0, 0, 0, 0}, whole...), unix.IPPROTO_DSTOPTS
+	}
+	number := binary.BigEndian.AppendUint32(nil, rand.Uint32())
+	for i, piece := range [][]byte{whole[:first], whole[first:]} {
+		header := append([]byte{kind, 0, 0, 0}, number...)
+		binary.BigEndian.PutUint16(header[2:], uint16(i*first|1-i))
+		body := append(header, piece...)
+		all = append(all, append(ipHeader(from.Addr(), to.Addr(), unix.IPPROTO_FRAGMENT, 64, len(body)), body...))
+	}
+	return all
+}
+
+// A host that tracks no connections looks at pieces of IPv6 before they are put
+// together.
+func TestPiecesAreHeardFromMembersAlone(t *testing.T) {
+	t.Parallel()
+	netnstest.RequireTool(t, "nft")
+	for name, tracks := range map[string]bool{"tracking": true, "not tracking": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, there := newMachine(t, ""), netnstest.New(t)
+			netnstest.Connect(there, "eth0", "2001:db8::1/64", m.Namespace, "eth0", "2001:db8::2/64")
+			seg := part([]string{"10.9.2.0/24"}, []string{"10.9.0.0/16"}, peer("2001:db8::9", "10.9.1.0/24"))
+			seg.VTEP, seg.MTU = netip.MustParseAddr("2001:db8::2"), 1430
+			m.apply(seg, true)
+			reach(t, m, "2001:db8::2", "2001:db8::1")
+			if tracks {
+				m.Run("nft", "add table inet t; add chain inet t f { type filter hook forward priority 0; }; add rule inet t f ct state established accept")
+			}
+			server, hw := m.hearing(t, "10.9.2.7:53"), hardware(t, m.mac("eth0"))
+			plain := bindUDP(t, m.Namespace, "[2001:db8::2]:5000")
+			from, to := netip.MustParseAddrPort("[2001:db8::1]:1000"), netip.MustParseAddrPort("[2001:db8::2]:4789")
+			for _, member := range []bool{false, true} {
+				m.members(map[bool]string{true: "2001:db8::1", false: "2001:db8::9"}[member])
+				for _, c := range []struct {
+					first   int
+					options bool
+					want    bool
+				}{{1 << 10, false, member}, {16, false, member}, {8, false, false}, {8, true, false}} {
+					got := server.tells(func(text string) {
+						packet := forged("2001:db8::2", server.at, text)
+						if c.first > len(packet) {
+							frame(t, there, "eth0", hw, unix.ETH_P_IPV6, datagram(from, to, packet))
+						} else {
+							for _, p := range pieces(from, to, packet, c.first, c.options) {
+								frame(t, there, "eth0", hw, unix.ETH_P_IPV6, p)
+							}
+						}
+						frame(t, there, "eth0", hw, unix.ETH_P_IPV6, datagram(from, netip.MustParseAddrPort("[2001:db8::2]:5000"), "after it"))
+						plain.want("after it")
+					})
+					// Where connections are tracked, what comes in any pieces is whole.
+					if want := c.want || tracks && member && !c.options; got != want {
+						t.Errorf("from a member %v, in pieces of %d, options %v: heard %v, want %v", member, c.first, c.options, got, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+// hardware is a MAC that ip prints.
+func hardware(t *testing.T, text string) net.HardwareAddr {
+	t.Helper()
+	mac, err := net.ParseMAC(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mac
+}
+
 // Docker Swarm's networks, say, by the same port.
 func TestVXLANOfOthersIsLeftAlone(t *testing.T) {
 	t.Parallel()
@@ -178,37 +257,70 @@ func TestHostItselfIsNoMember(t *testing.T) {
 	}
 }
 
-// behindBridge is a container of Docker's own on the first host, which leaves under the
-// host's address.
-func behindBridge(t *testing.T, hosts [2]*machine) *netnstest.Namespace {
-	t.Helper()
-	container := netnstest.New(t)
-	netnstest.Connect(hosts[0].Namespace, "docker0", "172.17.0.1/16", container, "eth0", "172.17.0.2/16")
-	container.Run("ip", "route", "add", "default", "via", "172.17.0.1")
-	hosts[0].Run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
-	hosts[0].Run("nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "+
-		"add rule ip nat post ip saddr 172.17.0.0/16 oifname eth0 masquerade")
-	hosts[1].Run("ip", "route", "add", "172.17.0.0/16", "via", "192.0.2.1")
-	return container
+// Which addresses a host has beside the one that it is known by, no other host can
+// tell: "A host takes the VXLAN" of its networks at its tunnel address alone.
+func TestHostIsHeardAtItsTunnelAddressAlone(t *testing.T) {
+	t.Parallel()
+	for version, c := range map[string]struct{ from, at, other string }{
+		"IPv4": {"192.0.2.1", "192.0.2.2", "203.0.113.9"},
+		"IPv6": {"2001:db8::1", "2001:db8::2", "2001:db8:9::9"},
+	} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			m, there := newMachine(t, ""), netnstest.New(t)
+			bits := netip.MustParseAddr(c.at).BitLen() - 8
+			netnstest.Connect(m.Namespace, "eth0", netip.PrefixFrom(netip.MustParseAddr(c.at), bits).String(),
+				there, "eth0", netip.PrefixFrom(netip.MustParseAddr(c.from), bits).String())
+			m.Run("ip", "address", "add", c.other, "dev", "eth0", "nodad")
+			there.Run("ip", "route", "replace", c.other, "via", c.at)
+			seg := part([]string{"10.9.2.0/24"}, []string{"10.9.0.0/16"}, peer(c.from, "10.9.1.0/24"))
+			seg.VTEP, seg.MTU = netip.MustParseAddr(c.at), 1430
+			m.apply(seg, true)
+			m.members(c.from)
+			reach(t, m, c.at, c.from)
+			server, member := m.hearing(t, "10.9.2.7:53"), bindUDP(t, there, at(map[bool]string{true: "0.0.0.0", false: "::"}[version == "IPv4"], 0))
+			plain := bindUDP(t, m.Namespace, at(c.other, 5000))
+			for to, want := range map[string]bool{c.at: true, c.other: false} {
+				got := server.tells(func(text string) {
+					member.send(at(to, 4789), forged(c.at, "10.9.2.7:53", text))
+					member.send(at(c.other, 5000), "by the same way")
+					plain.want("by the same way")
+				})
+				if got != want {
+					t.Errorf("what is for %s is heard: %v, want %v", to, got, want)
+				}
+			}
+		})
+	}
 }
 
-// What containers of Docker's other networks send leaves under the host's address.
-func TestContainersAreNotTakenForTheirHost(t *testing.T) {
+// The tunnel address of networks is noted as they are, and of an earlier version's at
+// the first look.
+func TestFilterKnowsTheOwnAddress(t *testing.T) {
 	t.Parallel()
 	netnstest.RequireTool(t, "nft")
-	hosts := acquainted(t)
-	container := behindBridge(t, hosts)
-	server, liar := hosts[1].hearing(t, "10.9.2.7:53"), bindUDP(t, container, "0.0.0.0:0")
-	plain := bindUDP(t, hosts[1].Namespace, "192.0.2.2:5000")
-	if server.tells(func(text string) {
-		liar.send("192.0.2.2:4789", forged("192.0.2.2", "10.9.2.7:53", text))
-		liar.send("192.0.2.2:5000", "anything else")
-		if from := plain.want("anything else"); !strings.HasPrefix(from, "192.0.2.1:") {
-			t.Errorf("the container comes from %s; the test proves nothing", from)
+	m := newMachine(t, "192.0.2.1/24")
+	seg := part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"})
+	m.apply(seg, true)
+	holds := func(want string) {
+		t.Helper()
+		if got := m.elements("own4") + m.elements("own6"); got != want {
+			t.Errorf("own addresses are %q, want %q", got, want)
 		}
-	}) {
-		t.Error("a container of another network is taken for its host")
 	}
+	holds("192.0.2.1")
+	for _, vtep := range []string{"192.0.2.2", "2001:db8::42", "192.0.2.1"} {
+		seg.VTEP = netip.MustParseAddr(vtep)
+		m.apply(seg, true)
+		holds(vtep)
+		m.apply(seg, false)
+	}
+	m.Run("nft", "flush set inet particle-vxlan networks; add element inet particle-vxlan networks { 4789 . "+
+		"0x2a0000 comment \""+string(seg.Network)+"\" }; flush chain inet particle-vxlan passing; flush set inet particle-vxlan own4")
+	m.restart()
+	m.apply(seg, true)
+	holds("192.0.2.1")
+	m.apply(seg, false)
 }
 
 func TestFilterIsRepaired(t *testing.T) {
@@ -226,6 +338,8 @@ func TestFilterIsRepaired(t *testing.T) {
 		"flush set inet particle-vxlan members6",
 		"add element inet particle-vxlan members4 { 192.0.2.66 }",
 		"flush chain inet particle-vxlan input",
+		"add chain inet particle-vxlan input { policy drop; }",
+		"add table inet particle-vxlan { flags dormant; }",
 		"delete table inet particle-vxlan; add table inet particle-vxlan; add chain inet particle-vxlan input { type filter hook output priority 0; }",
 	} {
 		m.Run("nft", drift)
@@ -262,20 +376,24 @@ func TestFilterFollowsNetworks(t *testing.T) {
 					}
 				}
 			}
-			m.apply(segment(1, 42, "192.0.2.1", "10.9.0.0/24"), true)
-			m.apply(segment(2, 43, "192.0.2.1", "10.9.0.0/24"), true)
+			m.apply(shared(segment(1, 42, "192.0.2.1", "10.9.0.0/24")), true)
+			m.apply(shared(segment(2, 43, "192.0.2.1", "10.9.0.0/24")), true)
 			holds(1, 2)
-			if _, err := m.Apply(t.Context(), segment(3, 43, "192.0.2.1", "10.9.0.0/24")); err == nil {
+			if _, err := m.Apply(t.Context(), shared(segment(3, 43, "192.0.2.1", "10.9.0.0/24"))); err == nil {
 				t.Fatal("two networks have one VNI")
 			}
 			holds(1, 2)
-			m.apply(segment(1, 44, "192.0.2.1", "10.9.0.0/24"), true)
+			m.apply(shared(segment(1, 44, "192.0.2.1", "10.9.0.0/24")), true)
 			holds(1, 2)
 			if err := m.Remove(t.Context(), network(1)); err != nil {
 				t.Fatal(err)
 			}
 			holds(2)
 			m.apply(segment(2, 0, "", "10.9.0.0/24"), true)
+			holds()
+			m.apply(shared(segment(2, 43, "192.0.2.1", "10.9.0.0/24")), true)
+			holds(2)
+			m.apply(segment(2, 43, "192.0.2.1", "10.9.0.0/24"), true) // this host's alone
 			holds()
 		})
 	}
@@ -344,14 +462,14 @@ func TestManyMembers(t *testing.T) {
 	t.Parallel()
 	netnstest.RequireTool(t, "nft")
 	m := newMachine(t, "192.0.2.1/24")
-	m.apply(segment(1, 42, "192.0.2.1", "10.9.0.0/24"), true)
+	m.apply(shared(segment(1, 42, "192.0.2.1", "10.9.0.0/24")), true)
 	var all []string
 	for i := range 10000 {
 		all = append(all, netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}).String())
 	}
 	m.members(all...)
 	m.Run("nft", "flush", "ruleset")
-	m.apply(segment(1, 42, "192.0.2.1", "10.9.0.0/24"), true)
+	m.apply(shared(segment(1, 42, "192.0.2.1", "10.9.0.0/24")), true)
 	if n := strings.Count(m.Run("nft", "list", "set", "inet", "particle-vxlan", "members4"), "10.1."); n != len(all) {
 		t.Errorf("%d members, want %d", n, len(all))
 	}

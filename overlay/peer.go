@@ -24,8 +24,9 @@ import (
 // so before anything goes: a prefix that moves from one host to another always
 // leads to one of them.
 //
-// The segment is the network's as it was applied; its own list of other hosts is not
-// looked at. Causes: ErrNoNetwork.
+// The segment is the network's as it was applied, with the other hosts that it has
+// afterwards: who comes and is too like one of those that stay is left out, or would
+// take its place. Causes: ErrNoNetwork; topology.ErrUnreached, if all else is done.
 func (h *Host) ChangePeers(ctx context.Context, seg topology.Segment, before, after []topology.Peer) error {
 	const op = "change hosts of network"
 	release, err := h.write(ctx)
@@ -49,8 +50,28 @@ func (n *namespace) changePeers(seg topology.Segment, before, after []topology.P
 	s := newSide(device, seg.Pools, seg.Subnets)
 	have, want := newPlan(s), newPlan(s)
 	_ = have.hosts(before) // what could not be set need not be removed
-	err = want.hosts(after)
-	return errors.Join(err, n.bulk.apply(have.changes(want.holding, s.link)))
+	after, alike := s.unlike(after, staying(seg.Peers, before, after))
+	unreached := errors.Join(want.hosts(after), alike)
+	if err := n.bulk.apply(have.changes(want.holding, s.link)); err != nil {
+		return err
+	}
+	return unreached
+}
+
+// staying are the hosts of a network that are in neither list of a change.
+func staying(all, before, after []topology.Peer) (list []topology.Peer) {
+	moving := make(map[netip.Addr]bool, len(before)+len(after))
+	for _, lists := range [][]topology.Peer{before, after} {
+		for _, p := range lists {
+			moving[p.VTEP] = true
+		}
+	}
+	for _, p := range all {
+		if !moving[p.VTEP] {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 func peersError(op string, id topology.NetworkID, err error) error {
@@ -63,7 +84,7 @@ func peersError(op string, id topology.NetworkID, err error) error {
 }
 
 // ensurePeers makes the namespace hold what the segment says of other hosts, and
-// nothing else of ours.
+// nothing else of ours. Cause: ErrUnreached, if all else is done.
 func (n *namespace) ensurePeers(seg topology.Segment) (changed bool, err error) {
 	device, err := n.vxlan()
 	if err != nil {
@@ -72,19 +93,22 @@ func (n *namespace) ensurePeers(seg topology.Segment) (changed bool, err error) 
 	s := newSide(device, seg.Pools, seg.Subnets)
 	want := newPlan(s)
 	s.unassigned(want.holding)
-	planned := want.hosts(seg.Peers)
+	unreached := want.hosts(seg.Peers)
 	changed, drop, err := n.ensureSources(device, s.sources())
 	if err != nil {
-		return changed, errors.Join(planned, err)
+		return changed, err
 	}
 	have, err := n.held(s.link)
 	if err != nil {
-		return changed, errors.Join(planned, err)
+		return changed, err
 	}
 	list := have.changes(want.holding, s.link)
-	err = errors.Join(planned, n.bulk.apply(list))
+	err = n.bulk.apply(list)
 	for _, a := range drop { // nothing suggests it any more
 		err = errors.Join(err, n.dropAddress(device, a))
+	}
+	if err == nil {
+		err = unreached
 	}
 	return changed || len(list)+len(drop) > 0, err
 }
@@ -274,6 +298,8 @@ func parseRoute(body []byte) (r typedRoute) {
 			r.from = address(data)
 		case unix.RTA_OIF:
 			r.link = int(binary.NativeEndian.Uint32(data))
+		case unix.RTA_METRICS, unix.RTA_FLOW, unix.RTA_ENCAP:
+			r.odd = true
 		}
 	})
 	r.to = netip.PrefixFrom(to, bits)
@@ -309,7 +335,7 @@ func (r *rtnl) tunnels(link int, have *holding) error {
 	return r.dump(write, func() { clear(have.tunnels) }, func(body []byte) {
 		n, ok := parseNeighbour(body, link)
 		if ok && n.family == unix.AF_BRIDGE && n.to.IsValid() {
-			have.tunnels[tunnel{link, n.mac, n.to, n.port}] = true
+			have.tunnels[tunnel{link, n.mac, n.to, n.port, n.elsewhere}] = true
 		}
 	})
 }
@@ -320,6 +346,7 @@ type entry struct {
 	to     netip.Addr
 	port   uint16 // of an FDB entry; 0 is the device's
 	mac    mac
+	elsewhere
 }
 
 // parseNeighbour reads a permanent entry of the link.
@@ -335,6 +362,10 @@ func parseNeighbour(body []byte, link int) (n entry, ok bool) {
 			n.to = address(data)
 		case kind == unix.NDA_PORT && len(data) == 2:
 			n.port = binary.BigEndian.Uint16(data)
+		case kind == unix.NDA_VNI && len(data) == 4:
+			n.vni = binary.NativeEndian.Uint32(data)
+		case kind == unix.NDA_IFINDEX && len(data) == 4:
+			n.link = binary.NativeEndian.Uint32(data)
 		case kind == unix.NDA_LLADDR && len(data) == len(n.mac):
 			ok = true
 			n.mac = mac(data)

@@ -45,7 +45,11 @@ type tunnel struct {
 	mac  mac
 	vtep netip.Addr
 	port uint16 // UDP; 0 is the device's own
+	elsewhere
 }
+
+// elsewhere is what none of ours has.
+type elsewhere struct{ vni, link uint32 }
 
 func (t tunnel) String() string { return fmt.Sprintf("tunnel for %s to %s", t.mac, t.vtep) }
 
@@ -56,6 +60,12 @@ func (t tunnel) write(q *request, kind, flags uint16, seq uint32) {
 	q.attr(unix.NDA_DST, t.vtep.AsSlice())
 	if t.port != 0 {
 		q.attr(unix.NDA_PORT, binary.BigEndian.AppendUint16(nil, t.port))
+	}
+	if t.elsewhere.vni != 0 {
+		q.attr32(unix.NDA_VNI, t.elsewhere.vni)
+	}
+	if t.elsewhere.link != 0 {
+		q.attr32(unix.NDA_IFINDEX, t.elsewhere.link)
 	}
 	q.end()
 }
@@ -86,6 +96,7 @@ type way struct {
 	link int // 0 if nowhere
 	via  netip.Addr
 	from netip.Addr // the source that the route suggests; invalid if none
+	odd  bool       // it has more than ours have, such as an MTU
 }
 
 // route is a route of ours to other hosts' addresses.

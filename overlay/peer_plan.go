@@ -159,13 +159,23 @@ type plan struct {
 
 func newPlan(s side) *plan { return &plan{s, newHolding(), map[mac]netip.Addr{}} }
 
-// hosts adds those that can be reached, and tells of the others.
+// toldHosts is of how many hosts that cannot be reached it is told why; as a rule it
+// is the same for all.
+const toldHosts = 3
+
+// hosts adds those that can be reached, and tells of the others. Cause: ErrUnreached.
 func (p *plan) hosts(peers []topology.Peer) error {
+	if p.link == 0 && len(peers) > 0 {
+		return fmt.Errorf("other hosts %w: this one has no tunnel address", topology.ErrUnreached)
+	}
 	var errs []error
 	for _, peer := range peers {
 		if err := p.host(peer); err != nil {
-			errs = append(errs, fmt.Errorf("host %s: %w", peer.VTEP, err))
+			errs = append(errs, fmt.Errorf("host %s %w: %w", peer.VTEP, topology.ErrUnreached, err))
 		}
+	}
+	if more := len(errs) - toldHosts; more > 0 {
+		errs = append(errs[:toldHosts], fmt.Errorf("and %d more", more))
 	}
 	return errors.Join(errs...)
 }
@@ -185,14 +195,48 @@ func (p *plan) host(peer topology.Peer) error {
 		}
 	}
 	p.owner[m] = peer.VTEP
-	p.tunnels[tunnel{p.link, m, peer.VTEP, beyond(peer.Port, p.port)}] = true
+	p.tunnels[tunnel{p.link, m, peer.VTEP, beyond(peer.Port, p.port), elsewhere{}}] = true
 	for _, to := range peer.Prefixes {
 		to = to.Masked()
 		via := p.via(peer.VTEP, to)
 		p.neighbours[via] = m
-		p.routes[place{p.table(to), to, metric(peer.VTEP)}] = way{p.link, via, p.source(to)}
+		p.routes[place{p.table(to), to, metric(peer.VTEP)}] = way{link: p.link, via: via, from: p.source(to)}
 	}
 	return nil
+}
+
+// unlike leaves out hosts that have a MAC or a next hop of one that stays, and tells of
+// them. It takes a look at each host, and no more.
+func (s side) unlike(come, stay []topology.Peer) (list []topology.Peer, err error) {
+	taken := make([]netip.Addr, len(come)) // by the host that stays
+	macs, hops := map[mac][]int{}, map[netip.Addr][]int{}
+	p := newPlan(s)
+	for i, peer := range come {
+		m, err := p.hardware(peer)
+		if err != nil || len(peer.Prefixes) == 0 {
+			continue // hosts tells
+		}
+		via := s.via(peer.VTEP, peer.Prefixes[0])
+		macs[m], hops[via] = append(macs[m], i), append(hops[via], i)
+	}
+	for _, peer := range stay {
+		m, err := p.hardware(peer)
+		if err != nil || len(peer.Prefixes) == 0 {
+			continue
+		}
+		for _, i := range slices.Concat(macs[m], hops[s.via(peer.VTEP, peer.Prefixes[0])]) {
+			taken[i] = peer.VTEP
+		}
+	}
+	var errs []error
+	for i, peer := range come {
+		if !taken[i].IsValid() {
+			list = append(list, peer)
+			continue
+		}
+		errs = append(errs, fmt.Errorf("host %s %w: its MAC or its next hop is that of host %s, too", peer.VTEP, topology.ErrUnreached, taken[i]))
+	}
+	return list, errors.Join(errs...)
 }
 
 // beyond is a port that is not the own one; 0 else, as the kernel has it.
@@ -210,14 +254,12 @@ func (p *plan) hardware(peer topology.Peer) (m mac, err error) {
 		hw = HardwareAddr(peer.VTEP)
 	}
 	switch {
-	case p.link == 0:
-		return m, errors.New("this host has no tunnel address to reach it from")
 	case !peer.VTEP.IsValid() || peer.VTEP.Is4In6() || peer.VTEP.IsMulticast() || peer.VTEP.IsUnspecified():
 		return m, errors.New("that is no tunnel address")
 	case peer.VTEP == p.vtep:
 		return m, errors.New("that is this host itself")
 	case peer.VTEP.Is4() != p.vtep.Is4():
-		return m, fmt.Errorf("it cannot be reached from %s, which is of another IP version", p.vtep)
+		return m, fmt.Errorf("this host's %s is of another IP version", p.vtep)
 	case len(hw) != len(m):
 		return m, fmt.Errorf("%s is no MAC", hw)
 	}

@@ -1,6 +1,7 @@
 package overlay_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -182,6 +183,44 @@ func TestOtherHostsReachContainersAlone(t *testing.T) {
 	there.apply(local, false)
 }
 
+// What is this host's alone no other host reaches, be it one of the cluster.
+func TestNetworkOfOneHostHearsNobody(t *testing.T) {
+	t.Parallel()
+	hosts := acquainted(t)
+	there := hosts[1]
+	alone := segment(3, 55, "192.0.2.2", "10.9.2.0/24")
+	member := bindUDP(t, hosts[0].Namespace, "0.0.0.0:0")
+	heard := func() bool {
+		t.Helper()
+		ns := there.tenant(network(3))
+		server := hearing{bindUDP(t, ns, "10.9.2.7:53"), bindUDP(t, ns, "10.9.2.7:54"), "10.9.2.7:53"}
+		defer server.Close()
+		defer server.known.Close()
+		plain := bindUDP(t, there.Namespace, "192.0.2.2:5000")
+		defer plain.Close()
+		return server.tells(func(text string) {
+			packet := []byte(forged("192.0.2.2", server.at, text))
+			binary.BigEndian.PutUint32(packet[4:], 55<<8)
+			member.send("192.0.2.2:4789", string(packet))
+			member.send("192.0.2.2:5000", "by the same way")
+			plain.want("by the same way")
+		})
+	}
+	there.apply(alone, true)
+	for range 2 {
+		if heard() {
+			t.Error("a network of this host alone hears another host")
+		}
+		there.apply(shared(alone), true)
+		if !heard() {
+			t.Error("a network of several hosts does not hear a member; the test proves nothing")
+		}
+		there.apply(shared(alone), false)
+		there.apply(alone, true)
+		there.apply(alone, false)
+	}
+}
+
 // A prefix that moves from one host to another leads to one of them at any time.
 func TestPrefixMovesWithoutAGap(t *testing.T) {
 	t.Parallel()
@@ -269,7 +308,7 @@ func TestHostsThatCannotBeReached(t *testing.T) {
 			func() error { _, err := m.Apply(t.Context(), seg); return err },
 			func() error { return m.ChangePeers(t.Context(), seg, nil, seg.Peers) },
 		} {
-			if err := apply(); err == nil || !strings.Contains(err.Error(), cause) {
+			if err := apply(); !errors.Is(err, topology.ErrUnreached) || !strings.Contains(err.Error(), cause) {
 				t.Errorf("want %q, got %v", cause, err)
 			}
 			want := seg
@@ -280,6 +319,68 @@ func TestHostsThatCannotBeReached(t *testing.T) {
 	if err := m.changePeers(network(9), nil, nil); !errors.Is(err, overlay.ErrNoNetwork) {
 		t.Errorf("of a network that is not here: %v", err)
 	}
+}
+
+// Who comes and is too like a host that is there does not take its place, and the others
+// that come with it are set.
+func TestHostsThatComeTooLikeAnother(t *testing.T) {
+	t.Parallel()
+	twin := peer("192.0.2.4", "10.9.4.0/24")
+	twin.MAC = overlay.HardwareAddr(netip.MustParseAddr("192.0.2.2"))
+	for name, alike := range map[string]topology.Peer{"next hop": peer("208.0.2.2", "10.9.4.0/24"), "MAC": twin} {
+		m := newMachine(t, "192.0.2.1/24")
+		there, other := peer("192.0.2.2", "10.9.2.0/24"), peer("192.0.2.3", "10.9.3.0/24")
+		seg := part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"}, there)
+		m.apply(seg, true)
+		whole := seg
+		whole.Peers = []topology.Peer{there, other, alike}
+		err := m.ChangePeers(t.Context(), whole, nil, []topology.Peer{alike, other})
+		if !errors.Is(err, topology.ErrUnreached) || !strings.Contains(err.Error(), "host "+alike.VTEP.String()) || !strings.Contains(err.Error(), "of host 192.0.2.2") {
+			t.Errorf("%s: got %v", name, err)
+		}
+		seg.Peers = []topology.Peer{there, other}
+		m.observes(seg)
+		// It may have its place.
+		whole.Peers = []topology.Peer{other, alike}
+		if err := m.ChangePeers(t.Context(), whole, []topology.Peer{there}, []topology.Peer{alike}); err != nil {
+			t.Errorf("%s: in the place of the other: %v", name, err)
+		}
+		m.observes(whole)
+	}
+}
+
+// A network that is made while hosts cannot be reached, or this host has no address to
+// reach them from, is there, with all else that it has.
+func TestNetworkIsMadeWithoutHostsThatCannotBeReached(t *testing.T) {
+	t.Parallel()
+	good := peer("192.0.2.2", "10.9.2.0/24")
+	seg := part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"}, good)
+	for i := range 9 {
+		seg.Peers = append(seg.Peers, peer(fmt.Sprintf("2001:db8::%d", i+1), fmt.Sprintf("10.9.%d.0/24", i+3)))
+	}
+	m := newMachine(t, "192.0.2.1/24")
+	_, err := m.Apply(t.Context(), seg)
+	if !errors.Is(err, topology.ErrUnreached) || !strings.Contains(err.Error(), "and 6 more") {
+		t.Errorf("got %v", err)
+	}
+	want := seg
+	want.Peers = []topology.Peer{good}
+	m.observes(want)
+	// A failure is not taken for that.
+	seg.MTU = 1
+	if _, err := m.Apply(t.Context(), seg); err == nil || errors.Is(err, topology.ErrUnreached) {
+		t.Errorf("with an impossible MTU: %v", err)
+	}
+
+	m = newMachine(t, "192.0.2.1/24")
+	seg = part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"}, good)
+	seg.VTEP = netip.Addr{}
+	if _, err := m.Apply(t.Context(), seg); !errors.Is(err, topology.ErrUnreached) || !strings.Contains(err.Error(), "no tunnel address") {
+		t.Errorf("got %v", err)
+	}
+	seg.VTEP = netip.MustParseAddr("192.0.2.1")
+	m.apply(seg, true)
+	m.observes(seg)
 }
 
 func TestPeerDriftIsRepaired(t *testing.T) {
@@ -300,14 +401,20 @@ func TestPeerDriftIsRepaired(t *testing.T) {
 				"ip neighbour show dev vx0 nud permanent | sort; bridge fdb show dev vx0 | sort; nft list ruleset")
 		}
 		want := picture()
-		via := "240.0.2.3"
+		via, hop := "240.0.2.3", "240.0.2.3"
 		if name == "both" {
-			via = "fe80::c000:203"
+			via, hop = "fe80::c000:203", "inet6 fe80::c000:203"
 		}
 		for _, drift := range []string{
 			"bridge fdb delete 0a:58:c0:00:02:02 dev vx0 dst 192.0.2.2 self",
 			"bridge fdb replace 0a:58:c0:00:02:02 dev vx0 dst 192.0.2.66 self permanent",
 			"bridge fdb append 0a:58:c0:00:02:02 dev vx0 dst 192.0.2.66 self permanent",
+			"bridge fdb replace 0a:58:c0:00:02:02 dev vx0 dst 192.0.2.2 vni 99 self permanent",
+			"bridge fdb append 0a:58:c0:00:02:02 dev vx0 dst 192.0.2.2 vni 99 self permanent",
+			"bridge fdb replace 0a:58:c0:00:02:02 dev vx0 dst 192.0.2.2 via lo self permanent",
+			"ip route change 10.9.3.0/24 via " + hop + " dev vx0 onlink proto 112 metric 3221225987 src 10.9.1.0 mtu lock 600",
+			"nft add table inet particle '{ flags dormant; }'",
+			"nft add chain inet particle input '{ policy drop; }'",
 			"bridge fdb append 0a:58:c0:00:02:42 dev vx0 dst 192.0.2.66 self permanent",
 			"ip neighbour flush dev vx0 nud permanent",
 			"ip neighbour replace " + via + " lladdr 0a:58:00:00:00:01 dev vx0 nud permanent",

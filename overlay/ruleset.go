@@ -31,10 +31,14 @@ type chain struct {
 	rules    []rule
 }
 
-// fits says whether a chain found hangs where this one is to hang.
+// fits says whether a chain found hangs where this one is to hang, and lets pass what
+// no rule stops.
 func (c chain) fits(have *nftables.Chain) bool {
 	if c.hook == nil || have.Hooknum == nil {
 		return c.hook == nil && have.Hooknum == nil
+	}
+	if have.Policy != nil && *have.Policy != nftables.ChainPolicyAccept {
+		return false
 	}
 	return have.Type == c.kind && *have.Hooknum == *c.hook && *have.Priority == *c.priority
 }
@@ -88,7 +92,11 @@ func (n *namespace) ensureRules(name string, want ruleset) (changed bool, err er
 // fill puts chains and their rules into a table.
 func fill(conn *nftables.Conn, in *nftables.Table, want ruleset) {
 	for _, c := range want {
-		made := conn.AddChain(&nftables.Chain{Name: c.name, Table: in, Type: c.kind, Hooknum: c.hook, Priority: c.priority})
+		add := &nftables.Chain{Name: c.name, Table: in, Type: c.kind, Hooknum: c.hook, Priority: c.priority}
+		if c.hook != nil {
+			add.Policy = new(nftables.ChainPolicyAccept)
+		}
+		made := conn.AddChain(add)
 		conn.FlushChain(made)
 		for _, r := range c.rules {
 			conn.AddRule(&nftables.Rule{Table: in, Chain: made, Exprs: r.exprs,
@@ -104,7 +112,7 @@ func (n *namespace) removeRules(name string) error {
 		return err
 	}
 	defer func() { _ = conn.CloseLasting() }()
-	if present, err := hasTable(conn, name); err != nil || !present {
+	if found, err := findTable(conn, name); err != nil || found == nil {
 		return err
 	}
 	conn.DelTable(table(name))
@@ -114,12 +122,18 @@ func (n *namespace) removeRules(name string) error {
 	return nil
 }
 
-func hasTable(conn *nftables.Conn, name string) (bool, error) {
+// findTable gives the table of that name, or nil.
+func findTable(conn *nftables.Conn, name string) (*nftables.Table, error) {
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return false, fmt.Errorf("list nftables tables: %w", err)
+		return nil, fmt.Errorf("list nftables tables: %w", err)
 	}
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }), nil
+	for _, t := range tables {
+		if t.Name == name {
+			return t, nil
+		}
+	}
+	return nil, nil
 }
 
 type condition int
@@ -127,13 +141,16 @@ type condition int
 const (
 	matching condition = iota
 	lacking            // chains or rules are missing or others
-	unusable           // a chain hangs on another hook, which cannot be changed, or is none of ours
+	unusable           // a chain hangs on another hook, which cannot be changed, or is none of ours; or all sleep
 )
 
 // inspect compares a table with what is wanted.
 func inspect(conn *nftables.Conn, in *nftables.Table, want ruleset) (condition, error) {
-	if present, err := hasTable(conn, in.Name); err != nil || !present {
+	switch found, err := findTable(conn, in.Name); {
+	case err != nil || found == nil:
 		return lacking, err
+	case found.Flags != 0: // such as dormant: its chains hang nowhere
+		return unusable, nil
 	}
 	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
@@ -192,9 +209,15 @@ func notTo(name string) []expr.Any   { return link(expr.MetaKeyOIFNAME, expr.Cmp
 // bridgeKind is the kind of bridges, as `ip link show type bridge` has it.
 const bridgeKind = "bridge"
 
-// metaOIFKind is NFT_META_OIFKIND of linux/netfilter/nf_tables.h (Linux 5.1),
-// which the library has no name for.
-const metaOIFKind expr.MetaKey = 27
+// NFT_META_IIFKIND and NFT_META_OIFKIND of linux/netfilter/nf_tables.h (Linux 5.1),
+// which the library has no names for.
+const (
+	metaIIFKind expr.MetaKey = 26
+	metaOIFKind expr.MetaKey = 27
+)
+
+// fromKind matches a packet that came in by a link of a kind.
+func fromKind(kind string) []expr.Any { return link(metaIIFKind, expr.CmpOpEq, kind) }
 
 // toKind matches a packet that goes out by a link of a kind. A link without one,
 // such as a network card, matches none.

@@ -20,11 +20,10 @@ var ErrNoNetwork = errors.New("no such network on this host")
 // Apply makes the kernel match seg and reports whether it had to change
 // anything. A namespace that does not exist is created, and removed again if
 // Apply fails. Networks already there are repaired in place, and what fails does
-// not keep the rest from being done: of other hosts, those that cannot be reached
-// are told in the error, and all others are set. Whose packets are heard is for
-// SetMembers to say.
+// not keep the rest from being done. Whose packets are heard is for SetMembers to say.
 //
-// Causes: topology.ErrVNIInUse, syscall.EADDRINUSE is told as a port that is taken.
+// Causes: topology.ErrUnreached, if all is done but for other hosts that cannot be
+// reached; topology.ErrVNIInUse; syscall.EADDRINUSE is told as a port that is taken.
 func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, err error) {
 	if err := check(seg); err != nil {
 		return false, &fault.Error{Op: "apply network", On: seg.Network.Short(), Err: err, Fix: "create the network again"}
@@ -75,13 +74,13 @@ func (h *Host) found(ctx context.Context, path string, seg topology.Segment) err
 	if err == nil {
 		err = ns.beginPeers(seg)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, topology.ErrUnreached) {
 		return applyError(seg, errors.Join(err, h.undo(ns, seg)))
 	}
 	if err := bind(ns.source(), path); err != nil {
 		return applyError(seg, errors.Join(err, h.undo(ns, seg)))
 	}
-	return nil
+	return applyError(seg, err)
 }
 
 // undo takes back what a namespace that is let go would leave.
@@ -116,29 +115,38 @@ func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment, 
 		)
 	}
 	var errs []error
+	var unreached error // is no failure, and told only if there is none
 	for _, step := range steps {
 		did, err := step()
 		changed = changed || did
+		if errors.Is(err, topology.ErrUnreached) {
+			unreached, err = err, nil
+		}
 		errs = append(errs, err)
 	}
-	return changed, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return changed, err
+	}
+	return changed, unreached
 }
 
 // ensureTunnel makes the network's device, after what stands in front of it and
-// behind it.
+// behind it. The filter forgets a network once its device hears nobody any more.
 func (h *Host) ensureTunnel(ctx context.Context, ns *namespace, seg topology.Segment) (changed bool, err error) {
 	subnets := newSide(nil, nil, seg.Subnets).subnets
-	return inTurn([]func() (bool, error){
-		func() (bool, error) {
-			if len(subnets) == 0 {
-				return false, nil
-			}
-			return ns.ensureRules(tableName, tenantRules(subnets))
-		},
-		func() (bool, error) { return h.ensureReceiver(seg) },
-		func() (bool, error) { return h.ensureVXLAN(ctx, ns, seg) },
-		func() (bool, error) { return h.ensureReceiverOwned(seg) },
-	})
+	rules := func() (bool, error) {
+		if len(subnets) == 0 {
+			return false, nil
+		}
+		return ns.ensureRules(tableName, tenantRules(subnets))
+	}
+	receiver := func() (bool, error) { return h.ensureReceiver(seg) }
+	device := func() (bool, error) { return h.ensureVXLAN(ctx, ns, seg) }
+	if !hears(seg) {
+		return inTurn([]func() (bool, error){rules, device, receiver})
+	}
+	owned := func() (bool, error) { return h.ensureReceiverOwned(seg) }
+	return inTurn([]func() (bool, error){rules, receiver, device, owned})
 }
 
 // applyError leaves an error that already tells its remedy as it is.
@@ -146,6 +154,9 @@ func applyError(seg topology.Segment, err error) error {
 	var known *fault.Error
 	if err == nil || errors.As(err, &known) {
 		return err
+	}
+	if errors.Is(err, topology.ErrUnreached) {
+		return peersError("apply network", seg.Network, err)
 	}
 	return &fault.Error{Op: "apply network", On: seg.Network.Short(), Err: err, Fix: "run `particle doctor` on this host"}
 }

@@ -37,7 +37,7 @@ func (h *Host) survey() (s survey, err error) {
 	if err != nil {
 		return s, fmt.Errorf("list links: %w", err)
 	}
-	exits, err := h.exits()
+	exits, err := h.exits(links)
 	if err != nil {
 		return s, err
 	}

@@ -64,7 +64,7 @@ func TestTrafficBetweenHosts(t *testing.T) {
 				}
 				for n, vni := range map[int]topology.VNI{1: 42, 2: 43} { // two tenants with the same subnet
 					seg := segment(n, vni, vtep.addrs[i], blocks[i])
-					seg.MTU = underlay.MTU - vtep.overhead
+					seg.MTU, seg.Subnets = underlay.MTU-vtep.overhead, prefixes("10.9.0.0/16")
 					m.apply(seg, true)
 					m.introduce(n, blocks[1-i], vtep.addrs[1-i])
 				}

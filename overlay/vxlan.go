@@ -85,8 +85,13 @@ func (n *namespace) remove(name string) (changed bool, err error) {
 	return true, nil
 }
 
+// hears says whether other hosts can be heard: the network of a host alone has its
+// device, which keeps its VNI, but the device is down. It has no UDP socket then and
+// takes no packets, whoever sends them.
+func hears(seg topology.Segment) bool { return seg.VTEP.IsValid() && len(seg.Subnets) > 0 }
+
 // ensureVXLAN makes the segment's device exist in ns, or not exist if the host
-// has no tunnel address.
+// has no tunnel address. It is up if there may be other hosts.
 func (h *Host) ensureVXLAN(ctx context.Context, ns *namespace, seg topology.Segment) (changed bool, err error) {
 	if !seg.VTEP.IsValid() {
 		return ns.remove(vxlanName)
@@ -113,7 +118,13 @@ func (h *Host) ensureVXLAN(ctx context.Context, ns *namespace, seg topology.Segm
 		}
 		changed = true
 	}
-	if link.Attrs().Flags&net.FlagUp == 0 {
+	switch up := link.Attrs().Flags&net.FlagUp != 0; {
+	case up && !hears(seg):
+		if err := ns.route.LinkSetDown(link); err != nil {
+			return changed, fmt.Errorf("set %s down: %w", vxlanName, err)
+		}
+		changed = true
+	case !up && hears(seg):
 		return true, h.raise(ns, link, seg)
 	}
 	return changed, nil
@@ -151,7 +162,7 @@ func (h *Host) createVXLAN(ctx context.Context, ns *namespace, seg topology.Segm
 	err = ns.route.LinkSetIP6AddrGenMode(link, addrGenNone)
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) { // a kernel without IPv6
 		err = fmt.Errorf("set address generation of %s: %w", vxlanName, err)
-	} else {
+	} else if err = nil; hears(seg) {
 		err = h.raise(ns, link, seg)
 	}
 	if err != nil {

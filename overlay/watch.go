@@ -80,7 +80,7 @@ func (w *watch) close() {
 // as small as they can be: that one overflows is told, too.
 func (w *watch) listen() error {
 	for _, r := range rings {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, r.protocol)
+		fd, err := listenTo(r.protocol, r.groups)
 		if err != nil {
 			return err
 		}
@@ -88,11 +88,22 @@ func (w *watch) listen() error {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
 			return err
 		}
-		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: uint32(r.groups)}); err != nil {
-			return err
-		}
 	}
 	return nil
+}
+
+// listenTo opens a socket of the calling thread's namespace that hears groups, and does
+// not block.
+func listenTo(protocol, groups int) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: uint32(groups)}); err != nil {
+		_ = unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
 }
 
 // hear tells the same as before if nothing has changed since.

@@ -84,7 +84,9 @@ func (h *Host) ApplyWireGuard(ctx context.Context, w wireguard.End) (changed boo
 	h.tunnels.guarded = true
 	var link netlink.Link
 	changed, err = inTurn([]func() (bool, error){
-		func() (bool, error) { return h.ensureFilter(func(map[receiver]string) {}) },
+		func() (bool, error) {
+			return h.ensureFilter(func(all map[receiver]listener) { locate(all, w.Address) })
+		},
 		h.root.ensureUnreachable,
 		func() (made bool, err error) { link, made, err = h.root.ensureWireGuard(w); return made, err },
 		func() (bool, error) { return h.ensureTunnels(w) },

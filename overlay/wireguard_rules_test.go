@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/particle-net/particle/internal/netnstest"
 	"github.com/particle-net/particle/topology"
 )
@@ -73,6 +75,32 @@ func TestTunnelAddressesInPlainAreNotHeard(t *testing.T) {
 	wire := listenAll(t, hosts[1].Namespace)
 	if server.tells(func(text string) { say(text); wire.await(text) }) {
 		t.Error("a tunnel address is believed in plain")
+	}
+}
+
+// Others on the underlay send to a tunnel address in plain, in pieces that do not tell
+// what they are of.
+func TestPiecesInPlainAreNotHeard(t *testing.T) {
+	t.Parallel()
+	hosts, at := tunnelled(t)
+	there, host := netnstest.New(t), hosts[1]
+	netnstest.Connect(host.Namespace, "eth0", "198.51.100.1/24", there, "eth0", "198.51.100.2/24")
+	server, hw := host.hearing(t, "10.9.2.7:53"), hardware(t, host.mac("eth0"))
+	plain := bindUDP(t, host.Namespace, "198.51.100.1:5000")
+	known := bindUDP(t, there, "198.51.100.2:0")
+	for _, source := range []netip.Addr{at[0], netip.MustParseAddr("2001:db8::66")} {
+		from, to := netip.AddrPortFrom(source, 1000), netip.AddrPortFrom(at[1], 4789)
+		for _, first := range []int{8, 16} {
+			if server.tells(func(text string) {
+				for _, p := range pieces(from, to, forged(at[1].String(), server.at, text), first, false) {
+					frame(t, there, "eth0", hw, unix.ETH_P_IPV6, p)
+				}
+				known.send("198.51.100.1:5000", "after it")
+				plain.want("after it")
+			}) {
+				t.Errorf("what comes in plain from %s, in pieces of %d, is heard", source, first)
+			}
+		}
 	}
 }
 

@@ -21,6 +21,10 @@ const MaxVNI VNI = 1<<24 - 1
 // for the same UDP port.
 var ErrVNIInUse = errors.New("in use")
 
+// ErrUnreached is the cause when a segment is in force but for some of its other hosts,
+// which this one has no way to: all the same its containers run, and reach the rest.
+var ErrUnreached = errors.New("cannot be reached")
+
 // ParseVNI reads a decimal VNI.
 func ParseVNI(s string) (VNI, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
@@ -56,7 +60,8 @@ type Segment struct {
 	MTU     int            // bytes, of the VXLAN device
 	Pools   []netip.Prefix // every address in them is local to the tenant namespace
 	// Subnets are the network's ranges on all hosts. What lies in them but is
-	// neither local nor a peer's is unreachable: it never leaves by another way.
+	// neither local nor a peer's is unreachable: it never leaves by another way. A
+	// network without any is this host's alone, and no other host can reach it.
 	Subnets []netip.Prefix
 	Peers   []Peer // the other hosts that have a part of the network
 }

@@ -16,6 +16,7 @@ import (
 
 	particle "github.com/particle-net/particle"
 	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/control/etcd"
 	"github.com/particle-net/particle/control/server"
 	"github.com/particle-net/particle/fabric"
@@ -24,7 +25,6 @@ import (
 	"github.com/particle-net/particle/internal/membership"
 	"github.com/particle-net/particle/internal/store"
 	"github.com/particle-net/particle/internal/wireguard"
-	"github.com/particle-net/particle/ipam/pool"
 	"github.com/particle-net/particle/overlay"
 	"github.com/particle-net/particle/topology"
 )
@@ -48,7 +48,7 @@ type cluster struct {
 type fabricLink struct{ *fabric.Fabric }
 
 func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB) (*cluster, error) {
-	known, errK := store.NewTable[member.Known](durable, "cluster")
+	networks, errK := store.NewTable[member.Known](durable, "cluster")
 	hosts, errH := store.NewTable[control.Node](durable, "hosts")
 	if err := errors.Join(errK, errH); err != nil {
 		return nil, err
@@ -59,6 +59,7 @@ func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB)
 	o.Busy = func(ctx context.Context) ([]string, error) { return c.member.Busy(ctx) }
 	o.Leaving = func(ctx context.Context) error { return c.member.Leave(ctx) }
 	o.Removing = func(ctx context.Context, id topology.NodeID) error { return c.member.RemoveNode(ctx, id) }
+	o.Known = func() []enrol.Host { return known(c.member.Status()) }
 	if c.membership, err = membership.Open(o); err != nil {
 		return nil, err
 	}
@@ -67,18 +68,33 @@ func (p *plugin) openCluster(ctx context.Context, s settings, durable *store.DB)
 	c.node = control.Node{ID: p.under.node, Name: o.Name, Version: particle.Version, Boot: bootID()}
 	c.member, err = member.New(member.Options{
 		Node: c.node, Fabric: c.link, Engine: p.engine, Overlay: p.plane, Driver: hostpath.DriverName,
-		Known: known, Hosts: hosts, Chosen: chosen, Clock: sinceBoot, Wall: time.Now, Log: p.log,
+		Known: networks, Hosts: hosts, Chosen: s.subnets.has, Clock: sinceBoot, Wall: time.Now, Log: p.log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	select { // what the disk tells is there by now; no call of Docker's is to come before it
-	case conn := <-c.membership.Connections():
-		c.connect(ctx, conn)
-	default:
-		c.follow(ctx)
-	}
+	c.begin(ctx)
 	return c, nil
+}
+
+// begin takes up what the disk tells, which is there by now; no call of Docker's is to
+// come before it. Also where the host cannot take part in its cluster, its containers go
+// on, and what the cluster encrypts stays encrypted.
+func (c *cluster) begin(ctx context.Context) {
+	select {
+	case conn := <-c.membership.Connections():
+		c.membership.Use(conn, func() { c.connect(ctx, conn) })
+		return
+	default:
+	}
+	switch encryption, secret, err := c.membership.Encryption(); {
+	case encryption == topology.Plain:
+	case err != nil:
+		c.under.withhold(err)
+	default:
+		c.under.encrypt(secret)
+	}
+	c.follow(ctx)
 }
 
 // follow finds out how other hosts reach this one, and tells those who have to
@@ -120,7 +136,7 @@ func (c *cluster) run(ctx context.Context) {
 				if !open {
 					return nil
 				}
-				c.connect(ctx, conn)
+				c.membership.Use(conn, func() { c.connect(ctx, conn) })
 			case <-ctx.Done():
 				return nil
 			}
@@ -159,6 +175,15 @@ func (c *cluster) connect(ctx context.Context, conn *membership.Connection) {
 	c.member.Connect(s)
 }
 
+// known lists the hosts of a cluster as the store tells.
+func known(s member.Status) []enrol.Host {
+	var all []enrol.Host
+	for _, h := range s.Hosts {
+		all = append(all, enrol.Host{ID: h.ID, Name: h.Name})
+	}
+	return all
+}
+
 // bootID is new with each boot of the host.
 func bootID() string {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -175,17 +200,6 @@ func sinceBoot() time.Duration {
 		panic("CLOCK_BOOTTIME: " + err.Error()) // every kernel since 2.6.39 has it
 	}
 	return time.Duration(t.Nano())
-}
-
-// chosen says whether a subnet may be one of those for networks whose creator
-// names none.
-func chosen(subnet netip.Prefix) bool {
-	for _, cut := range []pool.Cut{defaultV4, defaultV6} {
-		if cut.Base.Contains(subnet.Addr()) && subnet.Bits() == cut.Bits {
-			return true
-		}
-	}
-	return false
 }
 
 // membershipOptions are this host's. What depends on its networks is the caller's

@@ -123,7 +123,7 @@ func newCrowd(b *testing.B, v6 bool) *crowd {
 	link.Fabric = must[*fabric.Fabric](b)(fabric.Open(b.Context(), fabric.Options{
 		Segments: c.plane, Branches: c.plane.Host, Engine: quiet{}, Processes: process.Table{Root: "/proc"},
 		RunFiles: rundir.New(filepath.Join(dir, "networks"), filepath.Join(dir, "resolv")), Resolvers: quiet{}, Guard: fabric.Unguarded{}, GuardMode: fabric.GuardOff,
-		Cluster: c.member, Defaults: must[*pool.Defaults](b)(pool.NewDefaults(defaultV4, defaultV6)), Underlay: topology.Underlay{VTEP: node.VTEP, MTU: 1500, Port: 4789},
+		Cluster: c.member, Defaults: must[*pool.Defaults](b)(pool.NewDefaults(defaultSubnets.v4, defaultSubnets.v6)), Underlay: topology.Underlay{VTEP: node.VTEP, MTU: 1500, Port: 4789},
 		Networks: table[fabric.Network](b, durable, "networks"), Pools: table[fabric.Pool](b, durable, "pools"), Peers: table[[]topology.Peer](b, durable, "peers"),
 		Leases: table[fabric.Lease](b, live, "leases"), Endpoints: table[fabric.Endpoint](b, live, "endpoints"), Log: logrus.NewEntry(log),
 	}))

@@ -57,14 +57,6 @@ const (
 	managedSocket = "/run/docker/plugins/particle.sock"
 )
 
-// Subnets for networks whose creator names none: 2,048 of 4,094 addresses in a
-// part of 10/8 that neither Docker's defaults nor Swarm's use, and 65,536 from a
-// unique local prefix whose global id was drawn at random (RFC 4193 section 3.2).
-var (
-	defaultV4 = pool.Cut{Base: netip.MustParsePrefix("10.128.0.0/9"), Bits: 20}
-	defaultV6 = pool.Cut{Base: netip.MustParsePrefix("fdb7:3c1e:9a52::/48"), Bits: 64}
-)
-
 // plugin is everything that is open.
 type plugin struct {
 	log       *logrus.Entry
@@ -105,7 +97,7 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	p.closers = append(p.closers, p.engine.Close)
 	p.resolvers = resolver.New(resolver.Options{Sockets: p.plane, HostRoot: hostRoot, ResolvConf: "/etc/resolv.conf", Log: log})
 	p.closers = append(p.closers, func() error { p.resolvers.Close(); return nil })
-	defaults, err := pool.NewDefaults(defaultV4, defaultV6)
+	defaults, err := pool.NewDefaults(s.subnets.v4, s.subnets.v6)
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +130,7 @@ func open(ctx context.Context, s settings, log *logrus.Entry) (_ *plugin, err er
 	o.Cluster, o.Underlay = p.cluster.member, p.cluster.reach.Underlay
 	if p.fabric, err = fabric.Open(ctx, o); err == nil {
 		p.cluster.link.Fabric = p.fabric
+		p.cluster.member.Restore()
 	}
 	return p, err
 }
@@ -267,8 +260,19 @@ func (p *plugin) keep(ctx context.Context) {
 	all.Go(func() error {
 		p.again(ctx, repairEvery, drifted, "repair kernel state", func(ctx context.Context) error {
 			p.cluster.follow(ctx)
-			return p.fabric.Repair(ctx)
+			changed, err := p.plane.RepairMembers(ctx)
+			if changed {
+				p.fabric.NoteRepair()
+				p.log.Warn("the filter of other hosts' packets had drifted and was repaired")
+			}
+			return errors.Join(err, p.fabric.Repair(ctx))
 		})
+		return nil
+	})
+	all.Go(func() error {
+		if err := p.plane.WatchFilter(ctx, func() { poke(drifted) }); err != nil {
+			p.log.WithError(err).Warnf("what the host's firewall loses is seen every %s alone", repairEvery)
+		}
 		return nil
 	})
 	_ = all.Wait() // they have nothing to report

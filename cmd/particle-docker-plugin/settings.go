@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/membership"
+	"github.com/particle-net/particle/ipam/pool"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -29,20 +31,81 @@ type settings struct {
 	etcdUser    string
 	encryption  topology.Encryption // of the hosts that use etcd
 	wireGuard   uint16              // UDP port
+	subnets     subnets
+}
+
+// subnets are for networks whose creator names none.
+type subnets struct{ v4, v6 pool.Cut }
+
+// Without a setting there are 2,048 subnets of 4,094 addresses in a part of 10/8 that
+// neither Docker's defaults nor Swarm's use, and 65,536 from a unique local prefix whose
+// global id was drawn at random (RFC 4193 section 3.2).
+var defaultSubnets = subnets{
+	v4: pool.Cut{Base: netip.MustParsePrefix("10.128.0.0/9"), Bits: 20},
+	v6: pool.Cut{Base: netip.MustParsePrefix("fdb7:3c1e:9a52::/48"), Bits: 64},
+}
+
+// has says whether a subnet may be one of them.
+func (s subnets) has(subnet netip.Prefix) bool {
+	for _, cut := range []pool.Cut{s.v4, s.v6} {
+		if cut.Base.Contains(subnet.Addr()) && subnet.Bits() == cut.Bits {
+			return true
+		}
+	}
+	return false
+}
+
+// parseSubnets reads what --default-address-pool of dockerd takes, one for each IP
+// version at most, with spaces between; a version that is not named keeps its default.
+func parseSubnets(text string) (subnets, error) {
+	all := defaultSubnets
+	named := map[bool]bool{}
+	for _, field := range strings.Fields(text) {
+		var cut pool.Cut
+		var err error
+		for _, pair := range strings.Split(field, ",") {
+			switch key, value, _ := strings.Cut(pair, "="); key {
+			case "base":
+				cut.Base, err = netip.ParsePrefix(value)
+			case "size":
+				cut.Bits, err = strconv.Atoi(value)
+			default:
+				err = fmt.Errorf("%q is neither base=PREFIX nor size=BITS", pair)
+			}
+			if err != nil {
+				return subnets{}, err
+			}
+		}
+		is4 := cut.Base.Addr().Is4()
+		if named[is4] {
+			return subnets{}, fmt.Errorf("%s is the second of its IP version, and there is one of each", cut.Base)
+		}
+		if named[is4] = true; is4 {
+			all.v4 = cut
+		} else {
+			all.v6 = cut
+		}
+	}
+	_, err := pool.NewDefaults(all.v4, all.v6)
+	return all, err
 }
 
 // guardAuto takes eBPF where it can be attached, and else the guard by system calls.
 const guardAuto = "auto"
 
 func readSettings(env func(string) string) (settings, error) {
-	s := settings{level: logrus.InfoLevel, port: topology.VXLANPort, docker: hostpath.DockerSocket, guard: guardAuto, ready: 4, clusterPort: 7790, wireGuard: 7793}
+	s := settings{level: logrus.InfoLevel, port: topology.VXLANPort, docker: hostpath.DockerSocket, guard: guardAuto, ready: 4, clusterPort: 7790, wireGuard: 7793, subnets: defaultSubnets}
 	read := func(name string, parse func(string) error) error {
 		value := env(name)
 		if value == "" {
 			return nil
 		}
 		if err := parse(value); err != nil {
-			return &fault.Error{Op: "read setting", On: name + "=" + value, Err: err,
+			on := name + "=" + value
+			if strings.Contains(value, "@") { // a password may be before it
+				on = name
+			}
+			return &fault.Error{Op: "read setting", On: on, Err: err,
 				Fix: fmt.Sprintf("docker plugin set %s %s=VALUE", hostpath.PluginName, name)}
 		}
 		return nil
@@ -63,6 +126,7 @@ func readSettings(env func(string) string) (settings, error) {
 			s.guard = v
 			return nil
 		}},
+		{"PARTICLE_SUBNETS", func(v string) (err error) { s.subnets, err = parseSubnets(v); return }},
 		{"PARTICLE_READY", func(v string) error {
 			n, err := strconv.ParseUint(v, 10, 8)
 			s.ready = int(n)
@@ -84,7 +148,7 @@ func readSettings(env func(string) string) (settings, error) {
 		{"PARTICLE_ETCD_USER", func(v string) error { s.etcdUser = v; return nil }},
 		{"PARTICLE_ENCRYPT", func(v string) (err error) {
 			if s.encryption, err = topology.ParseEncryption(v); err == nil && s.encryption != topology.Plain && s.etcd == "" {
-				err = fmt.Errorf("it is for hosts that use PARTICLE_ETCD; without, `particle cluster init --encrypt` makes a cluster that encrypts")
+				err = fmt.Errorf("it is for hosts that use PARTICLE_ETCD, and empty on all others: `particle cluster init --encrypt` makes a cluster that encrypts")
 			}
 			return err
 		}},

@@ -198,14 +198,18 @@ func clusterRemove(ask asking) *cobra.Command {
 		Short: "Take a host that is gone out of the cluster, on a host that serves the store",
 		Long: `remove takes another host out, by name, id or the start of an id: what it had can
 be had by others, and its certificate is worth nothing. If it still runs, it
-keeps its containers and loses the way to those of other hosts.`,
+keeps its containers and loses the way to those of other hosts. One that was
+broken into may know the token, which lets it in again: see token --rotate. One
+that served the store has the key of the cluster, and is not kept out.
+
+With an etcd of yours (PARTICLE_ETCD) it works on any host, for one that is silent.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			reply, err := ask(cmd, runtimeapi.Cluster{Remove: &runtimeapi.ClusterRemove{Host: args[0]}})
 			if err != nil {
 				return err
 			}
-			return report.ClusterRemoved(cmd.OutOrStdout(), reply.Removed, reply.Pending)
+			return report.ClusterRemoved(cmd.OutOrStdout(), reply)
 		},
 	}
 }

@@ -35,6 +35,9 @@ func hostSetupCommand() *cobra.Command {
 		&cobra.Command{Use: "survivors", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return onHost(cmd, []string{"{}"}, func(struct{}) (any, error) { return hostsetup.Survivors() })
 		}},
+		&cobra.Command{Use: "membership", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			return onHost(cmd, []string{"{}"}, func(struct{}) (any, error) { return hostsetup.FindCluster() })
+		}},
 		&cobra.Command{Use: "attended", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 			return onHost(cmd, args, func(id string) (any, error) { return hostsetup.Attended(id) })
 		}},

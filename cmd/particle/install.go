@@ -83,9 +83,10 @@ func uninstallCommand() *cobra.Command {
 		Long: `uninstall removes the plugin, the runtime, the programs and all state from the
 engine's host, and restores dockerd's configuration file as it was.
 
-It refuses while there are particle networks, or containers that were made
-while particle was the default runtime: Docker remembers the runtime's name in
-each of them, and could not start them again.`,
+It refuses on a host that is in a cluster: run particle cluster leave first. And it
+refuses while there are particle networks, or containers that were made while
+particle was the default runtime: Docker remembers the runtime's name in each of
+them, and could not start them again.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			api, err := install.Connect()
@@ -103,7 +104,7 @@ each of them, and could not start them again.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&opts.Force, "force", false, "go on although networks and containers need it: containers are stopped, and cannot be started again")
+	cmd.Flags().BoolVar(&opts.Force, "force", false, "go on although networks, containers or a cluster need it: containers are stopped, and cannot be started again, and the cluster is left")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd
 }

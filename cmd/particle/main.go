@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/particle-net/particle"
+	"github.com/particle-net/particle/internal/report"
 )
 
 func main() {
@@ -20,7 +21,7 @@ func main() {
 	stop()
 	if err != nil {
 		if !isTold(err) {
-			fmt.Fprintln(os.Stderr, "particle: "+err.Error())
+			fmt.Fprintln(os.Stderr, report.Plain("particle: "+err.Error()))
 		}
 		os.Exit(1)
 	}

@@ -68,6 +68,7 @@ func Allocation(t *testing.T, fresh func(t *testing.T) Cluster) {
 		{"leaving gives up all claims", (*allocation).leave},
 		{"a store that was wiped gets everything back", (*allocation).wipe},
 		{"a store that was set back is told", (*allocation).rewind},
+		{"a block comes back to who has an address in it", (*allocation).restoreAround},
 		{"what hosts vouch for is kept for its owner", (*allocation).vouch},
 		{"a removed network stays for a host that is vouched for", (*allocation).vouchRemoved},
 		{"without the store nothing waits for ever", (*allocation).unreachable},

@@ -37,6 +37,8 @@ func (a *allocation) wipe() {
 	part := single
 	part.Prefix = netip.PrefixFrom(other.Prefix.Addr().Next(), 32)
 	a.refused("a part of another host's block", a.a.Restore(ctx, a.n, part), control.ErrTaken)
+	part.Prefix = netip.PrefixFrom(block.Prefix.Addr().Next(), 32)
+	a.must(a.a.Restore(ctx, a.n, part)) // of the own one
 	around := block
 	around.Prefix = netip.PrefixFrom(single.Prefix.Addr(), 24).Masked()
 	a.refused("a block around another host's address", a.b.Restore(ctx, a.n, around), control.ErrTaken)
@@ -76,6 +78,41 @@ func (a *allocation) rewind() {
 	a.must(a.a.Restore(ctx, a.n, second))
 	w.UntilHave(2)
 	a.settled()
+}
+
+func (a *allocation) restoreAround() {
+	ctx := a.t.Context()
+	w := a.routes(a.b)
+	single := func(s Store, addr string) control.Claim {
+		c, err := s.ClaimAddress(ctx, a.n.ID, netip.MustParseAddr(addr), "web")
+		a.must(err)
+		return c
+	}
+	single(a.a, "10.77.50.0")
+	for i := range 70 { // more than fit one transaction of etcd
+		single(a.a, netip.AddrFrom4([4]byte{10, 77, 50, byte(2*i + 1)}).String())
+	}
+	single(a.a, "10.77.50.255")
+	mine := control.Claim{Network: a.n.ID, Prefix: netip.MustParsePrefix("10.77.50.0/24"), Node: Node(1).ID}
+	for range 2 { // it may be repeated
+		a.must(a.a.Restore(ctx, a.n, mine))
+	}
+	w.Until("the block alone", func() bool {
+		_, ok := w.Have[RouteKey{mine.Prefix.String(), mine.Node, false}]
+		return ok && len(w.Have) == 1
+	})
+	_, err := a.b.ClaimAddress(ctx, a.n.ID, netip.MustParseAddr("10.77.50.1"), "")
+	a.refused("an address that has become a part of a block", err, control.ErrTaken)
+	// Between two of its own is another's.
+	single(a.a, "10.77.60.1")
+	theirs := single(a.b, "10.77.60.2")
+	single(a.a, "10.77.60.3")
+	mine.Prefix = netip.MustParsePrefix("10.77.60.0/24")
+	a.refused("a block around another host's address, too", a.a.Restore(ctx, a.n, mine), control.ErrTaken)
+	w.UntilHave(4)
+	a.must(a.b.Release(ctx, theirs))
+	a.must(a.a.Restore(ctx, a.n, mine))
+	w.UntilHave(2)
 }
 
 // settled checks that nothing new is granted until hosts have had their time.

@@ -46,8 +46,16 @@ type Subject struct {
 	Server  bool       // it serves the store
 }
 
-// NewAuthority makes an authority that is valid for 10 years.
+// earliest is before this was written: a clock that shows less was never set.
+var earliest = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// NewAuthority makes an authority that is valid for 10 years. It is valid before, too: it
+// cannot be had anew when a clock that was ahead has been set right. It fails if the clock
+// cannot be right, for the authority would have ended then.
 func NewAuthority(now time.Time) (*Authority, error) {
+	if now.Before(earliest) {
+		return nil, fault.New("make the cluster's authority", "", "this host's clock says "+stamp(now), "set it, and run the same command again: certificates depend on it")
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -58,7 +66,7 @@ func NewAuthority(now time.Time) (*Authority, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "particle cluster"},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(authorityLife),
+		NotBefore: time.Unix(0, 0), NotAfter: now.Add(authorityLife),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}

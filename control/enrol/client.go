@@ -71,7 +71,7 @@ type Caller struct {
 	Hello Hello
 }
 
-// Renew asks for a new certificate. Cause: ErrRemoved.
+// Renew asks for a new certificate. Cause: ErrRemoved, ErrTooEarly.
 func (c Caller) Renew(ctx context.Context, server netip.AddrPort, request []byte) (*Admission, error) {
 	var a Admission
 	return &a, post(ctx, c.TLS, call{server, pathRenew, memberRequest{Hello: c.Hello, Request: request}, &a})
@@ -139,9 +139,21 @@ func refused(resp *http.Response, body []byte) error {
 		cause = ErrRemoved
 	case http.StatusPreconditionFailed:
 		cause = ErrEncrypted
+	case http.StatusTooEarly:
+		cause = &told{r.Cause, ErrTooEarly}
 	}
 	return &fault.Error{Op: "ask the cluster", On: resp.Request.URL.Host, Err: cause, Fix: r.Fix}
 }
+
+// told is what a server says, in its own words, and the cause that it stands for.
+type told struct {
+	text  string
+	cause error
+}
+
+func (t *told) Error() string { return t.text }
+
+func (t *told) Unwrap() error { return t.cause }
 
 func explainDial(server netip.AddrPort, err error) error {
 	f := &fault.Error{Op: "reach the cluster", On: server.String(), Err: err,

@@ -21,6 +21,10 @@
 // the store. A certificate of a server carries the name server.particle; a host
 // takes no other for a server, and servers take no other for one of them.
 //
+// A certificate is renewed in the last third of its life by the server's clock, and not
+// twice within an hour. The register keeps all that are good: one whose answer was lost
+// cannot be told from one that is used.
+//
 // # The secret
 //
 // It is stored nowhere. The register holds a nonce and a time, and the secret is
@@ -32,5 +36,9 @@
 //
 // A certificate that must not be used any more is in the register's list of
 // revoked ones until it would have ended by itself; servers keep the signed list
-// beside the store, which looks at it for each new connection.
+// beside the store, which looks at it for each new connection. What a server has on its
+// list it tells a store that has lost it, for the servers that come after that.
+//
+// A host that joins again has not left. Its former certificates are revoked when it
+// shows the one that it was given, and not before.
 package enrol

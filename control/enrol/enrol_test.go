@@ -111,6 +111,25 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// The clock was years ahead when the cluster was made, and has been set right since: what
+// its authority signs from then on is good. A clock that was never set makes none.
+func TestAuthorityOfAnotherTime(t *testing.T) {
+	a, err := NewAuthority(time.Now().Add(2 * hostLife))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, cert, err := a.Issue(mustRequest(t), Subject{Node: member, Name: "h1", Address: said.Address, Server: true}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := verify([]*x509.Certificate{cert, a.cert}, a.Fingerprint()); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewAuthority(time.Unix(9, 0)); err == nil || !strings.Contains(err.Error(), "this host's clock says 1970-01-01T00:00:09Z") {
+		t.Errorf("an authority of 1970: %v", err)
+	}
+}
+
 func TestSkew(t *testing.T) {
 	now := time.Now()
 	for d, text := range map[time.Duration]string{time.Minute: "", -4 * time.Minute: "", 10 * time.Minute: "10m0s ahead of", -6 * time.Minute: "6m0s behind"} {
@@ -122,7 +141,7 @@ func TestSkew(t *testing.T) {
 }
 
 func TestLimiter(t *testing.T) {
-	l := limiter{failures: map[netip.Addr]failures{}}
+	l := newLimiter()
 	now := time.Now()
 	one, near, far := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8:1::1")
 	for range maxFailures {

@@ -45,6 +45,8 @@ type Handler struct {
 	revoked   Revocations
 	log       *logrus.Entry
 	limit     limiter
+	told      limiter       // of what is logged
+	checking  chan struct{} // full while a secret is compared
 	now       func() time.Time
 }
 
@@ -59,11 +61,18 @@ type Revocations interface {
 // NewHandler makes one. Its listener must check the certificate of a client that
 // shows one, and must insist on none.
 func NewHandler(a *Authority, s Store, r Revocations, log *logrus.Entry) *Handler {
-	return &Handler{authority: a, store: s, revoked: r, log: log, now: time.Now, limit: limiter{failures: map[netip.Addr]failures{}}}
+	return &Handler{
+		authority: a, store: s, revoked: r, log: log, now: time.Now,
+		limit: newLimiter(), told: newLimiter(), checking: make(chan struct{}, 1),
+	}
 }
 
 // requestLimit bounds the work for one request.
 const requestLimit = 15 * time.Second
+
+// EnterLimit bounds the time from a server's admission to its entry in the register. One
+// that is not entered by then is nobody's, and has not been told that it may start.
+const EnterLimit = 3 * time.Second
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +89,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if errors.As(err, &d) {
 		status = d.status
 	}
-	h.log.WithError(err).WithFields(logrus.Fields{"from": r.RemoteAddr, "path": r.URL.Path}).Warn("enrolment refused")
+	h.tell(r, err)
 	text := refusal{Cause: err.Error()}
 	var f *fault.Error
 	if errors.As(err, &f) {
@@ -91,6 +100,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(text)
+}
+
+// tell logs a refusal, and not all of one address: anybody can bring them about.
+func (h *Handler) tell(r *http.Request, err error) {
+	from, now := remote(r), h.now()
+	if !h.told.allow(from, now) {
+		return
+	}
+	h.told.failed(from, now)
+	h.log.WithError(err).WithFields(logrus.Fields{"from": r.RemoteAddr, "path": r.URL.Path}).Warn("enrolment refused")
 }
 
 // denied gives an error its HTTP status.
@@ -111,9 +130,12 @@ func (h *Handler) serve(ctx context.Context, r *http.Request) (any, error) {
 	if r.Method != http.MethodPost {
 		return nil, deny(http.StatusMethodNotAllowed, "only POST is answered here", "")
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxRequest+1))
 	if err != nil {
 		return nil, err
+	}
+	if len(body) > maxRequest {
+		return nil, deny(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request is longer than %d bytes", maxRequest), sameVersion)
 	}
 	if r.URL.Path == pathJoin {
 		var req JoinRequest
@@ -132,7 +154,7 @@ func (h *Handler) serve(ctx context.Context, r *http.Request) (any, error) {
 	}
 	switch r.URL.Path {
 	case pathRenew:
-		return h.renew(ctx, register, host, req.Request)
+		return h.renew(ctx, register, renewal{host, CertificateOf(r.TLS.VerifiedChains[0][0]), req.Request})
 	case pathState:
 		servers, err := h.store.Servers(ctx)
 		return State{Servers: servers, Now: h.now().UTC()}, err
@@ -157,18 +179,14 @@ func remote(r *http.Request) netip.Addr {
 }
 
 func (h *Handler) join(ctx context.Context, from netip.Addr, req JoinRequest) (*Admission, error) {
-	if !h.limit.allow(from, h.now()) {
-		return nil, deny(http.StatusTooManyRequests, "too many attempts from "+from.String(), "wait a minute and try again")
+	if err := h.mayTry(from); err != nil {
+		return nil, err
 	}
 	register, err := h.store.Register(ctx)
 	if err != nil {
 		return nil, &denied{http.StatusServiceUnavailable, err}
 	}
-	if err := h.checkSecret(ctx, register, req.Secret); err != nil {
-		var d *denied
-		if errors.As(err, &d) {
-			h.limit.failed(from, h.now())
-		}
+	if err := h.try(ctx, register, from, req.Secret); err != nil {
 		return nil, err
 	}
 	host, err := h.vet(ctx, register, req)
@@ -180,7 +198,7 @@ func (h *Handler) join(ctx context.Context, from netip.Addr, req JoinRequest) (*
 	if err != nil {
 		return nil, &denied{http.StatusBadRequest, err}
 	}
-	a.Certificate, host.Certificates = certificate, []Certificate{CertificateOf(cert)}
+	a.Certificate, host.Certificates = certificate, append(host.Certificates, CertificateOf(cert))
 	if host.Server {
 		if a.AuthorityKey, err = h.authority.Key(); err != nil {
 			return nil, err
@@ -189,15 +207,43 @@ func (h *Handler) join(ctx context.Context, from netip.Addr, req JoinRequest) (*
 			return nil, err
 		}
 	}
-	if err := register.Enter(ctx, host); err != nil {
+	entering, cancel := context.WithTimeout(ctx, EnterLimit)
+	defer cancel()
+	if a.Host, err = register.Enter(entering, host); err != nil {
 		return nil, err
 	}
-	a.Host = host
 	if a.Servers, err = h.store.Servers(ctx); err != nil {
 		return nil, err
 	}
 	h.log.WithFields(logrus.Fields{"host": host.Name, "id": host.ID.Short(), "address": host.Address.String(), "server": host.Server}).Info("host joined the cluster")
 	return a, nil
+}
+
+func (h *Handler) mayTry(from netip.Addr) error {
+	if h.limit.allow(from, h.now()) {
+		return nil
+	}
+	return deny(http.StatusTooManyRequests, "too many attempts from "+from.String(), "wait a minute and try again")
+}
+
+// try checks the secret of who may try. One at a time is: those that come at once would
+// all have found that none had failed yet, and each is a write to the store.
+func (h *Handler) try(ctx context.Context, register *Register, from netip.Addr, secret string) error {
+	select {
+	case h.checking <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-h.checking }()
+	if err := h.mayTry(from); err != nil {
+		return err
+	}
+	err := h.checkSecret(ctx, register, secret)
+	var d *denied
+	if errors.As(err, &d) {
+		h.limit.failed(from, h.now())
+	}
+	return err
 }
 
 func (h *Handler) checkSecret(ctx context.Context, register *Register, secret string) error {
@@ -221,7 +267,8 @@ func (h *Handler) checkSecret(ctx context.Context, register *Register, secret st
 }
 
 // vet decides whether a host that knows the secret can be let in beside those
-// that are.
+// that are. One of them that joins again, from the same address, keeps its certificates
+// for now; one that was removed has none to keep.
 func (h *Handler) vet(ctx context.Context, register *Register, req JoinRequest) (Host, error) {
 	id, err := topology.ParseNodeID(string(req.ID))
 	if err != nil || !req.Address.IsValid() || req.Name == "" {
@@ -241,12 +288,13 @@ func (h *Handler) vet(ctx context.Context, register *Register, req JoinRequest) 
 		case other.ID == id && other.Address != req.Address:
 			return Host{}, deny(http.StatusConflict, fmt.Sprintf("the cluster has a host %s with the same id %s at %s", other.Name, id.Short(), other.Address),
 				"if this host is a copy of that one, remove /var/lib/particle/node and restart its plugin; if it is that one with another address, run `particle cluster remove "+other.Name+"` on a server first")
-		case other.ID != id && other.Address == req.Address:
-			return Host{}, deny(http.StatusConflict, fmt.Sprintf("the cluster has a host %s (%s) at the same address %s", other.Name, other.ID.Short(), other.Address),
-				"if it was replaced by this one, run `particle cluster remove "+other.Name+"` on a server first; otherwise choose another with --address")
+		case other.ID != id && other.Address == req.Address && (other.Server || req.Server):
+			return Host{}, occupied(other)
 		case other.ID == id && other.Server && !req.Server:
 			return Host{}, deny(http.StatusConflict, "this host served the cluster's store and has not left it", "join with --server, or run `particle cluster remove "+other.Name+"` on another server first")
-		case other.ID != id && other.Server:
+		case other.ID == id:
+			host.Certificates, host.revision = supersede(other.Certificates), other.revision
+		case other.Server:
 			servers++
 		}
 	}
@@ -256,9 +304,22 @@ func (h *Handler) vet(ctx context.Context, register *Register, req JoinRequest) 
 	return host, nil
 }
 
+// occupied refuses an address at which servers are reached, and another host is known. Of
+// a host that is no server it is used for nothing, and may be one that the host has had:
+// such have none to themselves.
+func occupied(other Host) error {
+	elsewhere := "run `particle cluster join` there with --address, which tells the cluster"
+	if other.Server {
+		elsewhere = "run `particle cluster leave` there, and join it again"
+	}
+	return deny(http.StatusConflict, fmt.Sprintf("the cluster has a host %s (%s) at the same address %s", other.Name, other.ID.Short(), other.Address),
+		"if it was replaced by this one, run `particle cluster remove "+other.Name+"` on a server first; if it lives (see `particle cluster status`) and has another address by now, "+
+			elsewhere+"; otherwise choose another with --address")
+}
+
 // caller gives the host that a request's certificate belongs to. One that the
 // register does not know is entered again if nobody has removed it: the store
-// has lost it.
+// has lost it. One that is no server may have another address by now, and any another name.
 func (h *Handler) caller(ctx context.Context, r *http.Request, hello Hello) (Host, *Register, error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return Host{}, nil, deny(http.StatusUnauthorized, "the request carries no certificate of this cluster", "")
@@ -269,43 +330,37 @@ func (h *Handler) caller(ctx context.Context, r *http.Request, hello Hello) (Hos
 	}
 	cert := r.TLS.VerifiedChains[0][0]
 	shown := CertificateOf(cert)
-	revoked, err := register.isRevoked(ctx, shown.Serial)
-	if err != nil {
-		return Host{}, nil, err
-	}
-	if revoked || h.revoked.Has(shown.Serial) {
-		return Host{}, nil, deny(http.StatusGone, ErrRemoved.Error(), "run `particle cluster leave --force` on it, then join it again")
-	}
+	// The entry first: a host that is taken out meanwhile has either changed it, or is on
+	// the list by the time that this is asked for.
 	host, err := register.Host(ctx, topology.NodeID(cert.Subject.CommonName))
 	if err != nil && !errors.Is(err, ErrNotEnrolled) {
 		return Host{}, nil, err
 	}
-	known := slices.ContainsFunc(host.Certificates, func(c Certificate) bool { return c.Serial == shown.Serial })
-	if err == nil && known && host.Version == hello.Version {
+	revoked, failed := register.isRevoked(ctx, shown.Serial)
+	if failed != nil {
+		return Host{}, nil, failed
+	}
+	if revoked || h.revoked.Has(shown.Serial) {
+		return Host{}, nil, deny(http.StatusGone, ErrRemoved.Error(), "run `particle cluster leave --force` on it, then join it again")
+	}
+	known := slices.ContainsFunc(host.Certificates, shown.same)
+	kept := settle(host.Certificates, shown)
+	moved := !host.Server && hello.Address.IsValid() && hello.Address != host.Address
+	if err == nil && known && !moved && host.Name == hello.Name && host.Version == hello.Version && len(kept) == len(host.Certificates) {
 		return host, register, nil
 	}
 	if err != nil {
 		host = Host{ID: topology.NodeID(cert.Subject.CommonName), Joined: h.now().UTC()}
 	}
 	host.Name, host.Address, host.Port, host.Version = hello.Name, hello.Address, hello.Port, hello.Version
-	host.Server = slices.Contains(cert.DNSNames, ServerName)
-	if !known {
+	if host.Certificates = kept; !known {
+		// Otherwise the register knows better: who recovers the store takes servers out of
+		// it, which keep their certificates.
+		host.Server = slices.Contains(cert.DNSNames, ServerName)
 		host.Certificates = append(host.Certificates, shown)
 	}
-	return host, register, register.Enter(ctx, host)
-}
-
-func (h *Handler) renew(ctx context.Context, register *Register, host Host, request []byte) (*Admission, error) {
-	certificate, cert, err := h.authority.Issue(request, host.Subject(), h.now())
-	if err != nil {
-		return nil, &denied{http.StatusBadRequest, err}
-	}
-	host.Certificates = append(host.Certificates, CertificateOf(cert))
-	if err := register.Enter(ctx, host); err != nil {
-		return nil, err
-	}
-	servers, err := h.store.Servers(ctx)
-	return &Admission{Certificate: certificate, Host: host, Servers: servers}, err
+	host, err = register.Enter(ctx, host)
+	return host, register, err
 }
 
 func (h *Handler) leave(ctx context.Context, register *Register, host Host) error {
@@ -319,20 +374,4 @@ func (h *Handler) leave(ctx context.Context, register *Register, host Host) erro
 	}
 	h.log.WithFields(logrus.Fields{"host": host.Name, "id": host.ID.Short()}).Info("host left the cluster")
 	return h.revoked.Refresh(ctx)
-}
-
-// Renew gives a server a new certificate, which it can sign itself.
-func (a *Authority) Renew(ctx context.Context, register *Register, h Host, request []byte) (*Admission, error) {
-	known, err := register.Host(ctx, h.ID)
-	if err == nil {
-		h = known
-	} else if !errors.Is(err, ErrNotEnrolled) {
-		return nil, err
-	}
-	certificate, cert, err := a.Issue(request, h.Subject(), time.Now())
-	if err != nil {
-		return nil, err
-	}
-	h.Certificates = append(h.Certificates, CertificateOf(cert))
-	return &Admission{Certificate: certificate, Host: h}, register.Enter(ctx, h)
 }

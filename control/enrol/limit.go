@@ -13,11 +13,13 @@ const (
 	wholeNetwork = 64          // bits of an IPv6 address that stand for one host
 )
 
-// limiter slows down who guesses secrets.
+// limiter slows down who guesses secrets, and has the log tell of a few refusals of each.
 type limiter struct {
 	mu       sync.Mutex
 	failures map[netip.Addr]failures
 }
+
+func newLimiter() limiter { return limiter{failures: map[netip.Addr]failures{}} }
 
 type failures struct {
 	since time.Time

@@ -15,8 +15,12 @@ const (
 	pathLeave = "/particle/v1/leave"
 )
 
-// maxBody bounds a request and an answer, in bytes.
-const maxBody = 1 << 20
+// maxBody bounds an answer, in bytes, and maxRequest a request, which anybody may send:
+// it holds little more than a key.
+const (
+	maxBody    = 1 << 20
+	maxRequest = 16 << 10
+)
 
 // JoinRequest asks for membership.
 type JoinRequest struct {

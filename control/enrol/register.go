@@ -32,17 +32,47 @@ type Host struct {
 	// Certificates are those that it may use, the latest last. The former one
 	// stays valid: the answer that brought the latest may have been lost.
 	Certificates []Certificate `json:"certificates,omitempty"`
+
+	// revision is of the entry that this was read from, or made of; 0: there was none.
+	revision int64
 }
 
 // Certificate is one that a host was given.
 type Certificate struct {
 	Serial   string    `json:"serial"` // in hex
 	NotAfter time.Time `json:"notAfter"`
+	// Superseded: the host has joined again since. It ends when the host shows a later
+	// one, which says that the answer arrived.
+	Superseded bool `json:"superseded,omitempty"`
 }
 
 // CertificateOf is what the register notes of a certificate.
 func CertificateOf(cert *x509.Certificate) Certificate {
 	return Certificate{Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter}
+}
+
+func (c Certificate) same(other Certificate) bool { return c.Serial == other.Serial }
+
+// supersede gives what a host keeps that joins again. If it did before, and has not shown
+// a certificate of then, it has none, and keeps those from before that.
+func supersede(all []Certificate) []Certificate {
+	all = slices.Clone(all)
+	if former := slices.DeleteFunc(slices.Clone(all), func(c Certificate) bool { return !c.Superseded }); len(former) > 0 {
+		return former
+	}
+	for i := range all {
+		all[i].Superseded = true
+	}
+	return all
+}
+
+// settle gives what a host keeps that shows one of its certificates.
+func settle(all []Certificate, shown Certificate) []Certificate {
+	i := slices.IndexFunc(all, shown.same)
+	if i < 0 || all[i].Superseded {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(c Certificate) bool { return c.Superseded })
 }
 
 // Subject is the host as its certificates name it.
@@ -100,8 +130,11 @@ type Register struct{ kv *clientv3.Client }
 // NewRegister makes one of a connection to the store, which stays the caller's.
 func NewRegister(c *clientv3.Client) *Register { return &Register{kv: c} }
 
-// ErrNotEnrolled is the cause when the register has no such host.
-var ErrNotEnrolled = errors.New("the cluster has no such host")
+// Causes that callers may ask for.
+var (
+	ErrNotEnrolled = errors.New("the cluster has no such host")
+	ErrChanged     = errors.New("another server has changed it at the same moment")
+)
 
 // TokenLife is how long a token is good for if nothing else is asked.
 const TokenLife = 24 * time.Hour
@@ -149,23 +182,22 @@ func newToken(life time.Duration) (TokenInfo, string, error) {
 }
 
 // Hosts lists all hosts, in the order of their ids.
-func (r *Register) Hosts(ctx context.Context) ([]Host, error) { return list[Host](ctx, r, hostPrefix) }
-
-// Host gives one host. Cause: ErrNotEnrolled.
-func (r *Register) Host(ctx context.Context, id topology.NodeID) (Host, error) {
-	h, _, err := r.host(ctx, id)
-	return h, err
+func (r *Register) Hosts(ctx context.Context) ([]Host, error) {
+	return list(ctx, r, hostPrefix, func(h *Host, revision int64) { h.revision = revision })
 }
 
-func (r *Register) host(ctx context.Context, id topology.NodeID) (h Host, revision int64, err error) {
+// Host gives one host. Cause: ErrNotEnrolled.
+func (r *Register) Host(ctx context.Context, id topology.NodeID) (h Host, err error) {
 	got, err := r.kv.Get(ctx, hostPrefix+string(id))
 	if err != nil {
-		return h, 0, explainStore("look up host", id.Short(), err)
+		return h, explainStore("look up host", id.Short(), err)
 	}
 	if len(got.Kvs) == 0 {
-		return h, 0, &fault.Error{Op: "look up host", On: id.Short(), Err: ErrNotEnrolled, Fix: "`particle cluster status` lists the hosts"}
+		return h, &fault.Error{Op: "look up host", On: id.Short(), Err: ErrNotEnrolled, Fix: "`particle cluster status` lists the hosts"}
 	}
-	return h, got.Kvs[0].ModRevision, json.Unmarshal(got.Kvs[0].Value, &h)
+	err = json.Unmarshal(got.Kvs[0].Value, &h)
+	h.revision = got.Kvs[0].ModRevision
+	return h, err
 }
 
 // forgetAfter is how long a certificate is remembered that has ended: clocks jump, and
@@ -173,28 +205,45 @@ func (r *Register) host(ctx context.Context, id topology.NodeID) (h Host, revisi
 const forgetAfter = hostLife
 
 // Enter notes a host, and revokes the certificates that its former entry lists
-// and the new one does not.
-func (r *Register) Enter(ctx context.Context, h Host) error {
+// and the new one does not. One that was read of the register is noted only if its entry
+// is still what was read, and any other only if there is none: what another server has
+// noted meanwhile, such as a certificate that it gave, is not lost. Nor does one come back
+// that was removed since its certificate was looked up. It returns the host as it can be
+// entered again. Cause: ErrChanged.
+func (r *Register) Enter(ctx context.Context, h Host) (Host, error) {
 	h.Certificates = slices.DeleteFunc(slices.Clone(h.Certificates), func(c Certificate) bool { return c.NotAfter.Add(forgetAfter).Before(time.Now()) })
 	raw, err := json.Marshal(h)
 	if err != nil {
-		return err
+		return h, err
 	}
-	old, revision, err := r.host(ctx, h.ID)
+	old, err := r.Host(ctx, h.ID)
 	if err != nil && !errors.Is(err, ErrNotEnrolled) {
-		return err
+		return h, err
 	}
 	ops, err := revoke(old, h.Certificates, false)
 	if err != nil {
-		return err
+		return h, err
 	}
-	return r.replace(ctx, h, revision, append(ops, clientv3.OpPut(hostPrefix+string(h.ID), string(raw))))
+	h.revision, err = r.replace(ctx, change{host: h, good: h.good(), revoke: ops, entry: clientv3.OpPut(hostPrefix+string(h.ID), string(raw))})
+	return h, err
+}
+
+// good holds while none of the certificates is revoked with which a host is entered that
+// the register does not have. It has one or two then.
+func (h Host) good() (cmps []clientv3.Cmp) {
+	if h.revision != 0 {
+		return nil // whatever revokes one changes the entry
+	}
+	for _, c := range h.Certificates[max(0, len(h.Certificates)-atOnce):] {
+		cmps = append(cmps, clientv3.Compare(clientv3.CreateRevision(revokedPrefix+c.Serial), "=", 0))
+	}
+	return cmps
 }
 
 // Remove takes a host out and revokes its certificates; not there is success. With
 // cut, servers end the connections that the host has by then.
 func (r *Register) Remove(ctx context.Context, id topology.NodeID, cut bool) error {
-	old, revision, err := r.host(ctx, id)
+	old, err := r.Host(ctx, id)
 	if errors.Is(err, ErrNotEnrolled) {
 		return nil
 	}
@@ -205,25 +254,56 @@ func (r *Register) Remove(ctx context.Context, id topology.NodeID, cut bool) err
 	if err != nil {
 		return err
 	}
-	return r.replace(ctx, old, revision, append(ops, clientv3.OpDelete(hostPrefix+string(id))))
+	_, err = r.replace(ctx, change{host: old, revoke: ops, entry: clientv3.OpDelete(hostPrefix + string(id))})
+	return err
 }
 
-func (r *Register) replace(ctx context.Context, h Host, revision int64, ops []clientv3.Op) error {
-	got, err := r.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(hostPrefix+string(h.ID)), "=", revision)).Then(ops...).Commit()
-	if err == nil && !got.Succeeded {
-		return fault.New("change host", h.Name, "another server has changed it at the same moment", "try again")
+// atOnce is how many certificates are revoked in one transaction: etcd takes 128
+// operations, and as many comparisons.
+const atOnce = 100
+
+// change is of a host's entry that is still as it was read.
+type change struct {
+	host   Host
+	good   []clientv3.Cmp // what has to hold beside that
+	revoke []clientv3.Op  // of certificates, the latest last
+	entry  clientv3.Op
+}
+
+// replace makes a change, and gives the entry's revision after it. The latest certificates
+// are revoked together with the change of the entry, the others before: a host that is cut
+// off halfway can still ask for it.
+func (r *Register) replace(ctx context.Context, c change) (int64, error) {
+	for len(c.revoke) > atOnce {
+		if _, err := r.commit(ctx, c, c.revoke[:atOnce]...); err != nil {
+			return 0, err
+		}
+		c.revoke = c.revoke[atOnce:]
 	}
-	return explainStore("change host", h.Name, err)
+	return r.commit(ctx, c, append(c.revoke, c.entry)...)
+}
+
+func (r *Register) commit(ctx context.Context, c change, ops ...clientv3.Op) (int64, error) {
+	still := append([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(hostPrefix+string(c.host.ID)), "=", c.host.revision)}, c.good...)
+	got, err := r.kv.Txn(ctx).If(still...).Then(ops...).Commit()
+	switch {
+	case err != nil:
+		return 0, explainStore("change host", c.host.Name, err)
+	case !got.Succeeded:
+		return 0, &fault.Error{Op: "change host", On: c.host.Name, Err: ErrChanged, Fix: "try again"}
+	}
+	return got.Header.Revision, nil
 }
 
 // revoke writes down the certificates of a host but those to be kept.
 func revoke(h Host, keep []Certificate, cut bool) ([]clientv3.Op, error) {
 	var ops []clientv3.Op
-	for _, c := range h.Certificates {
-		if slices.ContainsFunc(keep, func(k Certificate) bool { return k.Serial == c.Serial }) {
-			continue
-		}
-		raw, err := json.Marshal(Revoked{Certificate: c, Node: h.ID, Name: h.Name, At: time.Now().UTC(), Cut: cut})
+	ended := slices.DeleteFunc(slices.Clone(h.Certificates), func(c Certificate) bool { return slices.ContainsFunc(keep, c.same) })
+	for i, c := range ended {
+		// Servers end connections once, when the last are revoked: it starts their store
+		// anew, which has to take these first.
+		last := i >= (len(ended)-1)/atOnce*atOnce
+		raw, err := json.Marshal(Revoked{Certificate: c, Node: h.ID, Name: h.Name, At: time.Now().UTC(), Cut: cut && last})
 		if err != nil {
 			return nil, err
 		}
@@ -241,10 +321,34 @@ func (r *Register) isRevoked(ctx context.Context, serial string) (bool, error) {
 	return got.Count > 0, nil
 }
 
+// Revoke writes down that certificates must not be used any more, where the register
+// does not say so. It may have lost them, and who remembers may know no more than the
+// serial numbers: such is forgotten when the last certificate of then would be, and
+// connections that it has opened are to end.
+func (r *Register) Revoke(ctx context.Context, all []Revoked) error {
+	for _, one := range all {
+		if one.NotAfter.IsZero() {
+			one.NotAfter, one.Cut = one.At.Add(hostLife), true
+		}
+		if one.NotAfter.Add(forgetAfter).Before(time.Now()) {
+			continue
+		}
+		raw, err := json.Marshal(one)
+		if err != nil {
+			return err
+		}
+		key := revokedPrefix + one.Serial
+		if _, err := r.kv.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(clientv3.OpPut(key, string(raw))).Commit(); err != nil {
+			return explainStore("revoke certificate", one.Name, err)
+		}
+	}
+	return nil
+}
+
 // Revoked lists the certificates that must not be used any more, and forgets
 // those that have ended by themselves.
 func (r *Register) Revoked(ctx context.Context) ([]Revoked, error) {
-	all, err := list[Revoked](ctx, r, revokedPrefix)
+	all, err := list(ctx, r, revokedPrefix, func(*Revoked, int64) {})
 	live := all[:0]
 	for _, one := range all {
 		if time.Now().Before(one.NotAfter.Add(forgetAfter)) {
@@ -283,7 +387,8 @@ func (r *Register) WatchRevoked(ctx context.Context) <-chan struct{} {
 	return changed
 }
 
-func list[T any](ctx context.Context, r *Register, prefix string) ([]T, error) {
+// list reads all of a kind, and notes of each the revision of its entry.
+func list[T any](ctx context.Context, r *Register, prefix string, note func(one *T, revision int64)) ([]T, error) {
 	got, err := r.kv.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, explainStore("list hosts", "", err)
@@ -293,6 +398,7 @@ func list[T any](ctx context.Context, r *Register, prefix string) ([]T, error) {
 		if err := json.Unmarshal(kv.Value, &all[i]); err != nil {
 			return nil, explainStore("read "+string(kv.Key), base64.StdEncoding.EncodeToString(kv.Value), err)
 		}
+		note(&all[i], kv.ModRevision)
 	}
 	return all, nil
 }

@@ -1,13 +1,16 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -28,11 +31,31 @@ type sighting struct {
 }
 
 // sweep looks after hosts that are away, a few times an hour. It belongs to the
-// keeper's goroutine.
-func (s *Store) sweep(ctx context.Context) error {
-	if time.Since(s.swept) < s.o.Abandon/144 {
-		return nil
+// keeper's goroutine, which it holds up no longer than a look at the store does: what
+// it does not get done it goes on with after the next. That says nothing about the
+// store's health.
+func (s *Store) sweep() {
+	if time.Now().Before(s.sweepAt) {
+		return
 	}
+	ctx, cancel := context.WithTimeout(s.ctx, attempt)
+	defer cancel()
+	err, next := s.visit(ctx), s.o.Abandon/144
+	if s.ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		s.log.WithError(err).Warn("not all hosts that are away were looked after; trying again")
+	}
+	if ctx.Err() != nil {
+		next = min(next, s.o.LeaseTTL/3)
+	}
+	s.sweepAt = time.Now().Add(next)
+}
+
+// visit looks after each host that is away until time is up, and does not stop at one
+// that it cannot look after. Of several errors it tells the first.
+func (s *Store) visit(ctx context.Context) error {
 	got, _, err := s.read(ctx, clientv3.OpGet(s.k.nodes(), clientv3.WithPrefix()))
 	if err != nil {
 		return err
@@ -52,17 +75,20 @@ func (s *Store) sweep(ctx context.Context) error {
 			lost[node].Kvs = append(lost[node].Kvs, kv)
 		}
 	}
-	for id, seen := range lost {
+	var failed error
+	for id, seen := range lost { // in no order, so that each has its turn
 		if alive[id] || id == s.self().ID {
 			delete(s.sightings, id)
 			continue
 		}
-		if err := s.missing(ctx, id, seen); err != nil {
-			return err
+		if ctx.Err() != nil {
+			return cmp.Or(failed, ctx.Err())
+		}
+		if err := s.missing(ctx, id, seen); !errors.Is(err, control.ErrAlive) { // that one has come back just now
+			failed = cmp.Or(failed, err)
 		}
 	}
-	s.swept = time.Now()
-	return nil
+	return failed
 }
 
 // missing notes that a host is away, and removes it when that has been so for

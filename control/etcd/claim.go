@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/particle-net/particle/control"
@@ -65,8 +66,12 @@ func (s *Store) askAgain(ctx context.Context, b *blockClaim) (got bool, err erro
 	if err != nil {
 		return false, err
 	}
-	if _, _, err := s.granting(b.network, now); errors.Is(err, control.ErrSettling) {
+	_, _, err = s.granting(b.network, now)
+	switch {
+	case errors.Is(err, control.ErrSettling):
 		return false, s.takeBack(ctx, s.k.block(b.network, b.tried.prefix), b.mine, err)
+	case errors.Is(err, errRewound):
+		return false, err // the store does not know it yet, and would grant what is another's
 	}
 	return s.takeBlock(ctx, b.network, b.tried, b.mine)
 }
@@ -84,9 +89,14 @@ type candidate struct {
 	guard  []clientv3.Cmp
 }
 
-// freeBlocks lists up to limit blocks that may be claimed: those never owned, in
-// order, or else those given up, oldest first. Never none of both without an
-// error.
+// mostFreed is how many blocks of a subnet rest that were given up, while others were never
+// owned. Each leaves a mark, and those of hosts that come and go for years would fill the
+// store: a subnet of IPv6 never runs out of other blocks.
+const mostFreed = 1024
+
+// freeBlocks lists up to limit blocks that may be claimed: those given up beyond what may
+// rest, oldest first, and then those never owned, in order, or else those given up.
+// Never none of them without an error.
 func (s *Store) freeBlocks(ctx context.Context, id topology.SharedID, subnet netip.Prefix, limit int) ([]netip.Prefix, []clientv3.Cmp, error) {
 	below := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithKeysOnly()}
 	got, _, err := s.read(ctx, append(s.asking(id),
@@ -132,9 +142,10 @@ func (s *Store) choose(n control.Network, subnet netip.Prefix, limit int, found 
 			waiting = append(waiting, p)
 		}
 	}
-	free := blocks.Unused(sub, limit, func(p netip.Prefix) bool { return taken[p] || freed[p] != 0 })
+	slices.SortFunc(waiting, func(a, b netip.Prefix) int { return cmp.Compare(freed[a], freed[b]) })
+	free := slices.Clone(waiting[:min(limit, max(0, len(waiting)-mostFreed))])
+	free = append(free, blocks.Unused(sub, limit-len(free), func(p netip.Prefix) bool { return taken[p] || freed[p] != 0 })...)
 	if len(free) == 0 {
-		slices.SortFunc(waiting, func(a, b netip.Prefix) int { return cmp.Compare(freed[a], freed[b]) })
 		free = waiting[:min(limit, len(waiting))]
 	}
 	if len(free) == 0 {
@@ -162,9 +173,14 @@ func parseHolding(got *clientv3.GetResponse) (h holding, ok bool) {
 	if len(got.Kvs) == 0 {
 		return holding{}, false
 	}
-	// A value that cannot be read is a claim all the same, of nobody we know.
-	_ = json.Unmarshal(got.Kvs[0].Value, &h)
-	return h, true
+	return holdingOf(got.Kvs[0]), true
+}
+
+// holdingOf reads a claim. A value that cannot be read is one all the same, of nobody we
+// know.
+func holdingOf(kv *mvccpb.KeyValue) (h holding) {
+	_ = json.Unmarshal(kv.Value, &h)
+	return h
 }
 
 // ClaimAddress implements control.Allocator.
@@ -254,7 +270,7 @@ func (s *Store) takeAddress(ctx context.Context, c control.Claim, sub control.Su
 	}
 	if covered {
 		if h, ok := parseHolding(got[1]); ok {
-			return s.addressTaken(ctx, addr, h, fmt.Sprintf(" with the block %s", block))
+			return s.blockTaken(ctx, addr, h, block)
 		}
 	}
 	return errAgain
@@ -283,7 +299,7 @@ func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim)
 		guard := unchanged(s.k.spec(n.ID), mod)
 		if c.Single() {
 			sub, _ := blocks.Of(now, c.Prefix.Addr())
-			return s.takeAddress(ctx, c, sub, mine, []clientv3.Cmp{guard})
+			return s.restoreAddress(ctx, c, sub, mine, guard)
 		}
 		return s.restoreBlock(ctx, c, mine, guard)
 	})
@@ -315,13 +331,30 @@ func (s *Store) restoreSpec(ctx context.Context, n control.Network) error {
 	return errAgain // now for the claim itself
 }
 
+// restoreAddress is takeAddress, but that an address of a block of this host is there.
+func (s *Store) restoreAddress(ctx context.Context, c control.Claim, sub control.Subnet, mine holding, guard clientv3.Cmp) error {
+	err := s.takeAddress(ctx, c, sub, mine, []clientv3.Cmp{guard})
+	block, covered := blocks.Covering(sub, c.Prefix.Addr())
+	if !covered || !errors.Is(err, control.ErrTaken) {
+		return err
+	}
+	got, _, e := s.read(ctx, clientv3.OpGet(s.k.block(c.Network, block)))
+	if e != nil {
+		return e
+	}
+	if h, ok := parseHolding(got[0]); ok && h.Node == mine.Node {
+		return nil
+	}
+	return err
+}
+
 func (s *Store) restoreBlock(ctx context.Context, c control.Claim, mine holding, guard clientv3.Cmp) error {
 	key := s.k.block(c.Network, c.Prefix)
-	inside := clientv3.OpGet(s.k.addr(c.Network, c.Prefix.Addr()), clientv3.WithRange(s.k.addr(c.Network, blocks.Last(c.Prefix))+"\x00"), clientv3.WithLimit(1))
+	first, end := s.k.within(c.Network, c.Prefix)
+	put := []clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.tombstone(c.Network, c.Prefix)), clientv3.OpDelete(s.k.vouched(c.Network, c.Prefix, mine.Node))}
 	r, err := s.txn(ctx,
-		[]clientv3.Cmp{absent(key), s.k.noneWithin(c.Network, c.Prefix), guard},
-		[]clientv3.Op{clientv3.OpPut(key, encode(mine)), clientv3.OpDelete(s.k.tombstone(c.Network, c.Prefix)), clientv3.OpDelete(s.k.vouched(c.Network, c.Prefix, mine.Node))},
-		[]clientv3.Op{clientv3.OpGet(key), inside})
+		[]clientv3.Cmp{absent(key), s.k.noneWithin(c.Network, c.Prefix), guard}, put,
+		[]clientv3.Op{clientv3.OpGet(key), clientv3.OpGet(first, clientv3.WithRange(end))})
 	if err != nil || r.Succeeded {
 		return err
 	}
@@ -330,13 +363,27 @@ func (s *Store) restoreBlock(ctx context.Context, c control.Claim, mine holding,
 		if h.Node == mine.Node {
 			return nil
 		}
-		return s.addressTaken(ctx, c.Prefix.Addr(), h, fmt.Sprintf(" with the block %s", c.Prefix))
+		return s.blockTaken(ctx, c.Prefix.Addr(), h, c.Prefix)
 	}
-	if h, ok := parseHolding(got[1]); ok {
-		p, _ := parsePrefix(string(got[1].Kvs[0].Key[len(s.k.addrs(c.Network)):]))
-		return s.addressTaken(ctx, p.Addr(), h, "")
+	for _, kv := range got[1].Kvs {
+		h := holdingOf(kv)
+		if h.Node != mine.Node {
+			p, _ := parsePrefix(string(kv.Key[len(s.k.addrs(c.Network)):]))
+			return s.addressTaken(ctx, p.Addr(), h, "")
+		}
 	}
-	return errAgain
+	// This host's own addresses become a part of its block.
+	own := got[1].Kvs
+	if len(own) > chunk {
+		last := string(own[chunk-1].Key) + "\x00"
+		if err := s.swap(ctx, append(onlyThese(first, last, own[:chunk]), guard), clientv3.OpDelete(first, clientv3.WithRange(last))); err != nil {
+			return err
+		}
+		return errAgain // now for the others
+	}
+	return s.swap(ctx,
+		append(onlyThese(first, end, own), absent(key), guard),
+		append(put, clientv3.OpDelete(first, clientv3.WithRange(end)))...)
 }
 
 // Release implements control.Allocator.

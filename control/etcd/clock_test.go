@@ -35,7 +35,7 @@ func TestClockJumps(t *testing.T) {
 	const day = 24 * time.Hour
 	releases(t, func(t *testing.T, release string) {
 		srv := etcdtest.Start(t, release)
-		steady := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(900), LeaseTTL: time.Minute})
+		steady := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(900), LeaseTTL: time.Minute})
 		n := controltest.Network(2)
 		if _, err := steady.ClaimNetwork(t.Context(), n); err != nil {
 			t.Fatal(err)

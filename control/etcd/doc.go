@@ -34,7 +34,8 @@
 //
 // A claim is one transaction: the block is there only if neither it nor an
 // address in it was, the address only if neither it nor the block around it
-// was, and both only if the network is unchanged since it was read. A claim is
+// was, and both only if the network is unchanged since it was read. A host that
+// restores a block gives up its own addresses in it with that. A claim is
 // an announcement too, so what is claimed and what is announced cannot differ.
 //
 // An answer may be lost. The value carries a number drawn for the call, so that
@@ -48,5 +49,6 @@
 // fails, or an answer is of an older revision than one before. It needs to: a
 // watch waits silently for ever if its store was replaced by one whose revisions
 // are lower. When the keeper finds the store away, back, or another, every watch
-// begins anew with a whole list.
+// begins anew with a whole list: those of the networks' claims two at a time, since
+// all hosts ask for them at that moment.
 package etcd

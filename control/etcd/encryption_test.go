@@ -15,7 +15,7 @@ import (
 // encrypting is a host's store, as it encrypts.
 func encrypting(t *testing.T, srv *etcdtest.Server, host int, e topology.Encryption) *etcd.Store {
 	t.Helper()
-	return opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(host), Encryption: e})
+	return etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(host), Encryption: e})
 }
 
 // The first host says how the cluster encrypts; one that does not do as it is shut

@@ -3,7 +3,6 @@ package etcd_test
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/controltest"
@@ -15,24 +14,7 @@ import (
 // open is a host's store, by way of an endpoint.
 func open(t testing.TB, endpoint string, n control.Node) *etcd.Store {
 	t.Helper()
-	return opened(t, etcd.Options{Endpoints: []string{endpoint}, Node: n})
-}
-
-// opened is a store until the test ends. On a busy machine a hundred of them wait long
-// for each other.
-func opened(t testing.TB, o etcd.Options) *etcd.Store {
-	t.Helper()
-	o.Patience = time.Minute
-	s, err := etcd.Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
+	return etcd.Opened(t, etcd.Options{Endpoints: []string{endpoint}, Node: n})
 }
 
 func endpointsOf(servers []*etcdtest.Server) (all []string) {

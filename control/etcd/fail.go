@@ -54,6 +54,7 @@ func (s *Store) do(ctx context.Context, op, on string, f func(context.Context) e
 func (s *Store) try(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)() // nobody answers any more
 	if s.ctx.Err() != nil {
 		return errClosed
 	}
@@ -75,7 +76,7 @@ func (s *Store) explain(op, on string, err error) error {
 func remedy(err error) string {
 	switch {
 	case errors.Is(err, errClosed):
-		return "the plugin is stopping; repeat when it runs again"
+		return "repeat: the plugin is stopping, or goes on with other servers of the cluster"
 	case errors.Is(err, errAgain):
 		return "repeat"
 	case errors.Is(err, control.ErrUnreachable):
@@ -226,8 +227,15 @@ func badAddress(addr netip.Addr, err error) error {
 	return &fault.Error{Op: "claim address", On: addr.String(), Err: err, Fix: "choose another address of the network's subnets"}
 }
 
-// addressTaken tells who has an address, or the block it lies in.
-func (s *Store) addressTaken(ctx context.Context, addr netip.Addr, h holding, how string) error {
+// blockTaken is addressTaken for one that lies in a block: nobody may be using it.
+func (s *Store) blockTaken(ctx context.Context, addr netip.Addr, h holding, block netip.Prefix) error {
+	err := s.addressTaken(ctx, addr, h, fmt.Sprintf(" with the block %s", block))
+	err.Fix += ", or create the network with --ip-range and take fixed addresses outside it"
+	return err
+}
+
+// addressTaken tells who has an address.
+func (s *Store) addressTaken(ctx context.Context, addr netip.Addr, h holding, how string) *fault.Error {
 	who := s.nameOf(ctx, h.Node)
 	if h.Holder != "" {
 		who = fmt.Sprintf("container %s on %s", h.Holder, who)

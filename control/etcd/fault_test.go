@@ -41,7 +41,7 @@ func begin(t *testing.T, ways [][]string) *load {
 	t.Helper()
 	n := controltest.Network(1)
 	n.Subnets = []control.Subnet{{Prefix: netip.MustParsePrefix("10.5.0.0/24"), Block: 27}}
-	first := opened(t, etcd.Options{Endpoints: ways[0], Node: controltest.Node(1000)})
+	first := etcd.Opened(t, etcd.Options{Endpoints: ways[0], Node: controltest.Node(1000)})
 	vni, err := first.ClaimNetwork(t.Context(), n)
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func begin(t *testing.T, ways [][]string) *load {
 	t.Logf("seed %d", seed)
 	for i, endpoints := range ways {
 		node := controltest.Node(i + 1)
-		store := opened(t, etcd.Options{Endpoints: endpoints, Node: node})
+		store := etcd.Opened(t, etcd.Options{Endpoints: endpoints, Node: node})
 		host := &loadHost{Recorded: l.h.Record(store, node.ID), tasks: make(chan func())}
 		l.hosts = append(l.hosts, host)
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
@@ -176,7 +176,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	t.Parallel()
 	servers := etcdtest.StartCluster(t, etcdtest.Debian, 3)
 	endpoints := endpointsOf(servers)
-	keeper := opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(500)})
+	keeper := etcd.Opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(500)})
 	n := controltest.Network(2)
 	if _, err := keeper.ClaimNetwork(t.Context(), n); err != nil {
 		t.Fatal(err)

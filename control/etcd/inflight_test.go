@@ -18,11 +18,7 @@ import (
 func TestClaimThatMetAStoreSetBack(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.Current)
-	s, err := Open(t.Context(), Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1), Patience: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
+	s := Opened(t, Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1)})
 	n := controltest.Network(1)
 	if _, err := s.ClaimNetwork(t.Context(), n); err != nil {
 		t.Fatal(err)
@@ -66,5 +62,35 @@ func TestClaimThatMetAStoreSetBack(t *testing.T) {
 	}
 	if err := s.attemptAddress(t.Context(), control.Claim{Network: n.ID, Prefix: single}, mine); !errors.Is(err, control.ErrSettling) {
 		t.Errorf("an address from before: %v", err)
+	}
+}
+
+// A host knows that the store was set back, and the store has not been told yet. It grants
+// nothing, not even what was asked for before.
+func TestClaimOfAStoreKnownToBeSetBack(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t, etcdtest.Current)
+	s := Opened(t, Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1), LeaseTTL: time.Hour})
+	n := controltest.Network(1)
+	if _, err := s.ClaimNetwork(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	networks := controltest.Follow(t, s.WatchNetworks(t.Context()), func(n control.Network) string { return n.Name })
+	networks.UntilHave(1) // the keeper's first look is over, and its next an hour away
+	subnet := n.Subnets[0].Prefix
+	free, guard, err := s.freeBlocks(t.Context(), n.ID, subnet, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.rewound = true
+	s.mu.Unlock()
+	again := blockClaim{network: n.ID, subnet: subnet, mine: s.hold(""), tried: candidate{free[0], guard}, window: 1}
+	// If the keeper looks for another reason, it tells the store.
+	if err := s.attemptBlock(t.Context(), &again); !errors.Is(err, errRewound) && !errors.Is(err, control.ErrSettling) {
+		t.Errorf("the block: %v", err)
+	}
+	if got, _, err := s.read(t.Context(), clientv3.OpGet(s.k.block(n.ID, free[0]))); err != nil || len(got[0].Kvs) > 0 {
+		t.Errorf("it was granted: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -18,7 +19,8 @@ import (
 
 // keep looks at the store three times in each lease, whenever an answer was
 // strange and when the connection breaks: it renews the lease, repairs this
-// host's record, and tells the watches when the store is away, back, or another.
+// host's record, and tells the watches when the store is away, back, or another. When
+// the store is well it looks after the hosts that are away, too.
 func (s *Store) keep() {
 	s.done.Go(s.watchConnection)
 	wait := time.Duration(0)
@@ -41,6 +43,7 @@ func (s *Store) keep() {
 			clear(s.sightings) // time without the store does not count
 		} else {
 			s.askProgress()
+			s.sweep()
 		}
 		wait = s.o.LeaseTTL / 3
 		if err != nil {
@@ -160,16 +163,13 @@ func (s *Store) check() error {
 	if err := s.identify(ctx, named, revision); err != nil {
 		return err
 	}
-	if known != "" && s.Instance() != known {
-		named = nil
+	if len(named.Kvs) == 0 || known != "" && s.Instance() != known {
+		named = nil // it has got another, or its first, just now
 	}
 	if err := s.settle(ctx, named); err != nil {
 		return err
 	}
-	if err := s.enlist(ctx, got[1], got[2], got[3]); err != nil {
-		return err
-	}
-	return s.sweep(ctx)
+	return s.enlist(ctx, got[1], got[2], got[3])
 }
 
 // identify compares the store's name with the known one, and gives it one if it
@@ -189,7 +189,7 @@ func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse, revisio
 	}
 	var id identity
 	if err := json.Unmarshal(got.Kvs[0].Value, &id); err != nil || id.UUID == "" {
-		return fmt.Errorf("the key %s holds no name of a store; remove what else uses the prefix %s in etcd, or pass another prefix", s.k.instance(), string(s.k))
+		return fmt.Errorf("the key %s holds no name of a store; remove what else uses the prefix %s in etcd", s.k.instance(), string(s.k))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,6 +234,9 @@ func (s *Store) enlist(ctx context.Context, info, alive, lost *clientv3.GetRespo
 	defer s.record.Unlock()
 	if s.retired {
 		return nil
+	}
+	if err := s.beSingle(ctx, info, alive); err != nil {
+		return err
 	}
 	me := s.self()
 	c, err := s.conn()
@@ -289,18 +292,40 @@ func (s *Store) readdress(ctx context.Context, info *clientv3.GetResponse, me co
 	if err := json.Unmarshal(info.Kvs[0].Value, &was); err == nil && was.VTEP == me.VTEP && was.MAC.String() == me.MAC.String() && was.Port == me.Port {
 		return nil
 	}
-	claims, err := s.claimsOf(ctx, me.ID, s.k.nets())
-	if err != nil {
-		return err
-	}
-	for _, c := range claims {
-		h := c.holding
-		h.VTEP, h.MAC, h.Port = me.VTEP, me.MAC, me.Port
-		if _, err := s.txn(ctx, []clientv3.Cmp{unchanged(c.key, c.mod)}, []clientv3.Op{clientv3.OpPut(c.key, encode(h))}, nil); err != nil {
+	for {
+		claims, err := s.claimsOf(ctx, me.ID, s.k.nets())
+		if err != nil {
+			return err
+		}
+		if done, err := s.rewrite(ctx, claims, me); err != nil || done {
 			return err
 		}
 	}
-	return nil
+}
+
+// rewrite has claims say where their host is reached, those that do not yet: a look
+// that was cut short goes on at the next. done is false if some have changed since
+// they were read.
+func (s *Store) rewrite(ctx context.Context, claims []owned, me control.Node) (done bool, err error) {
+	claims = slices.DeleteFunc(claims, func(c owned) bool {
+		return c.VTEP == me.VTEP && c.MAC.String() == me.MAC.String() && c.Port == me.Port
+	})
+	done = true
+	for some := range slices.Chunk(claims, chunk) {
+		var cmps []clientv3.Cmp
+		var ops []clientv3.Op
+		for _, c := range some {
+			h := c.holding
+			h.VTEP, h.MAC, h.Port = me.VTEP, me.MAC, me.Port
+			cmps, ops = append(cmps, unchanged(c.key, c.mod)), append(ops, clientv3.OpPut(c.key, encode(h)))
+		}
+		r, err := s.txn(ctx, cmps, ops, nil)
+		if err != nil {
+			return false, err
+		}
+		done = done && r.Succeeded
+	}
+	return done, nil
 }
 
 func encode(v any) string {

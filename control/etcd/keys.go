@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/particle-net/particle/control"
@@ -141,11 +142,36 @@ func unchanged(key string, mod int64) clientv3.Cmp {
 // noneUnder holds while no key has the prefix.
 func noneUnder(prefix string) clientv3.Cmp { return absent(prefix).WithPrefix() }
 
-// noneWithin holds while no address of the block is claimed by itself.
-func (k keys) noneWithin(id topology.SharedID, p netip.Prefix) clientv3.Cmp {
+// within is the range of the addresses of a block that are claimed by themselves.
+func (k keys) within(id topology.SharedID, p netip.Prefix) (first, end string) {
 	// The range ends before its last key, and no key sorts between one and the
 	// same with a zero byte behind it.
-	return absent(k.addr(id, p.Masked().Addr())).WithRange(k.addr(id, blocks.Last(p)) + "\x00")
+	return k.addr(id, p.Masked().Addr()), k.addr(id, blocks.Last(p)) + "\x00"
+}
+
+// noneWithin holds while no address of the block is claimed by itself.
+func (k keys) noneWithin(id topology.SharedID, p netip.Prefix) clientv3.Cmp {
+	first, end := k.within(id, p)
+	return absent(first).WithRange(end)
+}
+
+// onlyThese holds while a range has these keys, in order, as they were read, and no
+// other. That none has changed since they were read would say less: a store that was
+// set back has others, which are older.
+func onlyThese(first, end string, found []*mvccpb.KeyValue) (cmps []clientv3.Cmp) {
+	none := func(until string) {
+		if first < until {
+			cmps = append(cmps, absent(first).WithRange(until))
+		}
+	}
+	for _, kv := range found {
+		key := string(kv.Key)
+		none(key)
+		cmps = append(cmps, unchanged(key, kv.ModRevision))
+		first = key + "\x00"
+	}
+	none(end)
+	return cmps
 }
 
 func (h holding) route(id topology.SharedID, p netip.Prefix) control.Route {

@@ -217,3 +217,22 @@ func (s *Store) collect(ctx context.Context, id topology.SharedID) error {
 		[]clientv3.Op{clientv3.OpDelete(s.k.spec(id)), clientv3.OpDelete(vni), clientv3.OpDelete(s.k.net(id), clientv3.WithPrefix())}, nil)
 	return err
 }
+
+// collectAll does so with all removed networks. Whose claims have gone with a host
+// nobody knows any more if that took several attempts, or several hosts.
+func (s *Store) collectAll(ctx context.Context) error {
+	got, _, err := s.read(ctx, clientv3.OpGet(s.k.specs(), clientv3.WithPrefix()))
+	if err != nil {
+		return err
+	}
+	for _, kv := range got[0].Kvs {
+		var n control.Network
+		if json.Unmarshal(kv.Value, &n) != nil || !n.Removed {
+			continue // what cannot be read is left to who asks for it
+		}
+		if err := s.collect(ctx, n.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}

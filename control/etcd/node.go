@@ -41,13 +41,26 @@ func (s *Store) SetNode(ctx context.Context, n control.Node) error {
 // success.
 func (s *Store) RemoveNode(ctx context.Context, id topology.NodeID) error {
 	guard := []clientv3.Cmp{absent(s.k.alive(id))}
-	if id == s.self().ID {
+	own := id == s.self().ID
+	if own {
 		guard = nil
-		s.record.Lock()
-		s.retired = true
-		s.record.Unlock()
+		s.retire(true)
 	}
-	return s.do(ctx, "remove host", id.Short(), func(ctx context.Context) error { return s.removeNode(ctx, id, guard) })
+	err := s.do(ctx, "remove host", id.Short(), func(ctx context.Context) error { return s.removeNode(ctx, id, guard) })
+	if own && err != nil {
+		// It stays in the cluster, and has no record any more if only the answer was
+		// lost: the keeper writes it anew.
+		s.retire(false)
+		s.poke()
+	}
+	return err
+}
+
+// retire says whether this host's record is looked after no more.
+func (s *Store) retire(retired bool) {
+	s.record.Lock()
+	defer s.record.Unlock()
+	s.retired = retired
 }
 
 func (s *Store) removeNode(ctx context.Context, id topology.NodeID, guard []clientv3.Cmp) error {
@@ -77,18 +90,7 @@ func (s *Store) removeNode(ctx context.Context, id topology.NodeID, guard []clie
 	if !r.Succeeded {
 		return errAgain
 	}
-	var left []topology.SharedID
-	for _, c := range claims {
-		if !slices.Contains(left, c.network) {
-			left = append(left, c.network)
-		}
-	}
-	for _, network := range left {
-		if err := s.collect(ctx, network); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.collectAll(ctx)
 }
 
 // owned is a claim as it was read.
@@ -121,11 +123,14 @@ func (s *Store) claimsOf(ctx context.Context, id topology.NodeID, below string) 
 	return out, nil
 }
 
+// chunk is how many claims one transaction changes. Unless it is told otherwise etcd takes
+// 128 operations in one, and as many comparisons, and a claim is up to two of either.
+const chunk = 50
+
 // drop gives up claims, as long as the guard holds. If it does not, or a claim
 // has changed since it was read, the cause is errAgain.
 func (s *Store) drop(ctx context.Context, claims []owned, guard []clientv3.Cmp) error {
-	// etcd takes 128 operations in a transaction unless it is told otherwise.
-	for some := range slices.Chunk(claims, 50) {
+	for some := range slices.Chunk(claims, chunk) {
 		cmps := slices.Clone(guard)
 		var ops []clientv3.Op
 		freed := map[string]clientv3.Op{}

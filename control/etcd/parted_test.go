@@ -47,7 +47,7 @@ func TestServerThatLostTheOthers(t *testing.T) {
 		}
 		for i := range 20 {
 			ctx := t.Context()
-			s := opened(t, etcd.Options{Endpoints: []string{lost[0].Endpoint(), srv.Endpoint()}, Node: controltest.Node(i + 1), LeaseTTL: time.Second})
+			s := etcd.Opened(t, etcd.Options{Endpoints: []string{lost[0].Endpoint(), srv.Endpoint()}, Node: controltest.Node(i + 1), LeaseTTL: time.Second})
 			n := controltest.Network(i + 1)
 			if _, err := s.ClaimNetwork(ctx, n); err != nil {
 				t.Fatal(err)
@@ -76,7 +76,7 @@ func TestServerThatHangs(t *testing.T) {
 		hosts := make([]*etcd.Store, 6)
 		watches := make([]<-chan control.Update[control.Network], len(hosts))
 		for i := range hosts {
-			hosts[i] = opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second})
+			hosts[i] = etcd.Opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second})
 			watches[i] = hosts[i].WatchNetworks(t.Context())
 			untilWhole(watches[i])
 		}
@@ -102,10 +102,10 @@ func TestWatchLeavesServerThatIsSilent(t *testing.T) {
 		servers := etcdtest.StartCluster(t, release, 2)
 		gate := etcdtest.NewGate(t, servers[0])
 		endpoints := []string{gate.Endpoint(), servers[1].Endpoint()}
-		writer := opened(t, etcd.Options{Endpoints: endpoints[1:], Node: controltest.Node(100)})
+		writer := etcd.Opened(t, etcd.Options{Endpoints: endpoints[1:], Node: controltest.Node(100)})
 		var watches []*controltest.Table[topology.SharedID, control.Network]
 		for i := range 8 {
-			s := opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second})
+			s := etcd.Opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second})
 			watches = append(watches, controltest.Follow(t, s.WatchNetworks(t.Context()), func(n control.Network) topology.SharedID { return n.ID }))
 			for n := range 9 { // which share a stream with that
 				go func() {
@@ -138,7 +138,7 @@ func TestServerThatIsSilent(t *testing.T) {
 		var asking, watching sync.WaitGroup
 		var hosts []*etcd.Store
 		for i := range 6 {
-			hosts = append(hosts, opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second}))
+			hosts = append(hosts, etcd.Opened(t, etcd.Options{Endpoints: endpoints, Node: controltest.Node(i + 1), LeaseTTL: 6 * time.Second}))
 			networks := hosts[i].WatchNetworks(ctx)
 			untilWhole(networks)
 			watching.Go(func() {
@@ -171,7 +171,7 @@ func TestServerThatIsSilent(t *testing.T) {
 func TestQuietWatchGoesOn(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
 		srv := etcdtest.Start(t, release)
-		s := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1), LeaseTTL: 6 * time.Second})
+		s := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1), LeaseTTL: 6 * time.Second})
 		networks := s.WatchNetworks(t.Context())
 		untilWhole(networks)
 		etcd := srv.Client()

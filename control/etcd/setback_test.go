@@ -45,7 +45,7 @@ func TestSetBackWhileNobodyLooks(t *testing.T) {
 			t.Fatal(err)
 		}
 		srv.Load()
-		other := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Instance: before.Instance, Revision: before.Revision})
+		other := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Instance: before.Instance, Revision: before.Revision})
 		knowsNothing := func() *etcd.Store { return open(t, srv.Endpoint(), controltest.Node(3)) }
 		if c, err := other.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); !errors.Is(err, control.ErrSettling) {
 			t.Errorf("who knows how far it had come: %v, %v", c, err)

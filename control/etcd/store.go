@@ -50,17 +50,18 @@ type Store struct {
 	k   keys
 	log *logrus.Entry
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-	wake   chan struct{} // asks the keeper to look at the store now
-	seen   atomic.Int64  // highest revision an answer has carried
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+	wake    chan struct{} // asks the keeper to look at the store now
+	listing chan struct{} // has one for each network that is being listed
+	seen    atomic.Int64  // highest revision an answer has carried
 
 	record  sync.Mutex // held while this host's record is written; before mu
 	lease   clientv3.LeaseID
-	retired bool // RemoveNode has taken this host away
+	retired bool // RemoveNode takes this host away, or has
 
-	swept     time.Time // of the keeper's goroutine, as is sightings
+	sweepAt   time.Time // of the keeper's goroutine, as is sightings
 	sightings map[topology.NodeID]sighting
 
 	mu       sync.Mutex
@@ -70,6 +71,7 @@ type Store struct {
 	rewound  bool          // the store was set back, and does not know it yet
 	down     error         // why the store is unhealthy; nil if it is not
 	refused  error         // why this host is none of the store's; nil if it is
+	double   error         // which other host has this one's id; nil if none has
 	changed  chan struct{} // closed when instance, down or revision have jumped
 }
 
@@ -90,7 +92,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		o: o, k: keys(o.Prefix), log: o.Log, node: o.Node,
-		wake: make(chan struct{}, 1), down: errUnknown, changed: make(chan struct{}), sightings: map[topology.NodeID]sighting{},
+		wake: make(chan struct{}, 1), listing: make(chan struct{}, listsAtOnce), down: errUnknown, changed: make(chan struct{}), sightings: map[topology.NodeID]sighting{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if o.User == "" {
@@ -144,8 +146,9 @@ func (s *Store) connect(ctx context.Context) error {
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: s.o.Endpoints, TLS: s.o.TLS, Username: s.o.User, Password: s.o.Password,
 		Context: s.ctx, DialTimeout: attempt, Logger: zap.NewNop(),
-		// A host that went away without a word is noticed within 8 s.
-		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second, PermitWithoutStream: true,
+		// A server that went away without a word is noticed within 13 s even if nothing
+		// is asked. gRPC takes less than 10 s for 10 s.
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second, PermitWithoutStream: true,
 		DialOptions: []grpc.DialOption{
 			// gRPC would wait up to two minutes before it tries a store again that was
 			// away for long.
@@ -183,13 +186,19 @@ func (s *Store) signOut() {
 	}
 }
 
+// conn is the client, or why there is none. An operation may find none between two of
+// its questions: the store was closed meanwhile, or the keeper has just given the client
+// up, and has not said yet that the store is down.
 func (s *Store) conn() (*clientv3.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.client == nil {
-		return nil, s.down
+	switch {
+	case s.client != nil:
+		return s.client, nil
+	case s.ctx.Err() != nil:
+		return nil, errClosed
 	}
-	return s.client, nil
+	return nil, cmp.Or(s.down, errUnknown)
 }
 
 // Close ends all watches and lets this host be shown as suspect. Its claims
@@ -229,7 +238,7 @@ func (s *Store) Healthy() error {
 func (s *Store) refusal() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.refused
+	return cmp.Or(s.refused, s.double)
 }
 
 // admission is why this host may not ask the store for anything: it is none of the
@@ -238,9 +247,9 @@ func (s *Store) admission() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.instance == "" {
-		return cmp.Or(s.refused, s.down, errUnknown)
+		return cmp.Or(s.refused, s.double, s.down, errUnknown)
 	}
-	return s.refused
+	return cmp.Or(s.refused, s.double)
 }
 
 // self is this host as it is now.

@@ -30,7 +30,7 @@ func withUsers(t *testing.T, release string) (*etcdtest.Server, etcdtest.Users) 
 func TestSignsInAgain(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
 		srv, users := withUsers(t, release)
-		s := opened(t, etcd.Options{
+		s := etcd.Opened(t, etcd.Options{
 			Endpoints: []string{srv.Endpoint()}, User: users.User, Password: users.Password, Node: controltest.Node(1), LeaseTTL: 3 * time.Second,
 		})
 		n := controltest.Network(1)
@@ -60,7 +60,7 @@ func TestSignsInAgain(t *testing.T) {
 func TestWrongPassword(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
 		srv, users := withUsers(t, release)
-		s := opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, User: users.User, Password: "not " + users.Password, Node: controltest.Node(1)})
+		s := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, User: users.User, Password: "not " + users.Password, Node: controltest.Node(1)})
 		for range 2 {
 			if _, err := s.ClaimNetwork(t.Context(), controltest.Network(1)); err == nil || !strings.Contains(err.Error(), "check the user and password") {
 				t.Errorf("got %v", err)

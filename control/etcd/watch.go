@@ -143,7 +143,7 @@ func (v *view[T]) run(ctx context.Context) {
 			if healthy && errors.Is(down, rpctypes.ErrNoLeader) && pause(ctx, 10*time.Millisecond) {
 				continue // only the watch's server has lost the others, who have just given the list
 			}
-			if ctx.Err() == nil && down != nil {
+			if ctx.Err() == nil && down != nil && down != errQueue {
 				v.s.poke()
 			}
 		}
@@ -270,9 +270,7 @@ func (s *Store) askProgress() {
 
 // list reads everything and delivers it.
 func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
-	asking, cancel := context.WithTimeout(ctx, attempt)
-	defer cancel()
-	got, revision, err := v.s.read(asking, clientv3.OpGet(v.s.k.instance()), clientv3.OpGet(v.prefix, clientv3.WithPrefix()))
+	got, revision, err := v.ask(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -292,6 +290,34 @@ func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
 		return 0, nil
 	}
 	return revision, nil
+}
+
+// errQueue is why a watch is down that has not had its turn yet.
+var errQueue = errors.New("other lists of the store are read first")
+
+// listsAtOnce is how many networks' claims a host asks for at a time. When the store is
+// back, each host asks for those of all its networks: at once, they are more than a slow
+// way or a server that a thousand hosts ask carries in the time that one answer has, and
+// what has come of them until then is lost.
+const listsAtOnce = 2
+
+// ask reads everything, of a network when it is its turn.
+func (v *view[T]) ask(ctx context.Context) (got []*clientv3.GetResponse, revision int64, err error) {
+	if strings.HasPrefix(v.prefix, v.s.k.nets()) {
+		queue := time.NewTimer(attempt)
+		defer queue.Stop()
+		select {
+		case v.s.listing <- struct{}{}:
+			defer func() { <-v.s.listing }()
+		case <-queue.C:
+			return nil, 0, errQueue
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	return v.s.read(ctx, clientv3.OpGet(v.s.k.instance()), clientv3.OpGet(v.prefix, clientv3.WithPrefix()))
 }
 
 func (v *view[T]) put(key, value string) {

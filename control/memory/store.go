@@ -290,7 +290,12 @@ func (s *Store) ClaimAddress(ctx context.Context, id topology.SharedID, addr net
 	return c, nil
 }
 
+// take claims what nobody else has. Single addresses of this host become a part of a
+// block around them.
 func (s *Store) take(now *state, c control.Claim) error {
+	maps.DeleteFunc(now.claims, func(at place, has control.Claim) bool {
+		return !c.Single() && has.Single() && at.network == c.Network && has.Node == s.id && c.Prefix.Overlaps(at.prefix)
+	})
 	if by, taken := s.c.taken(c.Network, c.Prefix); taken && (by.Node != s.id || by.Prefix != c.Prefix) {
 		return s.c.refuse(c.Prefix, by)
 	}
@@ -361,6 +366,9 @@ func (s *Store) Restore(ctx context.Context, n control.Network, c control.Claim)
 		}
 		if err := blocks.Fits(old, c.Prefix); err != nil {
 			return fmt.Errorf("%w: %w", control.ErrTaken, err)
+		}
+		if by, taken := s.c.taken(n.ID, c.Prefix); taken && by.Node == s.id && c.Single() && !by.Single() {
+			return nil // it is a part of the block
 		}
 		return s.take(now, c)
 	})

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,6 +65,12 @@ type Member struct {
 	Learner bool            // it has no vote yet
 }
 
+// Is says whether the member is a host's server.
+func (m Member) Is(h enrol.Host) bool {
+	peer := storeURL(h.Peers().String())
+	return m.Node == h.ID || m.Peer == peer.String()
+}
+
 // Members lists the store's servers as the one asked knows them.
 func (c *Client) Members(ctx context.Context) ([]Member, error) {
 	got, err := c.etcd.MemberList(ctx)
@@ -90,7 +97,8 @@ func members(list []*etcdserverpb.Member) []Member {
 // Add makes a host a server without a vote, and gives the members in etcd's
 // form for its start. A server of that address that was added before and has
 // never started is taken as it is; one that has is replaced: its data is gone, or
-// it would not be added.
+// it would not be added. The store takes one at a time, so one that was added and then
+// not entered in the register, and will never start, is taken out first.
 func (c *Client) Add(ctx context.Context, h enrol.Host) (initial string, err error) {
 	peer := storeURL(h.Peers().String())
 	all, err := c.Members(ctx)
@@ -108,14 +116,14 @@ func (c *Client) Add(ctx context.Context, h enrol.Host) (initial string, err err
 			return "", &fault.Error{Op: "replace server", On: h.Name, Err: err, Fix: "see `particle cluster status`"}
 		}
 	}
-	var added *clientv3.MemberAddResponse
-	err = settled(ctx, func() (err error) {
-		added, err = c.etcd.MemberAddAsLearner(ctx, []string{peer.String()})
-		if errors.Is(err, rpctypes.ErrMemberNotFound) {
-			err = fmt.Errorf("%w: %w", errSameSecond, err)
+	added, err := c.addLearner(ctx, peer.String())
+	if errors.Is(err, rpctypes.ErrTooManyLearners) {
+		took, failed := c.removeStray(ctx)
+		if failed == nil && took {
+			added, err = c.addLearner(ctx, peer.String())
 		}
-		return err
-	})
+		err = errors.Join(err, failed)
+	}
 	if err != nil {
 		fix := "see `particle cluster status`"
 		if errors.Is(err, rpctypes.ErrTooManyLearners) {
@@ -124,6 +132,56 @@ func (c *Client) Add(ctx context.Context, h enrol.Host) (initial string, err err
 		return "", &fault.Error{Op: "add server", On: h.Name, Err: explain(err), Fix: fix}
 	}
 	return initialCluster(members(added.Members), added.Member.ID, h.ID), nil
+}
+
+func (c *Client) addLearner(ctx context.Context, peer string) (added *clientv3.MemberAddResponse, err error) {
+	err = settled(ctx, func() (err error) {
+		added, err = c.etcd.MemberAddAsLearner(ctx, []string{peer})
+		if errors.Is(err, rpctypes.ErrMemberNotFound) {
+			err = fmt.Errorf("%w: %w", errSameSecond, err)
+		}
+		return err
+	})
+	return added, err
+}
+
+// removeStray takes out a server that was added and never entered in the register, and
+// says whether there was one. One that is being entered right now is waited for.
+func (c *Client) removeStray(ctx context.Context) (bool, error) {
+	first, err := c.stray(ctx)
+	if err != nil || first == 0 {
+		return false, err
+	}
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-time.After(enrol.EnterLimit + time.Second):
+	}
+	second, err := c.stray(ctx)
+	if err != nil || second != first {
+		return false, err
+	}
+	return true, c.remove(ctx, first)
+}
+
+// stray finds a member that has never started and is no server by the register; 0 if there
+// is none.
+func (c *Client) stray(ctx context.Context) (uint64, error) {
+	all, err := c.Members(ctx)
+	if err != nil {
+		return 0, err
+	}
+	hosts, err := c.Register().Hosts(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range all {
+		entered := slices.ContainsFunc(hosts, func(h enrol.Host) bool { return h.Server && m.Is(h) })
+		if m.Learner && m.Node == "" && !entered {
+			return m.ID, nil
+		}
+	}
+	return 0, nil
 }
 
 // initialCluster names the members that have started, and a new one.
@@ -146,9 +204,8 @@ func (c *Client) Remove(ctx context.Context, h enrol.Host) error {
 	if err != nil {
 		return err
 	}
-	peer := storeURL(h.Peers().String())
 	for _, m := range all {
-		if m.Node != h.ID && m.Peer != peer.String() {
+		if !m.Is(h) {
 			continue
 		}
 		if err := c.remove(ctx, m.ID); err != nil {

@@ -2,12 +2,15 @@ package server
 
 import (
 	"cmp"
+	"crypto/rand"
 	"crypto/tls"
 	"net/url"
+	"path/filepath"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 
 	"github.com/particle-net/particle/control/enrol"
@@ -28,9 +31,14 @@ type Config struct {
 	Host enrol.Host // its id names the member
 	// Dir holds the data. It is made if it is not there.
 	Dir string
-	// Initial lists the members, as enrol.Store's Admit gave it; empty for the
-	// first server of a cluster. Of no effect once there is data.
+	// Initial lists the members, as enrol.Store's Admit gave it, until this one has
+	// started for the first time; empty from then on, and for the only server. Of no
+	// effect once there is data.
 	Initial string
+	// Others are the hosts that serve the store beside this one, for people. A server
+	// without data and Initial makes a new store if there are none, and else does not
+	// start: see ErrLost.
+	Others string
 	// Files of the host's certificate, its key, the authority's certificate and
 	// the list of revoked certificates, read anew for each connection.
 	Certificate, Key, Authority, Revoked string
@@ -41,15 +49,24 @@ type Config struct {
 	Alone bool
 }
 
+// lost says whether the data is gone of a server on which others count: they would take
+// a store that it made anew for the one that has confirmed their writes and given them
+// its vote.
+func (c Config) lost() bool {
+	return c.Others != "" && c.Initial == "" && !c.Alone && !wal.Exist(filepath.Join(c.Dir, "member", "wal"))
+}
+
 func (c Config) etcd(log *zap.Logger) *embed.Config {
 	e := embed.NewConfig()
 	clients, peers := storeURL(c.Host.Clients().String()), storeURL(c.Host.Peers().String())
 	e.Name, e.Dir = string(c.Host.ID), c.Dir
 	e.ListenClientUrls, e.AdvertiseClientUrls = []url.URL{clients}, []url.URL{clients}
 	e.ListenPeerUrls, e.AdvertisePeerUrls = []url.URL{peers}, []url.URL{peers}
-	e.InitialClusterToken = "particle"
+	// The ids of a new store and of its server are made of this and of the address. A
+	// former server that comes back is not to take it for the store that it knows.
+	e.InitialClusterToken = rand.Text()
 	e.InitialCluster, e.ClusterState = c.Initial, embed.ClusterStateFlagExisting
-	if c.Initial == "" {
+	if c.Initial == "" || c.Alone {
 		e.InitialCluster, e.ClusterState = e.Name+"="+peers.String(), embed.ClusterStateFlagNew
 	}
 	e.AutoCompactionMode, e.AutoCompactionRetention = embed.CompactorModeRevision, keepRevisions

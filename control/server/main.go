@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -15,6 +16,9 @@ import (
 
 // Argument is what the program is executed with to be a server.
 const Argument = "cluster-store"
+
+// endLimit bounds what a child still does once it is to end.
+const endLimit = time.Second
 
 // readyLine is what a child writes when its store answers.
 const readyLine = "ready"
@@ -51,6 +55,17 @@ func Main(in io.Reader, out, log io.Writer) error {
 		case <-e.Server.StopNotify():
 			return ErrRemoved
 		case <-ended:
+			// What is committed is known on disk only once it ends: of what was
+			// confirmed last nothing is lost then if this server has to stand alone.
+			stopped := make(chan struct{})
+			go func() {
+				e.Server.HardStop()
+				close(stopped)
+			}()
+			select {
+			case <-stopped:
+			case <-time.After(endLimit):
+			}
 			return nil
 		}
 	}
@@ -58,6 +73,13 @@ func Main(in io.Reader, out, log io.Writer) error {
 
 // ErrRemoved: etcd ends by itself when another server has removed it.
 var ErrRemoved = errors.New("this server was removed from the store")
+
+// ErrLost: a server that has lost its data must not go on as if it had never had any.
+var ErrLost = errors.New("this server's data is gone, and others serve the store")
+
+// ErrSetBack: the leader counts on what a server has confirmed. One that does not have it
+// any more, as after its disk was restored from a copy, ends as soon as it is told of it.
+var ErrSetBack = errors.New("this server's data is older than what it has confirmed to the others")
 
 // lines is a logger that writes warnings and worse, a JSON object each.
 func lines(w io.Writer) *zap.Logger {

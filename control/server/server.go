@@ -29,7 +29,7 @@ const (
 // Server keeps one child running, from Start to Stop. It is safe for concurrent
 // use.
 type Server struct {
-	config  Config
+	config  func() Config
 	command []string
 	log     *logrus.Entry
 	stop    context.CancelFunc
@@ -48,14 +48,21 @@ type State struct {
 	Problem string
 	// Removed: another server has ended this one's part in the store.
 	Removed bool
-	Starts  int // of children, so far
-	Pid     int // of the child that runs, or ran last
+	// Lost: its data is gone, or was set back, while others serve the store.
+	Lost   bool
+	Starts int // of children, so far
+	Pid    int // of the child that runs, or ran last
 }
 
-// Start runs the child until Stop. The command is this program and Argument.
-func Start(c Config, command []string, log *logrus.Entry) *Server {
+// Out says whether this server has no part in the store any more, and can only get one
+// anew.
+func (s State) Out() bool { return s.Removed || s.Lost }
+
+// Start runs the child until Stop. The command is this program and Argument; config is
+// asked before each start of one.
+func Start(config func() Config, command []string, log *logrus.Entry) *Server {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{config: c, command: command, log: log, stop: stop, done: make(chan struct{}), changed: make(chan struct{})}
+	s := &Server{config: config, command: command, log: log, stop: stop, done: make(chan struct{}), changed: make(chan struct{})}
 	go s.keep(ctx)
 	return s
 }
@@ -123,7 +130,7 @@ func (s *Server) keep(ctx context.Context) {
 		s.state.Ready = false
 		if !asked {
 			s.state.Problem = err.Error()
-			s.state.Removed = errors.Is(err, ErrRemoved)
+			s.state.Removed, s.state.Lost = errors.Is(err, ErrRemoved), errors.Is(err, ErrLost) || errors.Is(err, ErrSetBack)
 		}
 		s.tell()
 		s.mu.Unlock()
@@ -148,7 +155,12 @@ var errRestart = errors.New("restart")
 func (s *Server) child(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := os.MkdirAll(s.config.Dir, 0o700); err != nil {
+	config := s.config()
+	if config.lost() {
+		return &fault.Error{Op: "serve the cluster's store", On: config.Dir, Err: ErrLost,
+			Fix: "`particle cluster join --server` with the address of one of them (" + config.Others + ") makes it one again; if all of them are gone for good, `particle cluster recover` makes an empty store here, which the hosts fill"}
+	}
+	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return err
 	}
 	input, keepOpen, err := os.Pipe()
@@ -158,6 +170,7 @@ func (s *Server) child(ctx context.Context) error {
 	defer keepOpen.Close()
 	cmd := exec.CommandContext(ctx, s.command[0], s.command[1:]...)
 	cmd.Stdin = input
+	cmd.Cancel, cmd.WaitDelay = keepOpen.Close, 2*endLimit
 	last := &logWriter{log: s.log}
 	cmd.Stderr = last
 	output, err := cmd.StdoutPipe()
@@ -174,7 +187,7 @@ func (s *Server) child(ctx context.Context) error {
 	s.state.Pid = cmd.Process.Pid
 	s.kill = func() { cancel(errRestart) }
 	s.mu.Unlock()
-	if err := json.NewEncoder(keepOpen).Encode(s.config); err == nil {
+	if err := json.NewEncoder(keepOpen).Encode(config); err == nil {
 		s.await(output)
 	}
 	err = cmd.Wait()
@@ -184,7 +197,7 @@ func (s *Server) child(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	return s.explain(last.text(), err)
+	return explainEnd(config.Dir, last.text(), err)
 }
 
 // await reads the child's output to its end.
@@ -194,15 +207,22 @@ func (s *Server) await(output io.Reader) {
 			continue
 		}
 		s.mu.Lock()
-		s.state.Ready, s.state.Removed, s.state.Problem = true, false, ""
+		s.state.Ready, s.state.Removed, s.state.Lost, s.state.Problem = true, false, false, ""
 		s.tell()
 		s.mu.Unlock()
 	}
 }
 
-// explain makes an error of how a child ended and of what it said last.
-func (s *Server) explain(said string, err error) error {
-	f := &fault.Error{Op: "serve the cluster's store", On: s.config.Dir, Err: errors.New(said), Fix: "see the log of the Docker daemon"}
+// outOfRange is what etcd's raft says of ErrSetBack, with numbers around it.
+const outOfRange = " is out of range [lastIndex("
+
+// noVoter is what it says where Alone has ended the others' part in a store in which, by
+// this server's own data, it had no vote.
+const noVoter = "removed all voters"
+
+// explainEnd makes an error of how a child ended and of what it said last.
+func explainEnd(dir, said string, err error) error {
+	f := &fault.Error{Op: "serve the cluster's store", On: dir, Err: errors.New(said), Fix: "see the log of the Docker daemon"}
 	switch {
 	case said == "" && err != nil:
 		f.Err = err
@@ -210,6 +230,11 @@ func (s *Server) explain(said string, err error) error {
 		f.Err = errors.New("it ended")
 	case strings.Contains(said, ErrRemoved.Error()):
 		f.Err, f.Fix = ErrRemoved, "`particle cluster join --server` with a server's address makes it one again, without what it had"
+	case strings.Contains(said, outOfRange):
+		f.Err, f.Fix = ErrSetBack, "`particle cluster join --server` with the address of another server makes it one again, with what the others have"
+	case strings.Contains(said, noVoter):
+		f.Err = errors.New("this server was still joining the store, and cannot serve it alone")
+		f.Fix = "run `particle cluster leave --force` here; and if no other server is left, on all hosts, and make the cluster anew"
 	case strings.Contains(said, unix.ENOSPC.Error()):
 		f.Err, f.Fix = errors.New("the disk is full"), "make room; it goes on by itself then"
 	case strings.Contains(said, "address already in use"):
@@ -228,6 +253,37 @@ type logWriter struct {
 	last string
 	// removed: etcd has said so, and says other things after it.
 	removed bool
+	alike   map[string]alike // what was said, by message
+}
+
+// alike is how often a message was passed on since a moment.
+type alike struct {
+	since time.Time
+	count int
+}
+
+// mostAlike is how often a message is passed on in alikeSpan: of each connection that comes
+// to nothing there is one, which anybody can make, and hosts that were removed do for as
+// long as they are on.
+const (
+	mostAlike = 10
+	alikeSpan = time.Minute
+	// manyMessages bounds what is remembered: etcd has no more.
+	manyMessages = 1000
+)
+
+// worth says whether a message is to be passed on.
+func (w *logWriter) worth(message string, now time.Time) bool {
+	a := w.alike[message]
+	if now.Sub(a.since) > alikeSpan {
+		a = alike{since: now}
+	}
+	a.count++
+	if w.alike == nil || len(w.alike) >= manyMessages {
+		w.alike = map[string]alike{}
+	}
+	w.alike[message] = a
+	return a.count <= mostAlike
 }
 
 func (w *logWriter) text() string {
@@ -264,14 +320,18 @@ func (w *logWriter) line(text string) {
 		return
 	}
 	message, _ := fields["msg"].(string)
+	worth := w.worth(message, time.Now())
 	if cause, ok := fields["error"].(string); ok {
 		message += ": " + cause
 	}
 	w.removed = w.removed || strings.Contains(message, "permanently removed from the cluster")
+	level := logrus.ErrorLevel
 	if fields["level"] == "warn" {
-		w.log.Warn("store: " + message)
-		return
+		level = logrus.WarnLevel
+	} else {
+		w.last = message
 	}
-	w.last = message
-	w.log.Error("store: " + message)
+	if worth {
+		w.log.Log(level, "store: "+message)
+	}
 }

@@ -92,7 +92,7 @@ func (w world) start(t *testing.T) *server.Server {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	s := server.Start(w.config, []string{os.Args[0], server.Argument}, logrus.NewEntry(log))
+	s := server.Start(func() server.Config { return w.config }, []string{os.Args[0], server.Argument}, logrus.NewEntry(log))
 	t.Cleanup(s.Stop)
 	return s
 }
@@ -151,6 +151,53 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// What was confirmed a moment before the end is there for a server that is to stand alone.
+// etcd drops then what it does not know to be committed, by what is on its disk.
+func TestAloneWithLastWrite(t *testing.T) {
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // in a second it would be on disk by itself
+	w := newWorld(t)
+	s := w.start(t)
+	ready(t, s)
+	register := w.dial(t, w.tls).Register()
+	for i := range 20 {
+		enter(t, register, i)
+	}
+	s.Stop()
+	w.config.Alone = true
+	ready(t, w.start(t))
+	hosts, err := register.Hosts(t.Context())
+	if err != nil || len(hosts) != 20 {
+		t.Errorf("of 20 hosts %d are left, %v", len(hosts), err)
+	}
+}
+
+// A store that is made anew, at the same address, is not the one before: former servers
+// must not go on with it as if it were.
+func TestMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	member := func() uint64 {
+		t.Helper()
+		s := w.start(t)
+		ready(t, s)
+		all, err := w.dial(t, w.tls).Members(t.Context())
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%v, %v", all, err)
+		}
+		s.Stop()
+		return all[0].ID
+	}
+	first := member()
+	if again := member(); again != first {
+		t.Errorf("with its data, server %x is %x after a start", first, again)
+	}
+	if err := os.RemoveAll(w.config.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if anew := member(); anew == first {
+		t.Errorf("the server of the new store is %x, as before", anew)
+	}
+}
+
 // A certificate that ends by itself is not revoked, which would be for good: the clock
 // may be wrong that says so. One that a host gives up is, and that is not forgotten
 // before it cannot be good by any clock.
@@ -170,7 +217,8 @@ func TestCertificatesThatHaveEnded(t *testing.T) {
 		{ends("b", -100*day), next},
 	} {
 		h.Certificates = list
-		if err := register.Enter(t.Context(), h); err != nil {
+		var err error
+		if h, err = register.Enter(t.Context(), h); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -308,8 +356,9 @@ func TestQuota(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var err error
-	for i := 0; err == nil && ctx.Err() == nil; i++ {
-		err = c.Register().Enter(ctx, enrol.Host{ID: node, Name: strings.Repeat("x", 100_000)})
+	big := enrol.Host{ID: node, Name: strings.Repeat("x", 100_000)}
+	for err == nil && ctx.Err() == nil {
+		big, err = c.Register().Enter(ctx, big)
 	}
 	if err == nil || !strings.Contains(err.Error(), "space") {
 		t.Errorf("got %v", err)

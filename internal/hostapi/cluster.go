@@ -29,6 +29,9 @@ func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.C
 		return nil, fault.New("ask about the cluster", "", "this plugin keeps to its host", "")
 	}
 	m := a.Cluster.Membership
+	if req.Init != nil || req.Join != nil || req.Leave != nil {
+		defer m.Followed(ctx) // the next command may be `docker network create`
+	}
 	switch {
 	case req.Init != nil:
 		made, err := m.Init(ctx, membership.InitOptions{Address: req.Init.Address, TokenLife: req.Init.Life, Encrypt: req.Init.Encrypt})
@@ -45,10 +48,10 @@ func (a API) cluster(ctx context.Context, req runtimeapi.Cluster) (*runtimeapi.C
 		return &runtimeapi.ClusterReply{Joined: reply}, err
 	case req.Leave != nil:
 		left, err := m.Leave(ctx, membership.LeaveOptions{Force: req.Leave.Force})
-		return &runtimeapi.ClusterReply{Left: &runtimeapi.ClusterLeft{Already: left.Already, Untold: text(left.Untold)}}, err
+		return &runtimeapi.ClusterReply{Left: &runtimeapi.ClusterLeft{Already: left.Already, Untold: text(left.Untold), External: left.External}}, err
 	case req.Remove != nil:
 		h, err := m.Remove(ctx, req.Remove.Host)
-		return &runtimeapi.ClusterReply{Removed: h.Name, Pending: h.Pending}, err
+		return &runtimeapi.ClusterReply{Removed: h.Name, Pending: h.Pending, Readmits: h.Readmits, Authority: h.Authority}, err
 	case req.Recover != nil:
 		done, err := m.Recover(ctx)
 		return &runtimeapi.ClusterReply{Recovered: &runtimeapi.ClusterRecovered{Former: done.Former}}, err
@@ -139,8 +142,8 @@ func clusterNetwork(n member.NetworkStatus) runtimeapi.ClusterNetwork {
 	}
 	switch {
 	case c.Problem != "":
-	case n.Suspended:
-		c.Problem = "this host's claims could not be verified for too long; it gives out no new addresses until the store answers"
+	case n.Suspended != nil:
+		c.Problem = n.Suspended.Error() + "; it gives out no new addresses"
 	case n.Unshared:
 		c.Problem = "it was removed here, which the cluster does not know yet"
 	case len(n.Duplicates) > 0:

@@ -21,9 +21,10 @@ const (
 
 // What lives until uninstall.
 const (
-	StateDir      = "/var/lib/particle"       // package internal/membership has its files there too
-	EtcdClientDir = StateDir + "/etcd-client" // an administrator's: certificates and password for PARTICLE_ETCD
-	Store         = StateDir + "/particle.db" // networks and pools
+	StateDir      = "/var/lib/particle"                // package internal/membership has its files there too
+	EtcdClientDir = StateDir + "/etcd-client"          // an administrator's: certificates and password for PARTICLE_ETCD
+	ClusterRecord = StateDir + "/cluster/cluster.json" // of the cluster that the host is in; package internal/membership's
+	Store         = StateDir + "/particle.db"          // networks and pools
 	RuntimeConfig = "/etc/particle/runtime.json"
 	RuntimeBinary = "/usr/local/bin/particle-runtime"
 	CLIBinary     = "/usr/local/bin/particle"

@@ -30,6 +30,8 @@ type ProbeRequest struct {
 	// Installed says that the plugin runs, so that what it holds is not taken
 	// for somebody else's.
 	Installed bool `json:"installed"`
+	// Subnets are those of particle networks, by the networks' names.
+	Subnets map[string][]netip.Prefix `json:"subnets,omitempty"`
 }
 
 // Probe looks at the host as it is, from its network namespace and its process
@@ -40,6 +42,9 @@ func Probe(ctx context.Context, req ProbeRequest) []report.Check {
 	}
 	checks := daemonChecks(req)
 	checks = append(checks, sharedRun(), underlay(ctx, req), port(ctx, req), ipv6())
+	if len(req.Subnets) > 0 {
+		checks = append(checks, subnets(ctx, req))
+	}
 	checks = append(checks, iptables(ctx)...)
 	if c, found := firewall(req.Port); found {
 		checks = append(checks, c)
@@ -111,21 +116,30 @@ func sharedRun() report.Check {
 // section 5) to containers, behind VXLAN's 70 bytes.
 const minUnderlay = 1350
 
-func underlay(ctx context.Context, req ProbeRequest) report.Check {
-	c := report.Check{Name: "underlay", Grade: report.OK}
+// onHost runs look with a host that is opened for it, or says why there is none.
+func onHost(ctx context.Context, c report.Check, port uint16, look func(*overlay.Host) report.Check) report.Check {
 	dir, err := os.MkdirTemp("", "particle-")
 	if err != nil {
 		c.Grade, c.Finding, c.Remedy = report.Warn, err.Error(), "make room for temporary files"
 		return c
 	}
 	defer os.RemoveAll(dir)
-	host, err := overlay.Open(ctx, overlay.Options{NamespaceDir: dir, Port: req.Port})
+	host, err := overlay.Open(ctx, overlay.Options{NamespaceDir: dir, Port: port})
 	if err != nil {
 		c.Grade = report.Missing
 		c.Finding, c.Remedy = tell(err, "run as root")
 		return c
 	}
 	defer host.Close()
+	return look(host)
+}
+
+func underlay(ctx context.Context, req ProbeRequest) report.Check {
+	c := report.Check{Name: "underlay", Grade: report.OK}
+	return onHost(ctx, c, req.Port, func(host *overlay.Host) report.Check { return underlayOf(ctx, host, req, c) })
+}
+
+func underlayOf(ctx context.Context, host *overlay.Host, req ProbeRequest, c report.Check) report.Check {
 	u, err := host.Underlay(ctx, req.VTEP)
 	switch {
 	case err != nil:
@@ -159,7 +173,7 @@ func port(ctx context.Context, req ProbeRequest) report.Check {
 	switch {
 	case owner != "":
 		c.Grade, c.Finding = report.Missing, fmt.Sprintf("UDP port %d belongs to %s", req.Port, owner)
-		c.Remedy = "stop it, or set PARTICLE_VXLAN_PORT to another port, the same on every host"
+		c.Remedy = "stop it, or set PARTICLE_VXLAN_PORT to another port"
 	case req.Installed:
 		c.Finding = fmt.Sprintf("UDP port %d carries VXLAN", req.Port)
 	default:

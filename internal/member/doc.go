@@ -20,6 +20,10 @@
 //	                         cluster, the other hosts remove it once no container
 //	                         lives on it, and each leaves it then: LeaveNetwork.
 //	store loses it           each host that has it restores it, name and claims.
+//	host leaves the cluster  it goes from there, once no container lives on it; until
+//	                         then it is marked as left, gives out no addresses, and no
+//	                         other cluster hears of it. One that has it makes it the
+//	                         host's again.
 //
 // # Invariants
 //

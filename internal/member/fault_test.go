@@ -16,6 +16,7 @@ import (
 	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/engine"
 	"github.com/particle-net/particle/internal/member"
+	"github.com/particle-net/particle/topology"
 )
 
 // three is a world in which three hosts have the network jobs.
@@ -286,7 +287,7 @@ func TestSingleAddress(t *testing.T) {
 func TestUnverifiedClaimsAreSuspended(t *testing.T) {
 	three(t, func(w *world, a, _, _ *host) {
 		id := a.find("jobs").SharedNetwork.ID
-		suspended := func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.suspended[id] }
+		suspended := func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.suspended[id] == fabric.ErrUnverified }
 		a.store.Cut(true)
 		time.Sleep(11*time.Hour + 45*time.Minute)
 		if suspended() {
@@ -311,6 +312,58 @@ func TestUnverifiedClaimsAreSuspended(t *testing.T) {
 		time.Sleep(time.Second)
 		if !suspended() {
 			t.Error("not suspended after a reboot, 13 hours later")
+		}
+	})
+}
+
+// Docker may ask for an address as soon as the plugin is there, whatever it does first.
+func TestUnverifiedClaimsAreSuspendedAtOnce(t *testing.T) {
+	three(t, func(w *world, a, _, _ *host) {
+		id := a.find("jobs").SharedNetwork.ID
+		a.kill()
+		time.Sleep(30 * time.Hour)
+		a.node.Boot, a.begun, a.busy = "another", time.Now(), true
+		a.start()
+		a.member.Enter()
+		time.Sleep(time.Second)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.suspended[id] != fabric.ErrUnverified {
+			t.Errorf("it gives out what others may have after 30 hours: %v", a.suspended[id])
+		}
+	})
+}
+
+// A host was given another id: its disk is a copy of another host's, which has what the
+// disk tells of. It gives out nothing of that from the first call of Docker's on, also if
+// its plugin ends before the store has told whose it is.
+func TestClaimsOfAnotherHostAreSuspended(t *testing.T) {
+	three(t, func(w *world, a, b, _ *host) {
+		id, mine := a.find("jobs").SharedNetwork.ID, a.find("jobs").Claims[0]
+		a.kill()
+		a.node.ID, a.node.Boot, a.node.VTEP = topology.NodeID(strings.Repeat("9", 32)), "another", netip.MustParseAddr("192.0.2.9")
+		a.begun = time.Now()
+		suspended := func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.suspended[id] == fabric.ErrUnverified }
+		for range 2 {
+			a.start()
+			if !suspended() {
+				t.Error("it gives out what is another's")
+			}
+			a.member.Enter()
+			time.Sleep(time.Second)
+			a.kill()
+			a.suspended = map[topology.SharedID]error{} // the fabric's, which ends as well
+		}
+		a.start()
+		a.connect()
+		time.Sleep(time.Minute)
+		if claims := a.find("jobs").Claims; suspended() || slices.Contains(claims, mine) {
+			t.Errorf("it has %v, of which %s is another's; it gives out none: %t", claims, mine, suspended())
+		}
+		a.kill()
+		a.start()
+		if suspended() {
+			t.Error("it does not know that it has what it has")
 		}
 	})
 }
@@ -354,10 +407,15 @@ func TestLeave(t *testing.T) {
 		c.member.Disconnect()
 		time.Sleep(time.Minute)
 		w.agree("jobs", "without c", a, b)
+		c.mu.Lock()
+		if len(c.members) != 0 {
+			t.Errorf("c still lets in %v", c.members)
+		}
+		c.mu.Unlock()
 		if got := c.view("jobs"); !strings.HasSuffix(got, "|") || got == "|" {
 			t.Errorf("c has %q, want its own and no peers", got)
 		}
-		if len(c.disk.text) > 0 || c.member.Joined() || len(a.member.Status().Hosts) != 2 {
+		if len(c.disk.text) != 1 || c.member.Joined() || len(a.member.Status().Hosts) != 2 {
 			t.Errorf("left on disk: %v; hosts: %+v", c.disk.text, a.member.Status().Hosts)
 		}
 		if _, ok, err := c.member.Share(context.Background(), fabric.SharedSpec{}); ok || err != nil {
@@ -367,6 +425,9 @@ func TestLeave(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := c.find("jobs"); n != nil {
 			t.Errorf("c still has %+v, which is the cluster's", n)
+		}
+		if len(c.disk.text) > 0 {
+			t.Errorf("left on disk: %s", c.disk.text)
 		}
 		w.agree("jobs", "after c removed it", a, b)
 	})

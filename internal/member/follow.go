@@ -67,7 +67,7 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 	go m.hear(s.WatchRoutes(ctx, record), record.ID, news)
 	tick := time.NewTicker(lowEvery)
 	defer tick.Stop()
-	var tended, saved time.Duration
+	var tended, save time.Duration
 	for {
 		due, open := false, true
 		select {
@@ -86,10 +86,11 @@ func (m *Member) follow(ctx context.Context, s Store, record control.Network) {
 			m.mu.Unlock()
 		}
 		m.setPeers(ctx, record.ID)
-		if now := m.o.Clock(); now-saved >= lowEvery { // a burst is not written one by one
-			saved = now
-			m.flush()
-			m.savePeers(ctx, record.ID)
+		if now := m.o.Clock(); now >= save {
+			save = now + m.saveEvery(record.ID)
+			if !m.save(ctx, record.ID) {
+				save = now + passEvery // each of many networks asks the same disk
+			}
 		}
 		if due {
 			tended = m.o.Clock()
@@ -166,19 +167,47 @@ func (m *Member) setPeers(ctx context.Context, id topology.SharedID) {
 	m.mu.Unlock()
 	m.letIn(ctx, strangers)
 	err := m.o.Fabric.SetPeers(ctx, id, peers)
+	unset := ""
+	if err != nil && !errors.Is(err, fabric.ErrNoNetwork) { // it is being made
+		unset = err.Error()
+	}
 	m.mu.Lock()
 	n.peers, n.peersSet = peers, err == nil
+	news = unset != "" && unset != n.unset
+	n.unset = unset
 	m.mu.Unlock()
-	if err != nil && ctx.Err() == nil && !errors.Is(err, fabric.ErrNoNetwork) { // it is being made
+	if news && ctx.Err() == nil {
 		m.logFor(id).WithError(err).Warn("routes to the other hosts are not in the kernel; trying again")
 	}
 }
 
-// savePeers has on disk what setPeers has told the fabric.
-func (m *Member) savePeers(ctx context.Context, id topology.SharedID) {
-	if err := m.o.Fabric.SavePeers(ctx, id); err != nil {
+// saveEvery is how long what comes waits to be written: a burst is not written one by
+// one, and all routes of a network are each time. If the plugin is killed meanwhile, the
+// next tells of them to nobody but a store that answers, which has them too.
+func (m *Member) saveEvery(id topology.SharedID) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return min(lowEvery+time.Duration(m.at(id).routes.Count(control.Current))*saveEach, passEvery)
+}
+
+// save has on disk what is known of a network, and says whether it could.
+func (m *Member) save(ctx context.Context, id topology.SharedID) bool {
+	written := m.flush(id)
+	return m.savePeers(ctx, id) && written
+}
+
+// savePeers has on disk what setPeers has told the fabric, and says whether it could.
+func (m *Member) savePeers(ctx context.Context, id topology.SharedID) bool {
+	err := m.o.Fabric.SavePeers(ctx, id)
+	m.mu.Lock()
+	n := m.at(id)
+	news := err != nil && !n.unkept
+	n.unkept = err != nil
+	m.mu.Unlock()
+	if news {
 		m.logFor(id).WithError(err).Warn("routes to the other hosts are not on disk; trying again")
 	}
+	return err == nil
 }
 
 // tend compares this host's claims with the store's: what it lacks is claimed again,
@@ -186,7 +215,7 @@ func (m *Member) savePeers(ctx context.Context, id topology.SharedID) {
 // have been lost, or the store was set back to when that was ours; it may be another's
 // since, and have containers on it.
 func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
-	here, ok := m.shared(id)
+	here, ok := m.o.Fabric.FindShared(id)
 	if !ok {
 		return
 	}
@@ -218,14 +247,14 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 			missing = append(missing, p)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	bounded, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
 	m.giveUp(s, id, strays)
-	taken, err := m.restore(ctx, s, record, missing)
+	taken, err := m.restore(bounded, s, record, missing)
 	lost = append(lost, taken...)
 	for _, p := range here.Claims {
 		if err == nil && !slices.Contains(lost, p) {
-			err = m.announce(ctx, s, id, p)
+			err = m.announce(bounded, s, id, p)
 		}
 	}
 	if slices.ContainsFunc(lost, func(p netip.Prefix) bool { return slices.Contains(here.Claims, p) }) {
@@ -233,10 +262,10 @@ func (m *Member) tend(ctx context.Context, s Store, id topology.SharedID) {
 		err = errors.Join(err, m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix {
 			return slices.DeleteFunc(have, func(p netip.Prefix) bool { return slices.Contains(lost, p) })
 		}))
-		here, ok = m.shared(id)
+		here, ok = m.o.Fabric.FindShared(id)
 	}
 	if err == nil && ok {
-		err = m.answer(ctx, s, here)
+		err = m.answer(bounded, s, here)
 	}
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, fabric.ErrNoNetwork) {

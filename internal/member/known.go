@@ -1,6 +1,7 @@
 package member
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -24,11 +25,19 @@ type Known struct {
 	Vouch []control.Route `json:",omitempty"` // what the store has lost of others, and they have not claimed again
 
 	Verified Stamp // when the store last said that our claims are ours
+	// GivenUp: others may have them since this host was about to leave its cluster.
+	GivenUp bool `json:",omitempty"`
 
 	// Unshared: a user has removed it here; the cluster may not know yet.
 	Unshared bool `json:",omitempty"`
 	// Told: the cluster knows that it is removed.
 	Told bool `json:",omitempty"`
+	// Left: the host has left the cluster of which it is, and no cluster that it has joined
+	// since has it.
+	Left bool `json:",omitempty"`
+
+	// Node is which host this one was when the disk was written. Of originKey alone.
+	Node topology.NodeID `json:",omitempty"`
 }
 
 // Stamp is a moment that can be told from now after a restart, a reboot or a
@@ -38,6 +47,9 @@ type Stamp struct {
 	Up   time.Duration // since that boot
 	Wall time.Time
 }
+
+// never is before all moments.
+var never = Stamp{Boot: "none"}
 
 // age is how long a stamp is past, at least.
 func (s Stamp) age(now Stamp) time.Duration {
@@ -88,17 +100,21 @@ type network struct {
 	untended  bool                            // tend has to wait, for the list of networks or for the fabric
 	sharedAt  time.Duration                   // the fabric may not have on record yet what Share has claimed
 	peersSet  bool                            // the fabric has peers
+	unset     string                          // why it has not, as people were told
+	unkept    bool                            // nor has the disk, likewise
+	unwritten bool                            // the disk has not taken Known, likewise
 	announced map[netip.Prefix]netip.AddrPort // and as reached where
 	singles   map[netip.Addr]bool             // claimed by ClaimAddress, perhaps not on the fabric's record yet
 	releasing map[netip.Addr]chan struct{}    // closed when it is released
-	low       map[netip.Prefix]bool           // a block of the subnet is being claimed
+	low       map[netip.Prefix]bool           // a block of the subnet is to be claimed
 	refills   map[netip.Prefix][]chan error   // who waits for one; each is told once
 	lowRetry  time.Duration
 	lowFails  int
-	kick      chan struct{} // has the follower look at low at once
-	suspended bool
+	kick      chan struct{}  // has the follower look at low at once
+	suspended error          // why the fabric gives out no new addresses; nil if it does
+	resumed   bool           // the fabric was told that it may, by this entry: it may have left and come back
 	saved     Stamp          // the Verified that the disk has or is about to have
-	spare     []netip.Prefix // claimed for a creation that failed
+	spare     []netip.Prefix // blocks claimed for a creation that has not succeeded yet
 	absent    time.Duration  // since when the cluster's list and this host differ about it; 0 if they do not
 	giveAt    time.Duration  // when to give it back to a store that lacks it
 	vouchAt   time.Duration  // when to vouch for others
@@ -140,8 +156,14 @@ func (m *Member) load() error {
 	origin := all[originKey]
 	delete(all, originKey)
 	var seen []control.Network
+	another := origin.Node != "" && origin.Node != m.o.Node.ID
 	for id, k := range all {
-		m.networks[topology.SharedID(id)] = m.newNetwork(k)
+		if another { // that one may be there, and have all of it
+			k.Verified = never
+		}
+		n := m.newNetwork(k)
+		n.dirty = another
+		m.networks[topology.SharedID(id)] = n
 		if k.Seen {
 			seen = append(seen, k.Network)
 		}
@@ -169,38 +191,63 @@ func (m *Member) erase(id topology.SharedID) error {
 	return m.o.Known.Delete(string(id))
 }
 
-// flush writes what has changed. Routes only guard the next restart against a
-// store that has lost them; the fabric keeps the peers.
-func (m *Member) flush() {
+// flush writes what has changed, of one network or of all, and says whether it could.
+// Routes only guard the next restart against a store that has lost them; the fabric keeps
+// the peers.
+func (m *Member) flush(of ...topology.SharedID) bool {
+	err, news := m.write(of...)
+	if news {
+		m.o.Log.WithError(err).Warn("what is known of a shared network is not on disk; trying again")
+	}
+	return err == nil
+}
+
+// write is flush for those who cannot go on without. What is not on disk is tried again
+// with the next; news says that of some of it this is the first attempt to fail.
+func (m *Member) write(of ...topology.SharedID) (err error, news bool) {
 	m.saving.Lock()
 	defer m.saving.Unlock()
+	writes := m.unwritten(of)
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(writes)) {
+		err := m.o.Known.Put(id, writes[id])
+		errs = append(errs, err)
+		m.mu.Lock()
+		failed, dirty := &m.unlisted, &m.listed
+		if n := m.networks[topology.SharedID(id)]; n != nil {
+			failed, dirty = &n.unwritten, &n.dirty
+		}
+		news = news || err != nil && !*failed
+		*failed, *dirty = err != nil, *dirty || err != nil
+		m.mu.Unlock()
+	}
+	return errors.Join(errs...), news
+}
+
+// unwritten is what has changed since it was written, and counts as written from then on.
+func (m *Member) unwritten(of []topology.SharedID) map[string]Known {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	writes := map[string]Known{}
-	if m.listed {
+	if m.listed && len(of) == 0 {
 		var origin Known
 		origin.Instance, origin.Revision = m.cluster.Origin()
+		origin.Node = m.o.Node.ID
 		writes[originKey], m.listed = origin, false
 	}
-	for id, n := range m.networks {
-		if n.dirty && (n.here || n.Unshared) {
-			k := n.Known
-			k.Routes, k.Instance, k.Revision = n.routes.Known()
-			k.Vouch = slices.Clone(n.Vouch) // vouch takes out of it while this is written
-			writes[string(id)] = k
-			n.dirty = false
-		}
+	if len(of) == 0 {
+		of = slices.Collect(maps.Keys(m.networks))
 	}
-	m.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(writes)) {
-		if err := m.o.Known.Put(id, writes[id]); err != nil {
-			m.o.Log.WithError(err).Warn("what is known of a shared network is not on disk")
-			m.mu.Lock()
-			if n := m.networks[topology.SharedID(id)]; n != nil {
-				n.dirty = true
-			} else {
-				m.listed = true
-			}
-			m.mu.Unlock()
+	for _, id := range of {
+		n := m.networks[id]
+		if n == nil || !n.dirty || !n.here && !n.Unshared {
+			continue
 		}
+		k := n.Known
+		k.Routes, k.Instance, k.Revision = n.routes.Known()
+		k.Vouch = slices.Clone(n.Vouch) // vouch takes out of it while this is written
+		writes[string(id)] = k
+		n.dirty = false
 	}
+	return writes
 }

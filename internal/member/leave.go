@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/particle-net/particle/control"
+	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
 )
@@ -35,11 +36,11 @@ func (m *Member) Leave(ctx context.Context) error {
 		return &fault.Error{Op: "leave the cluster", Err: control.ErrUnreachable, Fix: "repeat when the store answers"}
 	}
 	s.halt() // the watches would claim again what is given up
-	var errs []error
-	for _, here := range m.o.Fabric.Shared() {
-		errs = append(errs, s.store.LeaveNetwork(ctx, here.ID))
+	s.claiming.Wait()
+	err := m.unshareAll(ctx, s.store, m.here()) // nobody is here to tell of it later
+	if err == nil {
+		err = m.giveUpAll(ctx, s.store)
 	}
-	err := errors.Join(errs...)
 	if err == nil {
 		err = s.store.RemoveNode(ctx, m.o.Node.ID)
 	}
@@ -54,11 +55,48 @@ func (m *Member) Leave(ctx context.Context) error {
 	return nil
 }
 
+// giveUpAll gives up what this host has of all networks, which others may have from then
+// on. The host gives out none of it until it has verified that it has it still, also if
+// the plugin ends meanwhile.
+func (m *Member) giveUpAll(ctx context.Context, s Store) error {
+	before := map[topology.SharedID]error{} // why nothing was given out
+	for _, here := range m.o.Fabric.Shared() {
+		before[here.ID] = m.setSuspended(here.ID, fabric.ErrLeaving)
+	}
+	failed, _ := m.write()
+	errs := []error{failed}
+	for id, why := range before {
+		err := failed
+		if err == nil {
+			err = s.LeaveNetwork(ctx, id)
+			errs = append(errs, err)
+		}
+		if unreachable(err) {
+			failed = err // no container starts while the next is waited for as long
+		}
+		if err != nil && !errors.Is(why, fabric.ErrLeaving) {
+			m.setSuspended(id, why)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setSuspended gives the reason that there was before.
+func (m *Member) setSuspended(id topology.SharedID, why error) (before error) {
+	m.mu.Lock()
+	n := m.at(id)
+	before, n.suspended = n.suspended, why
+	n.GivenUp, n.dirty, n.here = errors.Is(why, fabric.ErrLeaving), true, true
+	m.mu.Unlock()
+	m.o.Fabric.SuspendClaims(id, why)
+	return before
+}
+
 // RemoveNode gives up what another host had, which must be suspect.
 func (m *Member) RemoveNode(ctx context.Context, id topology.NodeID) error {
-	s, err := m.reach(ctx)
+	s, err := m.connected(ctx)
 	if err != nil || s == nil {
 		return err
 	}
-	return s.RemoveNode(ctx, id)
+	return s.store.RemoveNode(ctx, id)
 }

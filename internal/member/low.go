@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/particle-net/particle/control"
-	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
 )
@@ -29,13 +28,14 @@ func (m *Member) Low(id topology.SharedID, subnet netip.Prefix) {
 
 // Refill implements fabric.Cluster.
 func (m *Member) Refill(ctx context.Context, id topology.SharedID, subnet netip.Prefix) error {
-	s, err := m.ask(ctx)
+	s, done, err := m.ask(ctx)
 	if err != nil {
 		return explain("claim block of", subnet.String(), err)
 	}
 	if s == nil {
 		return fault.New("claim block of", subnet.String(), "this host is in no cluster any more", "remove the network and create it anew")
 	}
+	done() // it is the follower that claims
 	answer := make(chan error, 1)
 	m.mu.Lock()
 	n := m.at(id)
@@ -71,26 +71,56 @@ func (m *Member) kick(id topology.SharedID) {
 // those that are. The follower of the network calls it, so there is one attempt
 // at a time.
 func (m *Member) claimMore(ctx context.Context, s Store, id topology.SharedID) {
+	m.refuseWhileSettling(id)
 	for _, subnet := range m.wanted(id) {
+		m.mu.Lock()
+		said := m.at(id).low[subnet]
+		delete(m.at(id).low, subnet) // what is said from here on is of the block that comes
+		m.mu.Unlock()
 		err := m.claimNext(ctx, s, id, subnet)
 		m.mu.Lock()
 		n := m.at(id)
 		if err == nil || errors.Is(err, control.ErrNoNetwork) {
-			delete(n.low, subnet)
 			n.lowFails, n.lowRetry = 0, 0
 		} else {
+			if said {
+				n.low[subnet] = true
+			}
 			n.lowRetry = m.o.Clock() + backoff(n.lowFails)
 			n.lowFails++
 		}
-		for _, answer := range n.refills[subnet] {
-			answer <- err
-		}
-		delete(n.refills, subnet)
+		n.tell(subnet, err)
 		m.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
 			m.logFor(id).WithError(err).Warn("no further block of " + subnet.String())
 		}
 	}
+}
+
+// tell answers those who wait for a block of the subnet. The caller holds mu.
+func (n *network) tell(subnet netip.Prefix, err error) {
+	for _, answer := range n.refills[subnet] {
+		answer <- err
+	}
+	delete(n.refills, subnet)
+}
+
+// refuseWhileSettling answers those who would wait in vain, and hold up all starts
+// behind theirs: the store is there, but may not be asked yet.
+func (m *Member) refuseWhileSettling(id topology.SharedID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := m.at(id); n.routes.Healthy() && m.settling(n) {
+		for subnet := range n.refills {
+			n.tell(subnet, control.ErrSettling)
+		}
+	}
+}
+
+// settling says whether the store has lost what it had, and hosts claim it again: it
+// must hear of that before it can tell what is free. The caller holds mu.
+func (m *Member) settling(n *network) bool {
+	return m.o.Clock() < m.settled || n.routes.Count(control.Doubted) > 0
 }
 
 // wanted are the subnets of which to claim a block now. Only those of which
@@ -99,9 +129,7 @@ func (m *Member) wanted(id topology.SharedID) []netip.Prefix {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n, now := m.at(id), m.o.Clock()
-	// A store that has just lost what it had must hear of it before it can tell
-	// what is free.
-	if now < m.settled || !n.routes.Healthy() || n.routes.Count(control.Doubted) > 0 {
+	if !n.routes.Healthy() || m.settling(n) {
 		return nil
 	}
 	all := slices.Collect(maps.Keys(n.refills))
@@ -113,15 +141,34 @@ func (m *Member) wanted(id topology.SharedID) []netip.Prefix {
 	return all
 }
 
+// claimNext has the host serve one block more, if it needs one still. What it has
+// claimed before serves first: where the network cannot be made so, or not be written
+// down, each attempt would take another block, which would serve nobody here and be to
+// be had by nobody else.
 func (m *Member) claimNext(ctx context.Context, s Store, id topology.SharedID, subnet netip.Prefix) error {
-	if _, ok := m.shared(id); !ok {
+	if _, ok := m.o.Fabric.FindShared(id); !ok {
 		return control.ErrNoNetwork // nobody here would use it
 	}
+	if err := m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix { return have }); err != nil {
+		return err
+	}
+	if !m.o.Fabric.NeedsBlock(id, subnet) {
+		return nil
+	}
+	p, err := m.claimFree(ctx, s, id, subnet)
+	if err != nil {
+		return err
+	}
+	return m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix { return append(have, p) })
+}
+
+// claimFree claims a block that no other host has, and tells them.
+func (m *Member) claimFree(ctx context.Context, s Store, id topology.SharedID, subnet netip.Prefix) (netip.Prefix, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
 	c, err := s.ClaimBlock(ctx, id, subnet)
 	if err != nil {
-		return err // if it was claimed all the same, the watch tells and tend gives it back
+		return netip.Prefix{}, err // if it was claimed all the same, the watch tells and tend gives it back
 	}
 	m.mu.Lock()
 	_, another := m.at(id).routes.Owner(c.Prefix)
@@ -129,13 +176,13 @@ func (m *Member) claimNext(ctx context.Context, s Store, id topology.SharedID, s
 	if another {
 		// The store has lost that, or our watch lags; either way another block does.
 		m.release(s, id, c.Prefix)
-		return &claimedByAnother{c.Prefix}
+		return netip.Prefix{}, &claimedByAnother{c.Prefix}
 	}
 	if err := m.announce(ctx, s, id, c.Prefix); err != nil {
-		return err
+		return netip.Prefix{}, err
 	}
 	m.logFor(id).WithField("block", c.Prefix.String()).Info("block claimed")
-	return m.setClaims(ctx, id, func(have []netip.Prefix) []netip.Prefix { return append(have, c.Prefix) })
+	return c.Prefix, nil
 }
 
 type claimedByAnother struct{ prefix netip.Prefix }
@@ -144,22 +191,14 @@ func (e *claimedByAnother) Error() string {
 	return "another host answers for " + e.prefix.String() + ", which the store gave us"
 }
 
-// shared finds the network on this host.
-func (m *Member) shared(id topology.SharedID) (fabric.SharedNetwork, bool) {
-	all := m.o.Fabric.Shared()
-	i := slices.IndexFunc(all, func(s fabric.SharedNetwork) bool { return s.ID == id })
-	if i < 0 {
-		return fabric.SharedNetwork{}, false
-	}
-	return all[i], true
-}
-
 // setClaims changes the fabric's claims. Only the network's follower calls it.
 func (m *Member) setClaims(ctx context.Context, id topology.SharedID, edit func([]netip.Prefix) []netip.Prefix) error {
-	s, ok := m.shared(id)
+	s, ok := m.o.Fabric.FindShared(id)
 	if !ok {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, fabricLimit)
+	defer cancel()
 	claims := edit(slices.Clone(s.Claims))
 	slices.SortFunc(claims, netip.Prefix.Compare)
 	return m.o.Fabric.SetClaims(ctx, id, slices.Compact(claims))

@@ -26,8 +26,11 @@ func (m *Member) removeAll(ctx context.Context, here map[topology.SharedID]fabri
 		n := m.at(id)
 		record, _, ok := m.cluster.Find(string(id))
 		gone := (!ok || record.Removed) && (n.Seen || n.Network.Removed) && !n.Unshared && !local.Doomed
-		if gone {
+		switch {
+		case gone:
 			n.Network.Removed, n.dirty = true, true
+		case n.phase == Leaving && ok && !record.Removed && !n.Unshared && !n.Left && !local.Doomed:
+			n.done() // the store was set back to when it was not removed
 		}
 		due := m.o.Clock() >= n.retry
 		m.mu.Unlock()
@@ -93,6 +96,7 @@ func (m *Member) make(ctx context.Context, record control.Network, here map[topo
 	n.making = false
 	if err == nil {
 		n.done()
+		n.spare = nil // the fabric has them
 	}
 	m.mu.Unlock()
 	if err == nil {
@@ -139,7 +143,13 @@ func (m *Member) removeTwins(ctx context.Context, here map[topology.SharedID]fab
 		cancel()
 		if err != nil {
 			m.failed(record.ID, Conflict, err)
+			continue
 		}
+		m.mu.Lock()
+		if n := m.at(record.ID); n.phase == Conflict {
+			n.done()
+		}
+		m.mu.Unlock()
 	}
 }
 

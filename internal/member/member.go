@@ -23,8 +23,13 @@ const (
 	// engineLimit bounds one to Docker that makes or removes a network.
 	engineLimit = 30 * time.Second
 	listLimit   = 5 * time.Second
+	// fabricLimit bounds how long the kernel and the disk take to follow a change of
+	// claims, whatever the store has needed before.
+	fabricLimit = 10 * time.Second
 	// passEvery is how long a difference may stay that nothing has told of.
 	passEvery = 10 * time.Second
+	// saveEach is how much longer a network's routes wait to be written for each there is.
+	saveEach = 10 * time.Millisecond
 	// unverifiedFor is when rule G stops giving out addresses.
 	unverifiedFor = 12 * time.Hour
 	// settleFor lets the hosts claim again what they had before anything new is
@@ -62,6 +67,7 @@ type Member struct {
 	cluster  *control.Hold[control.Network]
 	nodes    *control.Hold[control.NodeState]
 	listed   bool                    // cluster has had a list that the disk does not know
+	unlisted bool                    // and did not take, as people were told
 	members  map[netip.AddrPort]bool // as the overlay knows them; nil if it may not
 	settled  time.Duration           // when new claims may be made after a loss
 	health   Health
@@ -80,13 +86,15 @@ const (
 type session struct {
 	store   Store
 	started bool
-	leaving bool                       // it is to watch no more
+	leaving bool                       // it is to watch and to claim no more
 	told    bool                       // the store knows m.node
 	silent  bool                       // it has let somebody wait in vain, and has not answered since
 	left    map[topology.SharedID]bool // removed networks of which this host has nothing; the passes' own
 	ctx     context.Context            // of its watches
 	stop    context.CancelFunc
 	running sync.WaitGroup
+
+	claiming sync.WaitGroup // the pass and users at what may claim something; begun under mu unless leaving
 }
 
 // New reads what the disk has. Until Connect or Disconnect is called, it is not
@@ -117,9 +125,17 @@ func (m *Member) Connect(store Store) {
 	m.change(enrolled, &session{store: store, left: map[topology.SharedID]bool{}})
 }
 
-// Disconnect says that the host is in no cluster. Networks stay as they are, cut
-// off from the other hosts.
-func (m *Member) Disconnect() { m.change(alone, nil) }
+// Disconnect says that the host is in no cluster. Networks that containers live on stay
+// as they are, cut off from the other hosts, and give out no addresses, whatever cluster
+// the host joins next.
+func (m *Member) Disconnect() {
+	m.change(alone, nil)
+	m.markLeft()
+	if err := m.erase(originKey); err != nil {
+		m.o.Log.WithError(err).Warn("forget the cluster's store")
+	}
+	m.Wake()
+}
 
 func (m *Member) change(to enrolment, next *session) {
 	m.mu.Lock()

@@ -7,8 +7,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/particle-net/particle/internal/engine"
 	"github.com/particle-net/particle/internal/member"
@@ -95,18 +98,23 @@ func TestRemovedOnOneRemovedOnAll(t *testing.T) {
 		if p := c.phase("jobs"); c.find("jobs") == nil || p != member.Leaving {
 			t.Errorf("where a container lives the network is %s", p)
 		}
+		d := w.host(3) // it has never had it
+		d.start()
+		d.connect()
+		time.Sleep(soon)
+		w.gone(a, b, d)
 		// Its name is free already, but not where the old one still is.
 		if err := a.create(jobs("10.10.0.0/16")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(soon)
-		w.agree("jobs", "made anew", a, b)
+		w.agree("jobs", "made anew", a, b, d)
 		if id := a.find("jobs").SharedNetwork.ID; c.find("jobs").SharedNetwork.ID == id {
 			t.Error("a network with a container was replaced")
 		}
 		c.edit("jobs", func(n *docker) { n.containers = 0 })
 		time.Sleep(2 * time.Minute)
-		w.agree("jobs", "when the container has ended", a, b, c)
+		w.agree("jobs", "when the container has ended", a, b, c, d)
 		if s := a.member.Status(); len(s.Networks) != 1 {
 			t.Errorf("the cluster still has %+v", s.Networks)
 		}
@@ -366,6 +374,58 @@ func TestTwinOfTheClustersNetwork(t *testing.T) {
 			t.Errorf("b has %d networks named jobs", len(b.networks))
 		}
 		b.mu.Unlock()
+		w.agree("jobs", "without its twin", a, b)
+	})
+}
+
+// lines counts what a world says, by message.
+type lines struct {
+	mu    sync.Mutex
+	count map[string]int
+}
+
+func (l *lines) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (l *lines) Fire(e *logrus.Entry) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count[e.Message]++
+	return nil
+}
+
+// The twin has a container, and so stays. That is said once.
+func TestTwinThatStays(t *testing.T) {
+	inWorld(t, 2, func(w *world, hosts []*host) {
+		a, b := hosts[0], hosts[1]
+		if err := a.create(jobs("10.128.0.0/20")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		said := &lines{count: map[string]int{}}
+		w.log.Logger.AddHook(said)
+		b.mu.Lock()
+		b.networks["bridge"] = &docker{listed: true, Spec: engine.Spec{ID: "bridge", Name: "jobs", Driver: "bridge", Created: time.Now()}}
+		asked := b.asked
+		b.mu.Unlock()
+		time.Sleep(time.Hour)
+		if p := b.phase("jobs"); p != member.Conflict || a.phase("jobs") != member.Ready {
+			t.Errorf("b shows its network as %s, and a as %s", p, a.phase("jobs"))
+		}
+		said.mu.Lock()
+		if n := said.count["network is not as the cluster has it: conflict"]; n != 1 {
+			t.Errorf("it was said %d times", n)
+		}
+		said.mu.Unlock()
+		b.mu.Lock()
+		if n := b.asked - asked; n > 1000 { // the passes alone are 360
+			t.Errorf("Docker was asked %d times in an hour", n)
+		}
+		delete(b.networks, "bridge")
+		b.mu.Unlock()
+		time.Sleep(time.Minute)
+		if p := b.phase("jobs"); p != member.Ready {
+			t.Errorf("without its twin the network is %s", p)
+		}
 		w.agree("jobs", "without its twin", a, b)
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -24,35 +23,47 @@ const orphanAfter = 2 * time.Minute
 
 // pass compares this host with the cluster and does what is due.
 func (m *Member) pass(ctx context.Context) {
-	here := map[topology.SharedID]fabric.SharedNetwork{}
-	for _, s := range m.o.Fabric.Shared() {
-		here[s.ID] = s
-	}
+	here := m.here()
 	m.suspend(here)
 	m.followAll(here)
 	m.mu.Lock()
 	m.nodes.Tick(m.o.Clock())
 	m.cluster.Tick(m.o.Clock())
 	s, healthy, isAlone := m.session, m.cluster.Healthy(), m.enrolled == alone
+	started := s != nil && s.started
 	m.mu.Unlock()
 	switch {
 	case isAlone:
 		m.forget(ctx, here)
-	case s != nil && s.started:
+		m.setMembers(ctx, nil) // none of the cluster that it has left
+	case started:
+		m.holdLeft(ctx, here, healthy)
 		m.setMembers(ctx, nil)
-		err := m.tell(ctx, s)
-		if err == nil {
-			err = m.unshareAll(ctx, s.store, here)
-		}
-		if err == nil && healthy {
-			err = errors.Join(m.compare(ctx, s.store, here), m.leaveAll(ctx, s, here))
-		}
-		if err != nil && ctx.Err() == nil {
-			m.o.Log.WithError(err).Info("not in step with the cluster yet")
-		}
+		m.agree(ctx, s, here, healthy)
 	}
 	m.clean()
 	m.flush()
+}
+
+// agree brings this host and the store together, unless the host is about to leave.
+func (m *Member) agree(ctx context.Context, s *session, here map[topology.SharedID]fabric.SharedNetwork, healthy bool) {
+	if !m.claims(s) {
+		return
+	}
+	defer s.claiming.Done()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(s.ctx, stop)() // Leave is not to wait for Docker
+	err := m.tell(ctx, s)
+	if err == nil {
+		err = m.unshareAll(ctx, s.store, here)
+	}
+	if err == nil && healthy {
+		err = errors.Join(m.compare(ctx, s.store, here), m.leaveAll(ctx, s, here))
+	}
+	if err != nil && ctx.Err() == nil {
+		m.o.Log.WithError(err).Info("not in step with the cluster yet")
+	}
 }
 
 // clean forgets what neither this host nor the cluster has any more.
@@ -118,26 +129,21 @@ func (m *Member) tell(ctx context.Context, s *session) error {
 	return nil
 }
 
-// forget lets go of a cluster that this host has left.
+// forget lets go of a cluster that this host has left. All networks that are here are its.
 func (m *Member) forget(ctx context.Context, here map[topology.SharedID]fabric.SharedNetwork) {
+	m.markLeft()
 	m.mu.Lock()
-	var ids []topology.SharedID
+	var gone []topology.SharedID
 	for id := range m.networks {
-		ids = append(ids, id)
+		if _, stays := here[id]; !stays {
+			gone = append(gone, id)
+			delete(m.networks, id)
+		}
 	}
-	clear(m.networks)
-	m.cluster = newClusterHold()
-	m.nodes = newNodeHold()
-	m.health = Health{}
 	m.mu.Unlock()
 	m.saveNodes()
-	for _, local := range here {
-		m.letGo(ctx, local)
-	}
-	if len(ids) > 0 {
-		ids = append(ids, originKey)
-	}
-	for _, id := range ids {
+	m.holdLeft(ctx, here, true)
+	for _, id := range gone {
 		if err := m.erase(id); err != nil {
 			m.o.Log.WithError(err).Warn("forget a shared network")
 		}
@@ -213,23 +219,13 @@ func (m *Member) removeShared(ctx context.Context, s Store, id topology.SharedID
 func (m *Member) leave(ctx context.Context, s Store, id topology.SharedID) error {
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
-	m.mu.Lock()
-	n := m.at(id)
-	var said []netip.Prefix
-	for p := range n.announced {
-		said = append(said, p)
-	}
-	m.mu.Unlock()
-	var err error
-	for _, p := range said {
-		err = errors.Join(err, m.withdraw(ctx, s, id, p))
-	}
-	if err = errors.Join(err, s.LeaveNetwork(ctx, id)); err != nil {
+	if err := m.depart(ctx, s, id); err != nil {
 		m.failed(id, Leaving, err)
 		return err
 	}
 	m.logFor(id).Info("network left")
 	m.mu.Lock()
+	n := m.at(id)
 	follow := n.follow
 	fresh := m.newNetwork(Known{Network: n.Network, Seen: n.Seen})
 	fresh.Network.Removed = true
@@ -276,7 +272,7 @@ func (m *Member) lost(id topology.SharedID, local fabric.SharedNetwork) (record 
 	n, now := m.at(id), m.o.Clock()
 	_, standing, kept := m.cluster.Find(string(id))
 	switch {
-	case n.Seen, n.Unshared, local.Doomed, kept && standing == control.Current:
+	case n.Seen, n.Unshared, n.Left, local.Doomed, kept && standing == control.Current:
 		n.absent = 0
 		return record, false
 	case n.absent == 0:
@@ -337,7 +333,7 @@ func (m *Member) nameAll(ctx context.Context, s Store, here map[topology.SharedI
 		m.mu.Lock()
 		n := m.at(id)
 		due := ok && i >= 0 && record.Name == "" && !record.Removed && !n.Unshared && !local.Doomed && m.o.Clock() >= n.retry
-		if ok && record.Name != "" && n.phase != Leaving {
+		if ok && record.Name != "" && n.phase != Leaving && n.phase != Conflict { // removeTwins ends that
 			n.done()
 		}
 		m.mu.Unlock()

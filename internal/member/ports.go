@@ -29,10 +29,16 @@ type Store interface {
 // Fabric is this host's part of the networks that hosts share.
 type Fabric interface {
 	Shared() []fabric.SharedNetwork
+	// FindShared is one of them, without Peers and Live.
+	FindShared(topology.SharedID) (fabric.SharedNetwork, bool)
 	// SetClaims tells which addresses of a network are this host's to give out.
 	SetClaims(context.Context, topology.SharedID, []netip.Prefix) error
-	// SuspendClaims stops, or allows again, giving out addresses (rule G).
-	SuspendClaims(topology.SharedID, bool)
+	// NeedsBlock says whether what it has of a subnet is nearly used up now. If not, it
+	// says Low anew when it is.
+	NeedsBlock(topology.SharedID, netip.Prefix) bool
+	// SuspendClaims stops giving out addresses for the reason given, or, with nil, allows
+	// it again.
+	SuspendClaims(topology.SharedID, error)
 	// SetPeers tells which other hosts answer for which addresses.
 	SetPeers(context.Context, topology.SharedID, []topology.Peer) error
 	// SavePeers has on disk what SetPeers told last.

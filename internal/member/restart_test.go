@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/particle-net/particle/internal/engine"
+	"github.com/particle-net/particle/internal/member"
 )
 
 // The store goes away at any moment of a network's making and removal, and while it is
@@ -68,4 +69,26 @@ func (h *host) another() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	return h.member.Refill(ctx, h.find("jobs").SharedNetwork.ID, netip.MustParsePrefix("10.9.0.0/16"))
+}
+
+// What was removed while containers live on it is there again when the store is set back to
+// before that, and nobody is told that it goes.
+func TestRemovalThatTheStoreHasForgotten(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		before := w.cluster.Save()
+		c.edit("jobs", func(n *docker) { n.containers = 1 })
+		b.edit("jobs", func(n *docker) { n.containers = 1 })
+		a.remove("jobs")
+		time.Sleep(soon)
+		if got := c.phase("jobs"); got != member.Leaving {
+			t.Errorf("removed, and it is %s on c", got)
+		}
+		w.cluster.Load(before)
+		time.Sleep(time.Minute)
+		for _, h := range []*host{b, c} {
+			if got := h.phase("jobs"); got != member.Ready {
+				t.Errorf("there again, and it is %s on %s", got, h.node.Name)
+			}
+		}
+	})
 }

@@ -20,10 +20,11 @@ var _ fabric.Cluster = (*Member)(nil)
 func (m *Member) Share(ctx context.Context, spec fabric.SharedSpec) (fabric.Shared, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, shareLimit)
 	defer cancel()
-	s, err := m.reach(ctx)
+	s, done, err := m.reach(ctx)
 	if s == nil || err != nil {
 		return fabric.Shared{}, false, err
 	}
+	defer done()
 	id := spec.ID
 	if id == "" {
 		id = topology.SharedID(spec.Network)
@@ -36,7 +37,6 @@ func (m *Member) Share(ctx context.Context, spec fabric.SharedSpec) (fabric.Shar
 	n := m.at(id)
 	n.Network, n.Verified, n.dirty = record, m.stamp(), true
 	n.Unshared, n.Told, n.here, n.sharedAt = false, false, true, m.o.Clock()
-	spare := n.spare
 	m.mu.Unlock()
 	shared := fabric.Shared{ID: id, VNI: record.VNI, MTU: record.MTU}
 	for i, subnet := range record.Subnets {
@@ -44,18 +44,16 @@ func (m *Member) Share(ctx context.Context, spec fabric.SharedSpec) (fabric.Shar
 			continue
 		}
 		var block netip.Prefix
-		if block, err = m.block(ctx, s, record, subnet, spare); err != nil {
+		if block, err = m.block(ctx, s, record, subnet.Prefix); err != nil {
 			break
 		}
 		shared.Claims = append(shared.Claims, block)
 	}
-	m.mu.Lock()
-	if err == nil {
+	if spec.ID == "" { // nobody tries that again under this id
+		m.mu.Lock()
 		n.spare = nil
-	} else {
-		n.spare = shared.Claims // the next attempt begins with them
+		m.mu.Unlock()
 	}
-	m.mu.Unlock()
 	if err != nil {
 		if spec.ID == "" {
 			err = errors.Join(err, m.Unshare(id))
@@ -75,8 +73,21 @@ func (m *Member) Joined() bool {
 }
 
 // reach waits until it is known whether this host is in a cluster. A nil Store
-// without an error says that it is in none.
-func (m *Member) reach(ctx context.Context) (Store, error) {
+// without an error says that it is in none. A host that has given up its part, or
+// is about to, claims nothing any more: who does before that calls done when it has.
+func (m *Member) reach(ctx context.Context) (store Store, done func(), err error) {
+	s, err := m.connected(ctx)
+	if s == nil || err != nil {
+		return nil, nil, err
+	}
+	if !m.claims(s) {
+		return nil, nil, explain("reach the cluster", "", control.ErrUnreachable)
+	}
+	return s.store, s.claiming.Done, nil
+}
+
+// connected is reach for what does not claim anything for this host.
+func (m *Member) connected(ctx context.Context) (*session, error) {
 	select {
 	case <-m.decided:
 	case <-ctx.Done():
@@ -84,13 +95,22 @@ func (m *Member) reach(ctx context.Context) (Store, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.session != nil {
-		return m.session.store, nil
-	}
-	if m.enrolled == enrolled {
+	if m.session == nil && m.enrolled == enrolled {
 		return nil, explain("reach the cluster", "", control.ErrUnreachable)
 	}
-	return nil, nil
+	return m.session, nil
+}
+
+// claims says whether claims may be made over a session. If so, Leave waits for
+// s.claiming.Done.
+func (m *Member) claims(s *session) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.leaving {
+		return false
+	}
+	s.claiming.Add(1)
+	return true
 }
 
 // explain adds what a user can do.
@@ -172,16 +192,52 @@ func subnets(of []fabric.Subnet, ranges []netip.Prefix, block int) []control.Sub
 	return all
 }
 
-// block claims one, or takes one that an earlier attempt has claimed.
-func (m *Member) block(ctx context.Context, s Store, n control.Network, subnet control.Subnet, spare []netip.Prefix) (netip.Prefix, error) {
-	if i := slices.IndexFunc(spare, func(p netip.Prefix) bool { return subnet.Prefix.Contains(p.Addr()) }); i >= 0 {
-		return spare[i], nil
+// block claims one, or takes one that an earlier attempt has claimed. The next one
+// begins with it: our own part is not all that can fail.
+func (m *Member) block(ctx context.Context, s Store, n control.Network, subnet netip.Prefix) (netip.Prefix, error) {
+	p, err := m.claimSpare(ctx, s, n, subnet)
+	if err == nil && !p.IsValid() {
+		p, err = m.claimFresh(ctx, s, n.ID, subnet)
 	}
-	c, err := s.ClaimBlock(ctx, n.ID, subnet.Prefix)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	return c.Prefix, m.announce(ctx, s, n.ID, c.Prefix)
+	return p, m.announce(ctx, s, n.ID, p)
+}
+
+// claimSpare claims again what an earlier attempt has left of a subnet. The zero
+// prefix says that there is nothing, or that another host has it by now.
+func (m *Member) claimSpare(ctx context.Context, s Store, n control.Network, subnet netip.Prefix) (netip.Prefix, error) {
+	m.mu.Lock()
+	spare := m.at(n.ID).spare
+	i := slices.IndexFunc(spare, func(p netip.Prefix) bool { return subnet.Contains(p.Addr()) })
+	if i < 0 {
+		m.mu.Unlock()
+		return netip.Prefix{}, nil
+	}
+	p := spare[i]
+	m.mu.Unlock()
+	err := s.Restore(ctx, n, control.Claim{Network: n.ID, Prefix: p, Node: m.o.Node.ID})
+	if !errors.Is(err, control.ErrTaken) {
+		return p, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	entry := m.at(n.ID)
+	entry.spare = slices.DeleteFunc(entry.spare, func(lost netip.Prefix) bool { return lost == p })
+	return netip.Prefix{}, nil
+}
+
+func (m *Member) claimFresh(ctx context.Context, s Store, id topology.SharedID, subnet netip.Prefix) (netip.Prefix, error) {
+	c, err := s.ClaimBlock(ctx, id, subnet)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.at(id)
+	n.spare = append(n.spare, c.Prefix)
+	return c.Prefix, nil
 }
 
 // announce tells the other hosts that this one answers for a prefix. A host
@@ -211,7 +267,7 @@ func (m *Member) Unshare(id topology.SharedID) error {
 	defer m.saving.Unlock()
 	m.mu.Lock()
 	n := m.networks[id]
-	if n == nil || n.making || n.Unshared || m.enrolled == alone {
+	if n == nil || n.making || n.Unshared || n.Left || m.enrolled == alone {
 		m.mu.Unlock()
 		return nil
 	}
@@ -227,13 +283,14 @@ func (m *Member) Unshare(id topology.SharedID) error {
 func (m *Member) ClaimAddress(ctx context.Context, id topology.SharedID, addr netip.Addr, holder string) error {
 	ctx, cancel := context.WithTimeout(ctx, shareLimit)
 	defer cancel()
-	s, err := m.ask(ctx)
+	s, done, err := m.ask(ctx)
 	if err != nil {
 		return explain("claim address", addr.String(), err)
 	}
 	if s == nil {
 		return fault.New("claim address", addr.String(), "this host is in no cluster any more", "remove the network and create it anew")
 	}
+	defer done()
 	m.mu.Lock()
 	n := m.at(id)
 	n.singles[addr] = true

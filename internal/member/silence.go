@@ -13,18 +13,19 @@ import (
 // watch may learn seconds later.
 
 // ask is reach for those who are waited for.
-func (m *Member) ask(ctx context.Context) (Store, error) {
-	s, err := m.reach(ctx)
+func (m *Member) ask(ctx context.Context) (store Store, done func(), err error) {
+	s, done, err := m.reach(ctx)
 	if s == nil || err != nil {
-		return s, err
+		return s, done, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	down := !m.health.Healthy && !m.health.Since.IsZero() // before its first word nothing is known
 	if down || m.session != nil && m.session.silent {
-		return nil, control.ErrUnreachable
+		done()
+		return nil, nil, control.ErrUnreachable
 	}
-	return s, nil
+	return s, done, nil
 }
 
 // doubt notes the outcome of a question that somebody waited for. If there was no

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,49 @@ func TestNobodyWaitsForASilentStore(t *testing.T) {
 			if _, err := waits(call); err != nil {
 				t.Errorf("reached again, %s: %v", name, err)
 			}
+		}
+	})
+}
+
+// Who waits for a block when the watch says that the store is gone waits no longer.
+func TestWaitForABlockEndsWithTheStore(t *testing.T) {
+	three(t, func(w *world, a, _, _ *host) {
+		a.store.Hush(true)
+		time.AfterFunc(time.Second, func() { a.store.Cut(true) })
+		took, err := waits(func(ctx context.Context) error {
+			return a.member.Refill(ctx, a.find("jobs").SharedNetwork.ID, netip.MustParsePrefix("10.9.0.0/16"))
+		})
+		if took != time.Second || !errors.Is(err, control.ErrUnreachable) {
+			t.Errorf("after %s: %v", took, err)
+		}
+		a.store.Hush(false)
+		a.store.Cut(false)
+	})
+}
+
+// A store that has lost all answers, and must not be asked for more until hosts have
+// claimed again what they had. Who asks is told so at once, and what to do; the store is
+// not taken for one that is silent.
+func TestNobodyWaitsForAStoreThatHasLostAll(t *testing.T) {
+	three(t, func(w *world, a, _, _ *host) {
+		id, subnet := a.find("jobs").SharedNetwork.ID, netip.MustParsePrefix("10.9.0.0/16")
+		w.cluster.Wipe()
+		time.Sleep(time.Second)
+		for range 2 {
+			took, err := waits(func(ctx context.Context) error { return a.member.Refill(ctx, id, subnet) })
+			if took != 0 || !errors.Is(err, control.ErrSettling) || !strings.Contains(err.Error(), "; repeat in ten minutes") {
+				t.Errorf("a block: after %s: %v", took, err)
+			}
+			took, err = waits(func(ctx context.Context) error {
+				return a.member.ClaimAddress(ctx, id, netip.MustParseAddr("10.9.200.7"), "web")
+			})
+			if took != 0 || !errors.Is(err, control.ErrSettling) {
+				t.Errorf("an address: after %s: %v", took, err)
+			}
+		}
+		w.settle()
+		if _, err := waits(func(ctx context.Context) error { return a.member.Refill(ctx, id, subnet) }); err != nil {
+			t.Errorf("when all is over: %v", err)
 		}
 	})
 }

@@ -3,6 +3,8 @@ package member_test
 import (
 	"testing"
 	"time"
+
+	"github.com/particle-net/particle/fabric"
 )
 
 // The clocks that people see differ between hosts by years: nobody notices.
@@ -24,7 +26,7 @@ func TestClocksOfHostsDiffer(t *testing.T) {
 		time.Sleep(time.Minute)
 		w.agree("jobs", "a minute later", hosts...)
 		id := a.find("jobs").SharedNetwork.ID
-		suspended := func(h *host) bool { h.mu.Lock(); defer h.mu.Unlock(); return h.suspended[id] }
+		suspended := func(h *host) bool { h.mu.Lock(); defer h.mu.Unlock(); return h.suspended[id] == fabric.ErrUnverified }
 		w.cluster.Wipe()
 		w.settle()
 		w.agree("jobs", "after a loss", hosts...)

@@ -62,8 +62,8 @@ type NetworkStatus struct {
 	// Held routes: withdrawn a moment ago, or lost with too much else.
 	Withdrawn, Doubted int
 	Duplicates         []control.Duplicate
-	Suspended          bool // claims were not verified for too long (rule G)
-	Unshared           bool // its removal is not known to the cluster yet
+	Suspended          error // why it gives out no new addresses; nil if it does
+	Unshared           bool  // its removal is not known to the cluster yet
 }
 
 // Status copies the state.
@@ -80,11 +80,13 @@ func (m *Member) Status() Status {
 	slices.SortStableFunc(s.Hosts, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
 	listed := map[topology.SharedID]bool{}
 	for _, record := range m.cluster.All(control.Current, control.Doubted) {
-		listed[record.ID] = true
-		s.Networks = append(s.Networks, m.networkStatus(record, m.networks[record.ID]))
+		n := m.networks[record.ID]
+		if listed[record.ID] = true; !over(record, n) {
+			s.Networks = append(s.Networks, m.networkStatus(record, n))
+		}
 	}
 	for id, n := range m.networks {
-		if !listed[id] && (n.Unshared || n.problem != "") {
+		if !listed[id] && (n.Unshared || n.problem != "") && !over(n.Network, n) {
 			s.Networks = append(s.Networks, m.networkStatus(n.Network, n))
 		}
 	}
@@ -95,6 +97,12 @@ func (m *Member) Status() Status {
 		return strings.Compare(string(a.ID), string(b.ID))
 	})
 	return s
+}
+
+// over says whether a network was removed and is no business of this host any more:
+// its record stays until the last host has left it. n may be nil.
+func over(record control.Network, n *network) bool {
+	return record.Removed && (n == nil || !n.here && !n.Unshared)
 }
 
 func (m *Member) networkStatus(record control.Network, n *network) NetworkStatus {

@@ -95,3 +95,80 @@ func TestStormOfRoutes(t *testing.T) {
 		}
 	})
 }
+
+// Each network's claims are compared with the store's again and again. That is no
+// reason to look at all networks each time.
+func TestNetworksAreLookedAtOneByOne(t *testing.T) {
+	inWorld(t, 1, func(_ *world, hosts []*host) {
+		a := hosts[0]
+		const many = 30
+		for i := range many {
+			spec := jobs(fmt.Sprintf("10.%d.0.0/16", i))
+			spec.Name = fmt.Sprintf("jobs%d", i)
+			if err := a.create(spec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		a.mu.Lock()
+		a.surveyed = 0
+		a.mu.Unlock()
+		time.Sleep(time.Hour)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if passes := int(time.Hour / (10 * time.Second)); a.surveyed > 2*passes {
+			t.Errorf("all were looked at %d times in an hour, which has %d passes", a.surveyed, passes)
+		}
+	})
+}
+
+// One host after the other comes to a network of a thousand. What the disk has of it are
+// all routes each time: it is written several times a minute, and not each second.
+func TestStreamOfRoutesIsWrittenNowAndThen(t *testing.T) {
+	inWorld(t, 1, func(w *world, hosts []*host) {
+		a := hosts[0]
+		s := fed{w.cluster.Host(a.node), make(chan control.Update[control.Route])}
+		a.member.Connect(s)
+		time.Sleep(time.Second)
+		if err := a.create(jobs("10.0.0.0/8")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(soon)
+		id := a.find("jobs").SharedNetwork.ID
+		at := func(i int) control.Route {
+			return control.Route{
+				Network: id, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 32), Node: topology.NodeID(fmt.Sprintf("%032d", i)),
+				VTEP: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}),
+			}
+		}
+		const there, come = 1000, 300
+		u := control.Update[control.Route]{Whole: true, Instance: "a", Revision: 1}
+		for i := range there {
+			u.Put = append(u.Put, at(i))
+		}
+		s.routes <- u
+		time.Sleep(time.Minute)
+		written := func() (all int) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.disk.mu.Lock()
+			defer a.disk.mu.Unlock()
+			return a.kept + a.disk.puts
+		}
+		before := written()
+		for i := range come {
+			s.routes <- control.Update[control.Route]{Revision: int64(i + 2), Put: []control.Route{at(there + i)}}
+			time.Sleep(time.Second)
+		}
+		if n := written() - before; n > come/2 {
+			t.Errorf("%d routes, one a second: written %d times", come, n)
+		}
+		time.Sleep(10 * time.Second)
+		n := a.find("jobs")
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(n.peers) != there+come || len(n.saved) != there+come {
+			t.Errorf("of %d peers %d are on disk", len(n.peers), len(n.saved))
+		}
+	})
+}

@@ -19,29 +19,67 @@ func (m *Member) verified(id topology.SharedID) {
 		n.dirty, n.saved = true, now
 	}
 	n.Verified = now
-	resume := n.suspended
-	n.suspended = false
+	n.GivenUp, n.dirty = false, n.dirty || n.GivenUp
+	again := n.suspended != nil
+	resume := again || !n.resumed
+	n.suspended, n.resumed = nil, true
 	m.mu.Unlock()
-	if resume {
+	if again {
 		m.logFor(id).Info("claims are verified again")
-		m.o.Fabric.SuspendClaims(id, false)
+	}
+	if resume {
+		m.o.Fabric.SuspendClaims(id, nil)
 	}
 }
 
-// suspend stops giving out addresses that may have another owner by now (rule G).
+// Restore stops giving out addresses that may have another owner by now, as far as the
+// disk tells. It waits for nobody, and comes before anything can ask for an address: Run
+// has other things to do first.
+func (m *Member) Restore() { m.suspend(m.here()) }
+
+// here is what this host has of the networks that hosts share.
+func (m *Member) here() map[topology.SharedID]fabric.SharedNetwork {
+	here := map[topology.SharedID]fabric.SharedNetwork{}
+	for _, s := range m.o.Fabric.Shared() {
+		here[s.ID] = s
+	}
+	return here
+}
+
+// suspend stops giving out addresses that may have another owner by now: they were
+// given up, or rule G has it so.
 func (m *Member) suspend(here map[topology.SharedID]fabric.SharedNetwork) {
 	for id := range here {
-		m.mu.Lock()
-		n := m.at(id)
-		if n.Verified == (Stamp{}) { // the disk does not know the network
-			n.Verified, n.dirty = m.stamp(), true
+		why, news := m.unfit(id)
+		if why == nil {
+			continue
 		}
-		late := m.enrolled != alone && !n.suspended && n.Verified.age(m.stamp()) >= unverifiedFor
-		n.suspended = n.suspended || late
-		m.mu.Unlock()
-		if late {
-			m.logFor(id).Error("claims were not verified for 12 h; no new addresses until they are")
-			m.o.Fabric.SuspendClaims(id, true)
+		if news {
+			m.logFor(id).WithError(why).Error("no new addresses until the claims are verified")
 		}
+		m.o.Fabric.SuspendClaims(id, why)
 	}
+}
+
+// unfit says why a network's addresses are to be given out no more, and whether people
+// are to hear of it; nil if they may be, or are not already.
+func (m *Member) unfit(id topology.SharedID) (why error, news bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.at(id)
+	if n.Verified == (Stamp{}) { // the disk does not know the network
+		n.Verified, n.dirty = m.stamp(), true
+	}
+	switch {
+	case n.suspended != nil:
+		return nil, false
+	case n.Left:
+		n.suspended = fabric.ErrLeft
+		return n.suspended, false // people have left it
+	case n.GivenUp:
+		n.suspended = fabric.ErrLeaving
+	case n.Verified.age(m.stamp()) >= unverifiedFor:
+		n.suspended = fabric.ErrUnverified
+	}
+	return n.suspended, true
 }

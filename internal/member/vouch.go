@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -118,28 +119,59 @@ func (m *Member) answer(ctx context.Context, s Store, here fabric.SharedNetwork)
 	return nil
 }
 
-// leaveAll gives up what others have vouched for in this host's name of networks
-// that were removed and that it does not have.
+// leaveAll gives up what the store has for this host of networks that were removed
+// and that it does not have: what others have vouched for in its name, and what it
+// had claimed to make one.
 func (m *Member) leaveAll(ctx context.Context, s *session, here map[topology.SharedID]fabric.SharedNetwork) error {
-	m.mu.Lock()
-	var gone []topology.SharedID
-	for _, record := range m.cluster.All(control.Current) {
-		n := m.networks[record.ID] // who had it with this plugin has left it
-		if _, ok := here[record.ID]; !ok && n == nil && record.Removed && !s.left[record.ID] {
-			gone = append(gone, record.ID)
-		}
-	}
-	m.mu.Unlock()
-	for _, id := range gone {
+	for _, id := range m.strange(s, here) {
 		bounded, cancel := context.WithTimeout(ctx, storeLimit)
-		err := s.store.LeaveNetwork(bounded, id)
+		err := m.depart(bounded, s.store, id)
 		cancel()
 		if err != nil {
 			return err
 		}
-		s.left[id] = true // only the passes use it
+		s.left[id] = true
 	}
 	return nil
+}
+
+// strange are the removed networks that leaveAll is to leave. Only the passes call
+// it, as s.left is theirs.
+func (m *Member) strange(s *session, here map[topology.SharedID]fabric.SharedNetwork) []topology.SharedID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []topology.SharedID
+	for _, record := range m.cluster.All(control.Current) {
+		n := m.networks[record.ID]
+		// One that Share is at is here, and one that a user has removed is unshareAll's.
+		if _, ok := here[record.ID]; ok || !record.Removed || n != nil && (n.here || n.Unshared || n.making) {
+			continue
+		}
+		if n != nil && len(n.spare) > 0 { // claimed since it was left
+			n.spare = nil
+			delete(s.left, record.ID)
+		}
+		if !s.left[record.ID] {
+			all = append(all, record.ID)
+		}
+	}
+	return all
+}
+
+// depart takes back what this host has announced of a network, and gives up its
+// claims on it.
+func (m *Member) depart(ctx context.Context, s Store, id topology.SharedID) error {
+	m.mu.Lock()
+	var said []netip.Prefix
+	if n := m.networks[id]; n != nil {
+		said = slices.Collect(maps.Keys(n.announced))
+	}
+	m.mu.Unlock()
+	var err error
+	for _, p := range said {
+		err = errors.Join(err, m.withdraw(ctx, s, id, p))
+	}
+	return errors.Join(err, s.LeaveNetwork(ctx, id))
 }
 
 // giveUp releases claims that the store has for us and that nobody here has.

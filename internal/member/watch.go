@@ -74,6 +74,7 @@ func (m *Member) watchNetworks(ctx context.Context, s Store) {
 		}
 		for _, record := range u.Put {
 			if n := m.networks[record.ID]; n != nil {
+				n.back()
 				n.Network, n.Seen, n.dirty = record, true, true
 			}
 		}
@@ -101,14 +102,23 @@ func (m *Member) feel(down error) {
 		m.o.Log.Info("the cluster's store answers")
 	} else {
 		m.o.Log.WithError(down).Warn("the cluster's store does not answer; everything stays as it is")
+		for _, n := range m.networks {
+			for subnet := range n.refills {
+				n.tell(subnet, control.ErrUnreachable)
+			}
+		}
 	}
 }
 
 // lostNetworks prepares for claiming again what the store has lost: that it lacks
-// a network says nothing now. The caller holds mu.
+// a network says nothing now, and that it calls a block ours says no more: it may be
+// set back to when it was. The caller holds mu.
 func (m *Member) lostNetworks(why string) {
 	doubted := m.cluster.All(control.Doubted)
 	m.settled = m.o.Clock() + settleFor
+	for _, n := range m.networks {
+		n.spare = nil // of one that is made at last, tend gives them back
+	}
 	for _, record := range doubted {
 		if n := m.networks[record.ID]; n != nil {
 			n.Seen, n.dirty = false, true
@@ -196,8 +206,11 @@ func (m *Member) admitted(more []netip.AddrPort) map[netip.AddrPort]bool {
 	return all
 }
 
-// admissible says whether a host of this cluster may have its end there. The caller
+// admissible says whether a host of this cluster may have its end there. The kernel takes
+// the list as a whole: one address that is none would keep it from changing. The caller
 // holds mu.
 func (m *Member) admissible(at netip.AddrPort) bool {
-	return at.Addr().IsValid() && m.admits(at.Addr())
+	addr := at.Addr()
+	none := !addr.IsValid() || addr.Is4In6() || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast()
+	return !none && m.admits(addr)
 }

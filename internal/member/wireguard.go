@@ -20,6 +20,9 @@ func (m *Member) SetReach(at netip.AddrPort, end *control.WireGuard) {
 	}
 	m.mu.Unlock()
 	if changed {
+		m.pushing.Lock()
+		m.pushed = nil // the device goes with the membership, and a new one has no peers
+		m.pushing.Unlock()
 		m.Wake()
 	}
 }

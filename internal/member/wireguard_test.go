@@ -85,6 +85,16 @@ func TestEncryptedHostsKnowEachOther(t *testing.T) {
 		if len(c.hosts.text) > 0 {
 			t.Errorf("c still has hosts on disk: %v", c.hosts.text)
 		}
+
+		c.member.SetReach(netip.MustParseAddrPort("192.0.2.3:8472"), nil)
+		c.mu.Lock()
+		c.ends = nil // with the device
+		c.mu.Unlock()
+		time.Sleep(time.Minute)
+		c.member.SetReach(netip.AddrPortFrom(c.node.VTEP, c.node.Port), c.node.WireGuard)
+		c.connect()
+		time.Sleep(time.Minute)
+		c.knows("in again", a, b)
 	})
 }
 

@@ -2,7 +2,6 @@ package member_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -80,18 +79,26 @@ type host struct {
 	end    func()
 
 	mu        sync.Mutex
-	down      bool // dockerd does not answer
+	down      bool   // dockerd does not answer
+	asked     int    // calls of Specs
+	refuse    bool   // the fabric cannot make what it has shared
+	busy      bool   // the kernel, with SetMembers
+	broken    bool   // it cannot make the kernel match
+	enough    bool   // its blocks are not used up
+	served    func() // called at the end of SetClaims
 	networks  map[topology.NetworkID]*docker
 	made      int
 	members   []netip.Addr
 	ports     map[uint16]bool          // of members
 	ends      []topology.WireGuardPeer // nil if none were ever told
-	suspended map[topology.SharedID]bool
+	suspended map[topology.SharedID]error
 	skew      time.Duration // of its wall clock
 	slow      time.Duration // how long SetPeers takes
+	slowly    time.Duration // how long SetClaims takes
 	told      int           // calls of SetPeers
 	kept      int           // of SavePeers that wrote
 	listed    int           // of SetMembers
+	surveyed  int           // of Shared
 }
 
 // docker is a network in Docker and in the fabric.
@@ -102,13 +109,14 @@ type docker struct {
 	peers      []topology.Peer
 	saved      []topology.Peer // by SavePeers
 	unsaved    bool
+	unapplied  bool // the kernel does not have its claims
 	listed     bool // Docker has made it
 	forgotten  bool // Docker has removed it
 }
 
 func (w *world) host(i int) *host {
 	h := &host{
-		w: w, begun: time.Now(), disk: newDisk[member.Known](), hosts: newDisk[control.Node](), networks: map[topology.NetworkID]*docker{}, suspended: map[topology.SharedID]bool{},
+		w: w, begun: time.Now(), disk: newDisk[member.Known](), hosts: newDisk[control.Node](), networks: map[topology.NetworkID]*docker{}, suspended: map[topology.SharedID]error{},
 		node: control.Node{
 			ID: topology.NodeID(strings.Repeat(fmt.Sprint(i+1), 32)), Name: string(rune('a' + i)),
 			VTEP: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), Boot: "boot",
@@ -133,6 +141,7 @@ func (h *host) start() {
 	if err != nil {
 		h.w.t.Fatal(err)
 	}
+	m.Restore()
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() { m.Run(ctx) })
@@ -160,7 +169,7 @@ func (h *host) kill() {
 func (h *host) Specs(context.Context) ([]engine.Spec, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.down {
+	if h.asked++; h.down {
 		return nil, errors.New("dockerd is down")
 	}
 	var all []engine.Spec
@@ -198,6 +207,15 @@ func (h *host) Create(ctx context.Context, _ string, s engine.Spec) (topology.Ne
 	h.networks[s.ID] = n
 	h.mu.Unlock()
 	got, ok, err := h.member.Share(ctx, ask)
+	h.mu.Lock()
+	refuse := h.refuse
+	h.mu.Unlock()
+	if err == nil && refuse {
+		err = errors.New("this host's underlay leaves too little")
+		if s.Shared == "" { // the fabric's retract
+			err = errors.Join(err, h.member.Unshare(topology.SharedID(s.ID)))
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err != nil {
@@ -238,17 +256,33 @@ func (h *host) Endpoints(_ context.Context, id topology.NetworkID) (map[topology
 	return all, nil
 }
 
+// errNoTunnel is of a list with an address that the overlay takes for no host's.
+var errNoTunnel = errors.New("that is no tunnel address")
+
+func noTunnel(at netip.AddrPort) bool { return at.Addr().Is4In6() }
+
 // SetMembers implements member.Overlay.
 func (h *host) SetMembers(ctx context.Context, all []netip.AddrPort) error {
+	if slices.ContainsFunc(all, noTunnel) {
+		return errNoTunnel
+	}
 	h.mu.Lock()
 	h.members, h.ports = nil, map[uint16]bool{}
 	h.listed++
+	busy := h.busy
 	h.mu.Unlock()
+	if busy {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	return h.AddMembers(ctx, all)
 }
 
 // AddMembers implements member.Overlay.
 func (h *host) AddMembers(_ context.Context, come []netip.AddrPort) error {
+	if slices.ContainsFunc(come, noTunnel) {
+		return errNoTunnel
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, at := range come {
@@ -274,6 +308,24 @@ type fabricOf struct{ *host }
 func (f fabricOf) Shared() []fabric.SharedNetwork {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.surveyed++
+	return f.shared()
+}
+
+func (f fabricOf) FindShared(id topology.SharedID) (fabric.SharedNetwork, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.shared() {
+		if s.ID == id {
+			s.Live, s.Peers = false, nil
+			return s, true
+		}
+	}
+	return fabric.SharedNetwork{}, false
+}
+
+// shared is what the fabric has. mu is held.
+func (f fabricOf) shared() []fabric.SharedNetwork {
 	var all []fabric.SharedNetwork
 	for _, n := range f.networks {
 		s := n.SharedNetwork
@@ -298,12 +350,15 @@ func (f fabricOf) find(id topology.SharedID) *docker {
 	return nil
 }
 
-func (f fabricOf) SetClaims(_ context.Context, id topology.SharedID, claims []netip.Prefix) error {
+func (f fabricOf) SetClaims(ctx context.Context, id topology.SharedID, claims []netip.Prefix) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := f.find(id)
-	if n == nil {
+	switch {
+	case n == nil:
 		return fabric.ErrNoNetwork
+	case slices.Equal(n.Claims, claims) && !n.unapplied:
+		return nil
 	}
 	for _, c := range n.Claims {
 		if !slices.Contains(claims, c) {
@@ -311,13 +366,34 @@ func (f fabricOf) SetClaims(_ context.Context, id topology.SharedID, claims []ne
 		}
 	}
 	n.Claims = claims
+	slowly := f.slowly
+	f.mu.Unlock()
+	late := false
+	select {
+	case <-time.After(slowly):
+	case <-ctx.Done():
+		late = true
+	}
+	f.mu.Lock()
+	if n.unapplied = late || f.broken; n.unapplied {
+		return errors.New("the kernel says no")
+	}
+	if f.served != nil {
+		f.served()
+	}
 	return nil
 }
 
-func (f fabricOf) SuspendClaims(id topology.SharedID, on bool) {
+func (f fabricOf) NeedsBlock(topology.SharedID, netip.Prefix) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.suspended[id] = on
+	return !f.enough
+}
+
+func (f fabricOf) SuspendClaims(id topology.SharedID, why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.suspended[id] = why
 }
 
 func (f fabricOf) SetPeers(_ context.Context, id topology.SharedID, peers []topology.Peer) error {
@@ -344,58 +420,6 @@ func (f fabricOf) SavePeers(_ context.Context, id topology.SharedID) error {
 		f.kept++
 	}
 	return nil
-}
-
-// disk is a table whose records are text, as on a disk.
-type disk[T any] struct {
-	mu   sync.Mutex
-	text map[string][]byte
-	lost bool // nothing reaches it
-}
-
-func newDisk[T any]() *disk[T] { return &disk[T]{text: map[string][]byte{}} }
-
-// lose lets no more reach the disk, or lets it again.
-func (d *disk[T]) lose(on bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.lost = on
-}
-
-func (d *disk[T]) Put(key string, k T) error {
-	text, err := json.Marshal(k)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.lost {
-		d.text[key] = text
-	}
-	return err
-}
-
-func (d *disk[T]) Delete(key string) error { return d.DeletePrefix(key) }
-
-func (d *disk[T]) DeletePrefix(prefix string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.lost {
-		return nil
-	}
-	maps.DeleteFunc(d.text, func(k string, _ []byte) bool { return strings.HasPrefix(k, prefix) })
-	return nil
-}
-
-func (d *disk[T]) All() (map[string]T, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	all := map[string]T{}
-	for key, text := range d.text {
-		var k T
-		if err := json.Unmarshal(text, &k); err != nil {
-			return nil, err
-		}
-		all[key] = k
-	}
-	return all, nil
 }
 
 // create is a user's `docker network create`, whose event the member hears of.

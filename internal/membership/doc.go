@@ -22,5 +22,6 @@
 //     of the networks. From then on it is carried through, by the next start of
 //     the plugin if need be.
 //   - Nothing here waits for the store at the plugin's start.
+//   - A host that is in a cluster by its disk stays in it whatever External is.
 //   - Of External, nothing is kept but files that an administrator has put there.
 package membership

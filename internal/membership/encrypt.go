@@ -48,6 +48,28 @@ func (p place) secret(e topology.Encryption) (wireguard.Secret, error) {
 	return secret, writeFile(p.key(), []byte(secret.Reveal()))
 }
 
+// Encryption tells how this host's cluster encrypts, and this host's key for it, also
+// where the host cannot take part in the cluster: what it sends to others must not leave
+// in plain for that. With an error the key is not known, and nothing is to be sent.
+func (m *Membership) Encryption() (e topology.Encryption, _ wireguard.Secret, err error) {
+	r, err := m.place.now().read()
+	switch {
+	case r != nil: // it comes before External
+		e = r.Encryption
+	case err == nil && m.o.External != nil:
+		e = m.o.External.Encryption
+	case err != nil: // only a host of an encrypted cluster has a key
+		if _, err = os.Stat(m.place.key()); errors.Is(err, fs.ErrNotExist) {
+			return topology.Plain, wireguard.Secret{}, nil
+		}
+		if e = topology.ByWireGuard; err != nil {
+			return e, wireguard.Secret{}, err
+		}
+	}
+	secret, err := m.place.secret(e)
+	return e, secret, err
+}
+
 // forgetSecret has the next cluster see another key.
 func (p place) forgetSecret() error {
 	if err := os.Remove(p.key()); !errors.Is(err, fs.ErrNotExist) {

@@ -5,12 +5,14 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/topology"
 )
 
 // identity is this host's certificate. Connections made after a renewal use the
@@ -62,6 +64,17 @@ func (id *identity) renewed(certificate []byte) error {
 	return id.load()
 }
 
+// belongs fails if the certificate is another host's: this one's id or its membership came
+// from another disk. To servers it would be that host, and to the store this one.
+func (id *identity) belongs(node topology.NodeID) error {
+	named := topology.NodeID(id.own.Load().Leaf.Subject.CommonName)
+	if named == node {
+		return nil
+	}
+	return fault.New("read certificate", id.files.certificate(), fmt.Sprintf("it is of the host %s, and this one is %s", named.Short(), node.Short()),
+		"give the host its file /var/lib/particle/node back and restart the plugin; or, if it is a copy of that host, run `particle cluster leave --force` and join again")
+}
+
 // good says whether the certificate in force is valid by this host's clock.
 func (id *identity) good() bool { return valid(id.own.Load().Leaf) }
 
@@ -89,6 +102,9 @@ func (id *identity) request() ([]byte, error) {
 	}
 	return enrol.RequestFor(key)
 }
+
+// noted is the certificate in force as the register has it.
+func (id *identity) noted() enrol.Certificate { return enrol.CertificateOf(id.own.Load().Leaf) }
 
 // life tells when the certificate begins and ends.
 func (id *identity) life() (from, to time.Time) {

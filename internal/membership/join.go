@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/particle-net/particle/control/enrol"
@@ -198,7 +200,8 @@ type Joined struct {
 }
 
 // Join makes this host a member of a cluster, or a member a server. On a host
-// that is what is asked for it changes nothing.
+// that is what is asked for it changes nothing but the address of a member, if one is
+// given, and whom a member asks that does not know the server.
 func (m *Membership) Join(ctx context.Context, o JoinOptions) (Joined, error) {
 	m.change.Lock()
 	defer m.change.Unlock()
@@ -210,6 +213,7 @@ func (m *Membership) Join(ctx context.Context, o JoinOptions) (Joined, error) {
 	if err != nil {
 		return Joined{}, err
 	}
+	var former *record
 	if c := m.state(); c != nil {
 		r := m.recordOf(c)
 		switch {
@@ -217,25 +221,100 @@ func (m *Membership) Join(ctx context.Context, o JoinOptions) (Joined, error) {
 			return Joined{}, fault.New(op, "", "this host is leaving its former cluster", "wait until `particle cluster status` says that it is in none")
 		case r.Cluster != t.Cluster:
 			return Joined{}, fault.New(op, "", "this host is in another cluster", "run `particle cluster leave` first")
-		case c.server != nil && c.server.store.State().Removed && o.Serve: // it becomes one anew
+		}
+		if err = m.introduce(ctx, c, m.enrolment(o)); err != nil {
+			return Joined{}, err
+		}
+		if r, err = m.readdress(ctx, c, o); err != nil {
+			return Joined{}, err
+		}
+		switch {
+		case c.server != nil && c.server.store.State().Out() && o.Serve: // it becomes one anew
 		case r.Server || !o.Serve:
 			return Joined{Name: r.Name, ID: string(m.node), Servers: r.Servers, Already: true}, nil
 		}
-		o.Address = r.Address
+		former, o.Address = &r, r.Address
 	}
 	addr, err := m.address(ctx, o.Address)
 	if err != nil {
 		return Joined{}, err
 	}
-	if o.Server.Port() == 0 {
-		o.Server = netip.AddrPortFrom(o.Server.Addr(), m.o.Port)
+	o.Server = m.enrolment(o)
+	return m.join(ctx, o, joining{token: t, address: addr, former: former})
+}
+
+// readdress tells the cluster the address of a member that is to have another, and gives
+// the record: the one asked for or, where a server is to be reached at it, one that this
+// host has.
+func (m *Membership) readdress(ctx context.Context, c *current, o JoinOptions) (record, error) {
+	r := m.recordOf(c)
+	if r.Server || !o.Address.IsValid() && (!o.Serve || isOwn(r.Address)) {
+		return r, nil
 	}
-	return m.join(ctx, o, joining{token: t, address: addr})
+	addr, err := m.address(ctx, o.Address)
+	if err != nil || addr == r.Address {
+		return r, err
+	}
+	if r, err = m.amend(c, func(r *record) { r.Address = addr }); err != nil {
+		return r, err
+	}
+	_, err = m.askServers(ctx, c) // each question says who asks
+	return r, err
+}
+
+// enrolment is where the server that a user has named serves it.
+func (m *Membership) enrolment(o JoinOptions) netip.AddrPort {
+	if o.Server.Port() == 0 {
+		return netip.AddrPortFrom(o.Server.Addr(), m.o.Port)
+	}
+	return o.Server
+}
+
+// introduce has a member learn who serves the cluster from a server that it does not know
+// and a user has named: all that it knows may have been replaced while it was off. That
+// this one does not answer is no failure if another does.
+func (m *Membership) introduce(ctx context.Context, c *current, server netip.AddrPort) error {
+	r := m.recordOf(c)
+	if r.Server || slices.ContainsFunc(r.Servers, func(h enrol.Host) bool { return h.Enrolment() == server }) {
+		return nil
+	}
+	c.asking.Lock()
+	bounded, cancel := context.WithTimeout(ctx, askLimit)
+	state, err := m.caller(c).State(bounded, server)
+	cancel()
+	c.asking.Unlock()
+	if err == nil {
+		return m.update(c, state.Servers)
+	}
+	if _, known := m.askServers(ctx, c); known != nil {
+		return err
+	}
+	return nil
+}
+
+// isOwn says whether an address is this host's now.
+func isOwn(addr netip.Addr) bool {
+	l, err := net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
+	if err != nil {
+		return false
+	}
+	_ = l.Close() // it was for trying alone
+	return true
 }
 
 type joining struct {
 	token   enrol.Token
 	address netip.Addr
+	former  *record // of a member that becomes a server; nil of a host in no cluster
+}
+
+// back makes the host again what it was before a join that came to nothing. The cluster
+// may have let it in; its former certificate is good until it shows another.
+func (m *Membership) back(j joining) error {
+	if j.former == nil {
+		return m.undo()
+	}
+	return m.enter(*j.former)
 }
 
 func (m *Membership) join(ctx context.Context, o JoinOptions, j joining) (Joined, error) {
@@ -262,11 +341,13 @@ func (m *Membership) join(ctx context.Context, o JoinOptions, j joining) (Joined
 	m.halt() // of a member that becomes a server
 	w := membershipFiles{authority: authority, authorityKey: a.AuthorityKey, key: key, certificate: a.Certificate}
 	if err := m.write(r, w); err != nil {
-		return Joined{}, err
+		err = &fault.Error{Op: "join the cluster", Err: err, Fix: "make the directory writable, or room on its disk, and run the same command again"}
+		return Joined{}, errors.Join(err, m.back(j))
 	}
 	done := Joined{Name: r.Name, ID: string(m.node), Servers: r.Servers, Two: o.Serve && len(r.Servers) == 1}
-	if err := m.begin(ctx, r); err != nil {
-		return done, err
+	err = m.begin(ctx, r)
+	if err != nil && m.state() == nil { // otherwise it goes on trying
+		err = errors.Join(err, m.back(j))
 	}
-	return done, nil
+	return done, err
 }

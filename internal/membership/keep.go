@@ -21,8 +21,9 @@ const (
 	// between two looks at servers and certificate otherwise.
 	soon  = time.Second
 	often = time.Minute
-	// renewAt is the part of a certificate's life that is left when it is renewed.
-	renewAt = 3
+	// refusedFor is how long a host does without another certificate that the servers
+	// have refused it. Months are left by then.
+	refusedFor = time.Hour
 )
 
 // keep does a member's duties until ctx ends.
@@ -45,15 +46,17 @@ func (m *Membership) keep(ctx context.Context, c *current) {
 			go m.finishLeaving(c)
 			return
 		}
-		err := m.look(ctx, c)
+		err, what := m.look(ctx, c), "the cluster's servers cannot be asked"
+		if err != nil {
+			wait = min(wait, 5*time.Second)
+		} else {
+			err, what = m.renewDue(ctx, c), "this host's certificate is not renewed"
+		}
 		if ctx.Err() != nil {
 			return
 		}
 		if m.note(c, err) {
-			m.o.Log.WithError(err).Warn("the cluster's servers cannot be asked")
-		}
-		if err != nil {
-			wait = min(wait, 5*time.Second)
+			m.o.Log.WithError(err).Warn(what)
 		}
 		select {
 		case <-ctx.Done():
@@ -97,20 +100,29 @@ func (m *Membership) note(c *current, err error) bool {
 	return fresh
 }
 
-// look asks who the servers are, and renews the certificate when it is time.
+// look asks who the servers are.
 func (m *Membership) look(ctx context.Context, c *current) error {
 	servers, err := m.servers(ctx, c)
 	if err != nil {
 		return err
 	}
-	if err := m.update(c, servers); err != nil {
-		return err
-	}
-	from, to := c.identity.life()
-	if time.Until(to) > to.Sub(from)/renewAt {
+	return m.update(c, servers)
+}
+
+// renewDue renews the certificate when it is time. A refusal is as good for a while:
+// the clocks that it is about are not set right within seconds.
+func (m *Membership) renewDue(ctx context.Context, c *current) error {
+	switch {
+	case !c.identity.noted().Due(time.Now()):
 		return nil
+	case time.Now().Before(c.refusedUntil):
+		return c.refusal
 	}
-	return m.renew(ctx, c)
+	err := m.renew(ctx, c)
+	if errors.Is(err, enrol.ErrTooEarly) {
+		c.refusal, c.refusedUntil = err, time.Now().Add(refusedFor)
+	}
+	return err
 }
 
 // servers asks this host's own server and, if it does not answer, the others'
@@ -133,6 +145,8 @@ func (m *Membership) servers(ctx context.Context, c *current) ([]enrol.Host, err
 }
 
 func (m *Membership) askServers(ctx context.Context, c *current) ([]enrol.Host, error) {
+	c.asking.Lock()
+	defer c.asking.Unlock()
 	var state enrol.State
 	err := m.anyServer(ctx, c, askLimit, func(ctx context.Context, s enrol.Host) (err error) {
 		state, err = m.caller(c).State(ctx, s.Enrolment())
@@ -148,8 +162,9 @@ func (m *Membership) askServers(ctx context.Context, c *current) ([]enrol.Host, 
 	return state.Servers, nil
 }
 
-// serves says whether this host is a server that the others have not removed.
-func (c *current) serves() bool { return c.server != nil && !c.server.store.State().Removed }
+// serves says whether this host is a server that the others have not removed, and that
+// has its data.
+func (c *current) serves() bool { return c.server != nil && !c.server.store.State().Out() }
 
 // anyServer asks one server after the other, each no longer than limit, until one
 // answers. That the host was removed is an answer.
@@ -186,26 +201,24 @@ func (m *Membership) update(c *current, servers []enrol.Host) error {
 		}
 		return 0
 	})
-	m.mu.Lock()
-	r := c.record
-	same := slices.EqualFunc(servers, r.Servers, func(a, b enrol.Host) bool { return a.ID == b.ID && a.Clients() == b.Clients() })
-	m.mu.Unlock()
+	same := slices.EqualFunc(servers, m.recordOf(c).Servers, func(a, b enrol.Host) bool { return a.ID == b.ID && a.Clients() == b.Clients() })
 	if len(servers) == 0 || same {
 		return nil
 	}
-	r.Servers = servers
-	if err := c.identity.files.write(r); err != nil {
+	if _, err := m.amend(c, func(r *record) { r.Servers = servers }); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	c.record.Servers = servers
-	m.mu.Unlock()
-	m.deliver(c.connection(r))
+	m.connect(c)
 	return nil
 }
 
-// renew gets a new certificate, for the same key.
+// renew gets a new certificate, for the same key. One that the host could not keep is
+// not asked for: the cluster would have it until it ends.
 func (m *Membership) renew(ctx context.Context, c *current) error {
+	if err := writable(c.identity.files.certificate()); err != nil {
+		return &fault.Error{Op: "renew certificate", On: c.identity.files.certificate(), Err: err,
+			Fix: "make the directory writable, or room on its disk, before the certificate ends at " + c.identity.noted().NotAfter.UTC().Format(time.RFC3339)}
+	}
 	request, err := c.identity.request()
 	if err != nil {
 		return err
@@ -229,7 +242,9 @@ func (m *Membership) renew(ctx context.Context, c *current) error {
 func (m *Membership) renewOwn(ctx context.Context, c *current, request []byte) (*enrol.Admission, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	return c.server.authority.Renew(ctx, c.server.client.Register(), c.server.host, request)
+	host := c.server.host
+	host.Certificates = []enrol.Certificate{c.identity.noted()}
+	return c.server.authority.Renew(ctx, c.server.client.Register(), host, request)
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/internal/fault"
 )
@@ -22,6 +24,8 @@ type LeaveOptions struct {
 type Left struct {
 	Already bool  // it was in no cluster
 	Untold  error // why no server could be told, with Force
+	// External: PARTICLE_ETCD has the host in the cluster again when the plugin starts.
+	External bool
 }
 
 // Leave ends membership. What it has begun it carries through, even if the
@@ -30,8 +34,8 @@ func (m *Membership) Leave(ctx context.Context, o LeaveOptions) (Left, error) {
 	m.change.Lock()
 	defer m.change.Unlock()
 	const op = "leave the cluster"
-	if err := m.refuseExternal(op); err != nil {
-		return Left{}, err
+	if m.external() != nil {
+		return m.leaveExternal(ctx, o)
 	}
 	c := m.state()
 	if c == nil {
@@ -46,17 +50,13 @@ func (m *Membership) Leave(ctx context.Context, o LeaveOptions) (Left, error) {
 		m.deliver(nil)
 		return Left{Untold: damage}, err
 	}
-	if r := m.recordOf(c); !r.Leaving {
+	if !m.recordOf(c).Leaving {
 		if err := m.mayLeave(ctx, c, o); err != nil {
 			return Left{}, err
 		}
-		r.Leaving = true
-		if err := c.identity.files.write(r); err != nil {
+		if err := m.depart(ctx, c, o); err != nil {
 			return Left{}, err
 		}
-		m.mu.Lock()
-		c.record.Leaving = true
-		m.mu.Unlock()
 	}
 	var left Left
 	if err := m.tellLeave(ctx, c); err != nil {
@@ -71,22 +71,55 @@ func (m *Membership) Leave(ctx context.Context, o LeaveOptions) (Left, error) {
 	return left, err
 }
 
-// mayLeave checks what speaks against leaving, and gives up the host's part.
+// mayLeave checks what speaks against leaving.
 func (m *Membership) mayLeave(ctx context.Context, c *current, o LeaveOptions) error {
-	const op = "leave the cluster"
-	if !o.Force {
-		if err := m.checkBusy(ctx); err != nil {
-			return err
-		}
-		if err := m.checkAlone(ctx, c); err != nil {
-			return err
+	if err := writable(c.identity.files.record()); err != nil {
+		return unwritten(c, err)
+	}
+	if o.Force {
+		return nil
+	}
+	if err := m.checkBusy(ctx); err != nil {
+		return err
+	}
+	return m.checkAlone(ctx, c)
+}
+
+// depart gives up the host's part, and writes down that it goes. Meanwhile nothing
+// connects it to the store anew. After an error it is the member that it was.
+func (m *Membership) depart(ctx context.Context, c *current, o LeaveOptions) error {
+	m.using.Lock() // who is connecting goes first
+	m.setGoing(c, true)
+	m.using.Unlock()
+	err := m.giveUpPart(ctx, o)
+	if err == nil {
+		if _, err = m.amend(c, func(r *record) { r.Leaving = true }); err != nil {
+			err = unwritten(c, err)
 		}
 	}
+	if err != nil {
+		m.setGoing(c, false)
+		m.connect(c) // claims again what is given up; the servers may be others by now, too
+	}
+	return err
+}
+
+// unwritten says that the host stays because it could not write down that it goes.
+func unwritten(c *current, err error) error {
+	return &fault.Error{Op: "leave the cluster", On: c.identity.files.record(), Err: err,
+		Fix: "make the directory writable, or room on its disk, and run the same command again; the host stays a member until then"}
+}
+
+func (m *Membership) giveUpPart(ctx context.Context, o LeaveOptions) error {
 	if m.o.Leaving == nil {
 		return nil
 	}
-	if err := m.o.Leaving(ctx); err != nil && !o.Force {
-		return &fault.Error{Op: op, Err: err, Fix: "try again when the cluster's store answers, or use --force and then `particle cluster remove` for this host on a server"}
+	err := m.o.Leaving(ctx)
+	if errors.Is(err, control.ErrDouble) { // it has the certificate of that host, which would be out
+		return err
+	}
+	if err != nil && !o.Force {
+		return &fault.Error{Op: "leave the cluster", Err: err, Fix: "try again when the cluster's store answers, or use --force and then `particle cluster remove` for this host on a server"}
 	}
 	return nil
 }
@@ -110,23 +143,38 @@ func (m *Membership) checkAlone(ctx context.Context, c *current) error {
 		return nil
 	}
 	servers, err := m.servers(ctx, c)
-	if err == nil && (len(servers) != 1 || servers[0].ID != m.node) {
+	if err == nil && !m.isOnly(servers) {
 		return nil
 	}
-	var hosts []enrol.Host
+	var others int
 	if err == nil {
-		bounded, cancel := context.WithTimeout(ctx, askLimit)
-		defer cancel()
-		hosts, err = c.server.client.Register().Hosts(bounded)
+		others, err = c.server.countOthers(ctx)
 	}
 	if err != nil {
 		return &fault.Error{Op: "leave the cluster", Err: err, Fix: "use --force to leave it although its store does not answer"}
 	}
-	if len(hosts) > 1 {
-		return fault.New("leave the cluster", "", fmt.Sprintf("this host alone serves the store, and %d others are in the cluster", len(hosts)-1),
+	if others > 0 {
+		return fault.New("leave the cluster", "", servesAlone(others),
 			"let them leave first, make another one a server (`particle cluster join --server` there), or use --force: they keep what they have, and can share nothing new")
 	}
 	return nil
+}
+
+// isOnly says whether this host alone serves the store.
+func (m *Membership) isOnly(servers []enrol.Host) bool {
+	return len(servers) == 1 && servers[0].ID == m.node
+}
+
+func servesAlone(others int) string {
+	return fmt.Sprintf("this host alone serves the store, and %d others are in the cluster", others)
+}
+
+// countOthers counts the cluster's other hosts.
+func (s *serving) countOthers(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	hosts, err := s.client.Register().Hosts(ctx)
+	return len(slices.DeleteFunc(hosts, func(h enrol.Host) bool { return h.ID == s.host.ID })), err
 }
 
 // tellLeave has a server revoke this host's certificate. The last server has
@@ -136,8 +184,23 @@ func (m *Membership) tellLeave(ctx context.Context, c *current) error {
 		return nil
 	}
 	err := m.anyServer(ctx, c, leaveLimit, func(ctx context.Context, s enrol.Host) error { return m.caller(c).Leave(ctx, s.Enrolment()) })
-	if errors.Is(err, enrol.ErrRemoved) {
+	switch {
+	case errors.Is(err, enrol.ErrRemoved):
 		return nil
+	case err == nil, !c.serves():
+		return err
+	}
+	// They may have left at the same time, or be others by now.
+	servers, unknown := m.servers(ctx, c)
+	switch {
+	case unknown != nil:
+		return err
+	case !m.isOnly(servers):
+		return errors.Join(err, m.update(c, servers))
+	}
+	others, err := c.server.countOthers(ctx)
+	if err == nil && others > 0 {
+		err = errors.New(servesAlone(others))
 	}
 	return err
 }
@@ -199,7 +262,7 @@ type TokenOptions struct {
 // Token gives the token that lets hosts in; an expired one is replaced. It works
 // on servers alone.
 func (m *Membership) Token(ctx context.Context, o TokenOptions) (Made, error) {
-	c, err := m.asServer("show token")
+	c, err := m.asServer(opToken)
 	if err != nil {
 		return Made{}, err
 	}

@@ -28,8 +28,11 @@ type Options struct {
 	Address func(context.Context) (netip.Addr, error)
 	// Command executes this program as the store's server.
 	Command []string
-	// External is an etcd that somebody else runs; nil if there is none.
+	// External is an etcd that somebody else runs; nil if there is none. A membership
+	// that is on disk comes before it.
 	External *External
+	// Known lists the hosts that use External, as its store tells. May be nil without.
+	Known func() []enrol.Host
 	// CanEncrypt says why this host cannot encrypt what it sends to others; nil if
 	// it can. May be nil, which is likewise.
 	CanEncrypt func() error
@@ -54,6 +57,8 @@ type Connection struct {
 	// Encryption is the cluster's, and Secret this host's key for it.
 	Encryption topology.Encryption
 	Secret     wireguard.Secret
+
+	of *current // the membership; nil with External
 }
 
 // Membership is what this host is in a cluster. It is safe for concurrent use.
@@ -65,11 +70,15 @@ type Membership struct {
 	stop  context.CancelFunc
 
 	change sync.Mutex // held while membership changes; taken before mu
+	using  sync.Mutex // held by Use; taken after change, and before mu
 
 	mu     sync.Mutex // guards what follows
-	now    *current   // nil in no cluster
+	now    *current   // nil in no cluster, and with External
+	extern *External  // nil unless it is in force
 	conns  chan *Connection
 	closed bool
+	behind int           // how many connections were delivered and are not in use yet
+	caught chan struct{} // closed, and replaced, when one is
 
 	broken error // why what is on disk, or External, could not be taken up
 }
@@ -80,17 +89,30 @@ type current struct {
 	identity *identity
 	secret   wireguard.Secret // in an encrypted cluster
 	server   *serving         // nil on a host that does not serve the store
+	going    bool             // it is giving up its part, or has
 	problem  error            // why the cluster could not be asked lately
 	skew     error            // this host's clock, if it is wrong
 	stop     context.CancelFunc
 	done     chan struct{}
+
+	// amending keeps an older record from replacing a newer one. Taken after change, and
+	// before mu.
+	amending sync.Mutex
+	// asking lets one question at a time tell the servers who this host is: what one began
+	// to say before the record changed is not to come after what the next one says.
+	asking sync.Mutex
+
+	// The last refusal of another certificate, and until when none is asked for: keep's
+	// own.
+	refusal      error
+	refusedUntil time.Time
 }
 
 // Open reads what the host is, and takes up its duties in the background. It
 // waits for no other host. What is wrong with a membership that is on disk is
 // told by Status: the host's containers need Open to succeed.
 func Open(o Options) (*Membership, error) {
-	m := &Membership{o: o, place: place{o.StateDir}, conns: make(chan *Connection, 1)}
+	m := &Membership{o: o, place: place{o.StateDir}, conns: make(chan *Connection, 2), caught: make(chan struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	if err := os.MkdirAll(o.StateDir, 0o755); err != nil {
 		return nil, err
@@ -108,16 +130,6 @@ func Open(o Options) (*Membership, error) {
 // resume takes up what is on disk. After an error nothing was delivered: that
 // would tell a host that is in a cluster that it is in none.
 func (m *Membership) resume() error {
-	if m.o.External != nil {
-		c, err := m.o.External.connection()
-		if err == nil {
-			c.Secret, err = m.place.secret(c.Encryption)
-		}
-		if err == nil {
-			m.deliver(c)
-		}
-		return err
-	}
 	if err := m.place.tidy(); err != nil {
 		return err
 	}
@@ -125,11 +137,13 @@ func (m *Membership) resume() error {
 	switch {
 	case err != nil:
 		return err
-	case r == nil:
-		m.deliver(nil)
-		return nil
+	case r != nil: // whatever External is: on a server, other hosts rely on it
+		return m.enter(*r)
+	case m.o.External != nil:
+		return m.useExternal()
 	}
-	return m.enter(*r)
+	m.deliver(nil)
+	return nil
 }
 
 // Close ends what runs in the background. The host stays what it is.
@@ -150,34 +164,24 @@ func (m *Membership) Close() error {
 // Node gives the host's id.
 func (m *Membership) Node() topology.NodeID { return m.node }
 
-// Connections delivers how the store is reached: at once, and whenever that
-// changes; nil while the host is in no cluster. A value that was not taken yet
-// gives way to a later one. There is one channel, for one receiver; Close closes
-// it.
-func (m *Membership) Connections() <-chan *Connection { return m.conns }
-
-func (m *Membership) deliver(c *Connection) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return
-	}
-	select {
-	case <-m.conns:
-	default:
-	}
-	m.conns <- c
-}
-
 // enter takes up the duties of a membership that is on disk.
 func (m *Membership) enter(r record) error {
 	id, err := openIdentity(m.place.now())
+	if err == nil {
+		err = id.belongs(m.node)
+	}
 	if err != nil {
 		return err
 	}
 	secret, err := m.place.secret(r.Encryption)
 	if err != nil {
 		return err
+	}
+	if r.Name != m.o.Name { // it may have another since it joined
+		r.Name = m.o.Name
+		if err := m.place.now().write(r); err != nil {
+			m.o.Log.WithError(err).Warn("the host's new name is not on disk")
+		}
 	}
 	ctx, stop := context.WithCancel(m.ctx)
 	c := &current{record: r, identity: id, secret: secret, stop: stop, done: make(chan struct{})}
@@ -190,9 +194,7 @@ func (m *Membership) enter(r record) error {
 	m.mu.Lock()
 	m.now = c
 	m.mu.Unlock()
-	if !r.Leaving {
-		m.deliver(c.connection(r))
-	}
+	m.connect(c)
 	go m.keep(ctx, c)
 	return nil
 }
@@ -227,28 +229,40 @@ func (m *Membership) recordOf(c *current) record {
 	return c.record
 }
 
+// amend changes a membership's record, on disk first, and gives what it is then.
+func (m *Membership) amend(c *current, change func(*record)) (record, error) {
+	c.amending.Lock()
+	defer c.amending.Unlock()
+	r := m.recordOf(c)
+	change(&r)
+	if err := c.identity.files.write(r); err != nil {
+		return r, err
+	}
+	m.mu.Lock()
+	c.record = r
+	m.mu.Unlock()
+	return r, nil
+}
+
 // connection is how the store is reached by what the record says.
 func (c *current) connection(r record) *Connection {
-	conn := &Connection{TLS: c.identity.client(), Encryption: r.Encryption, Secret: c.secret}
+	conn := &Connection{TLS: c.identity.client(), Encryption: r.Encryption, Secret: c.secret, of: c}
 	for _, s := range r.Servers {
 		conn.Endpoints = append(conn.Endpoints, endpoint(s))
 	}
 	return conn
 }
 
-// refuseExternal is the answer to what only makes sense with a store of ours.
-func (m *Membership) refuseExternal(op string) error {
-	if m.o.External == nil {
-		return nil
-	}
-	return fault.New(op, "", "PARTICLE_ETCD names an etcd that is not particle's own, and the hosts that use it are the cluster",
-		"set PARTICLE_ETCD on each host instead, or empty it first: `particle install --set PARTICLE_ETCD=`")
-}
-
-// address gives the one asked for, or finds one.
+// address gives the one asked for, or finds one. All hosts are told it, so one that means
+// another host to each of them, or none, will not do.
 func (m *Membership) address(ctx context.Context, asked netip.Addr) (netip.Addr, error) {
 	if asked.IsValid() {
-		return asked, nil
+		broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+		addr := asked.Unmap()
+		if addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "" || addr == broadcast {
+			return addr, fault.New("use address", asked.String(), "other hosts do not reach this one at it", "name one of this host's addresses with --address, or omit it")
+		}
+		return addr, nil
 	}
 	addr, err := m.o.Address(ctx)
 	if err == nil && !addr.IsValid() {

@@ -104,7 +104,8 @@ func TestRefusals(t *testing.T) {
 	refused(t, err, "a member of a cluster already")
 
 	twin := newHost(t, "twin", "127.0.0.2", port)
-	refused(t, join(twin, made.Address, made.Token), "a host h2", "same address", "particle cluster remove h2")
+	_, err = twin.Join(t.Context(), membership.JoinOptions{Server: made.Address, Token: made.Token, Serve: true})
+	refused(t, err, "a host h2", "same address", "particle cluster remove h2", "particle cluster status")
 	clone := newHost(t, "clone", "127.0.0.4", port)
 	id, err := os.ReadFile(filepath.Join(h2.opts.StateDir, "node"))
 	if err != nil {

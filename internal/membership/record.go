@@ -27,7 +27,8 @@ type record struct {
 	Server  bool              `json:"server,omitempty"`
 	// Encryption is the cluster's.
 	Encryption topology.Encryption `json:"encryption,omitempty"`
-	// Initial is for a server that was not the first.
+	// Initial is for a server that was not the first, until it has started: see
+	// server.Config.
 	Initial string       `json:"initial,omitempty"`
 	Servers []enrol.Host `json:"servers"` // with a vote, as last heard
 	Joined  time.Time    `json:"joined"`
@@ -79,23 +80,46 @@ func (f files) write(r record) error {
 // writeFile puts content at path, for root alone, so that a reader or a crash
 // finds the old file or the new one and nothing between.
 func writeFile(path string, content []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
+	tmp, err := writeBeside(path, content)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(content)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
+	defer os.Remove(tmp)
+	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
 }
+
+// writeBeside puts content in a file of another name in the directory of path. After an
+// error there is none.
+func writeBeside(path string, content []byte) (name string, err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
+	if err != nil {
+		return "", err
+	}
+	_, err = tmp.Write(content)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		err = errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return tmp.Name(), err
+}
+
+// writable tries whether a file of the directory could be written anew: the record, or
+// a certificate and the one before.
+func writable(path string) error {
+	probe, err := writeBeside(path, make([]byte, 2*room))
+	if err != nil {
+		return err
+	}
+	return os.Remove(probe)
+}
+
+// room is more than the record or a certificate takes, with its block on the disk.
+const room = 4 << 10
 
 func syncDir(path string) error {
 	dir, err := os.Open(path)

@@ -17,6 +17,10 @@ type Removed struct {
 	// Pending: the host was alive. What it had is given up when it has been
 	// silent for as long as a lease lasts.
 	Pending bool
+	// Readmits: the token that is good lets it in again. Authority: it served the store,
+	// and has the key that lets hosts in. Neither matters of a host that is gone for good,
+	// and both do of one that is somebody else's.
+	Readmits, Authority bool
 }
 
 // pendingLimit is how long what a removed host had is tried to be given up. A
@@ -25,12 +29,15 @@ type Removed struct {
 const pendingLimit = 5 * time.Minute
 
 // Remove takes another host out of the cluster: its certificate is worth nothing
-// from then on, and what it had can be had by others. It works on servers alone,
-// and may be repeated.
+// from then on, and what it had can be had by others. It works on servers alone or,
+// with External, on every host; and may be repeated.
 func (m *Membership) Remove(ctx context.Context, ref string) (Removed, error) {
 	m.change.Lock()
 	defer m.change.Unlock()
 	const op = "remove host"
+	if m.external() != nil {
+		return m.removeExternal(ctx, ref)
+	}
 	c, err := m.asServer(op)
 	if err != nil {
 		return Removed{}, err
@@ -46,6 +53,10 @@ func (m *Membership) Remove(ctx context.Context, ref string) (Removed, error) {
 	if h.ID == m.node {
 		return Removed{}, fault.New(op, h.Name, "it is this one", "run `particle cluster leave`")
 	}
+	done := Removed{Name: h.Name, Authority: h.Server}
+	if done.Readmits, err = readmits(ctx, register); err != nil {
+		return Removed{}, err
+	}
 	// The certificate first: the host must not claim anew what is given up.
 	if h.Server {
 		err = c.server.Dismiss(ctx, h)
@@ -57,17 +68,24 @@ func (m *Membership) Remove(ctx context.Context, ref string) (Removed, error) {
 		err = c.server.tend(ctx)
 	}
 	if err != nil || m.o.Removing == nil {
-		return Removed{Name: h.Name}, err
+		return done, err
 	}
 	err = m.o.Removing(ctx, h.ID)
 	if errors.Is(err, control.ErrAlive) {
 		go m.finishRemoving(h)
-		return Removed{Name: h.Name, Pending: true}, nil
+		done.Pending = true
+		return done, nil
 	}
 	if err != nil {
 		err = &fault.Error{Op: op, On: h.Name, Err: err, Fix: "its certificate is worth nothing by now; run the same command again for the addresses that it had"}
 	}
-	return Removed{Name: h.Name}, err
+	return done, err
+}
+
+// readmits says whether there is a token that is good.
+func readmits(ctx context.Context, register *enrol.Register) (bool, error) {
+	info, err := register.TokenInfo(ctx, enrol.TokenLife)
+	return err == nil && !info.Expired(time.Now()), err
 }
 
 // removable finds a host that is in the register, or was: it may have been
@@ -88,7 +106,7 @@ func removable(ctx context.Context, register *enrol.Register, ref string) (enrol
 	}
 	for _, r := range list {
 		same := func(h enrol.Host) bool { return h.ID == r.Node }
-		if !slices.ContainsFunc(hosts, same) && !slices.ContainsFunc(revoked, same) {
+		if r.Node != "" && !slices.ContainsFunc(hosts, same) && !slices.ContainsFunc(revoked, same) {
 			revoked = append(revoked, enrol.Host{ID: r.Node, Name: r.Name})
 		}
 	}

@@ -3,6 +3,7 @@ package membership
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"os"
 	"sync"
 	"time"
@@ -12,7 +13,8 @@ import (
 )
 
 // revocations is the list that the store's server on this host looks at. A store
-// that has lost its contents does not make valid again what is on it.
+// that has lost its contents does not make valid again what is on it, and is told of it:
+// other servers come, which know nothing else.
 type revocations struct {
 	s *serving
 
@@ -48,10 +50,17 @@ func (v *revocations) Has(serial string) bool {
 // Refresh implements enrol.Revocations. New connections are checked against the
 // list when it returns.
 func (v *revocations) Refresh(ctx context.Context) error {
-	list, err := v.s.client.Register().Revoked(ctx)
+	register := v.s.client.Register()
+	list, err := register.Revoked(ctx)
 	if err != nil {
 		return err
 	}
+	// A store that takes no writes is heard all the same.
+	return errors.Join(register.Revoke(ctx, v.beyond(list)), v.take(list))
+}
+
+// take has the store's server on this host refuse what the store lists.
+func (v *revocations) take(list []enrol.Revoked) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var fresh []string
@@ -84,4 +93,20 @@ func (v *revocations) Refresh(ctx context.Context) error {
 		v.s.store.Restart() // etcd looks at the list for new connections alone
 	}
 	return nil
+}
+
+// beyond gives what is on the list and not on the store's.
+func (v *revocations) beyond(list []enrol.Revoked) (more []enrol.Revoked) {
+	told := make(map[string]bool, len(list))
+	for _, r := range list {
+		told[r.Serial] = true
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for serial, r := range v.all {
+		if !told[serial] {
+			more = append(more, r)
+		}
+	}
+	return more
 }

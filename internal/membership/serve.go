@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -21,8 +22,8 @@ import (
 // enrol.Store.
 type serving struct {
 	m         *Membership
+	current   *current
 	host      enrol.Host
-	initial   string // see server.Config
 	files     files
 	authority *enrol.Authority
 	store     *server.Server
@@ -45,7 +46,7 @@ func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &serving{m: m, host: r.host(m.node), files: f, log: m.o.Log}
+	s := &serving{m: m, current: c, host: r.host(m.node), files: f, log: m.o.Log}
 	if s.authority, err = enrol.ReadAuthority(cert, key); err != nil {
 		return nil, err
 	}
@@ -63,18 +64,22 @@ func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
 		ReadTimeout: 20 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
 	}
 	s.http.ErrorLog = quiet()
-	s.initial = r.Initial
-	s.store = server.Start(s.config(), m.o.Command, s.log)
+	s.store = server.Start(s.config, m.o.Command, s.log)
 	go s.listen(ctx)
 	return s, nil
 }
 
+// config is by who serves the store now, who made it does not matter.
 func (s *serving) config() server.Config {
-	f := s.files
-	return server.Config{
-		Host: s.host, Dir: f.data(), Initial: s.initial,
+	f, others := s.files, s.m.others(s.current)
+	c := server.Config{
+		Host: s.host, Dir: f.data(), Others: names(others),
 		Certificate: f.certificate(), Key: f.key(), Authority: f.authority(), Revoked: f.revoked(),
 	}
+	if len(others) > 0 {
+		c.Initial = s.m.recordOf(s.current).Initial
+	}
+	return c
 }
 
 // listen serves enrolment until ctx ends. The address may come later than the
@@ -85,7 +90,7 @@ func (s *serving) listen(ctx context.Context) {
 		l, err := net.Listen("tcp", s.host.Enrolment().String())
 		if err == nil {
 			told = false
-			err = s.http.ServeTLS(l, "", "")
+			err = s.http.ServeTLS(enrol.Bound(l), "", "")
 		}
 		if errors.Is(err, http.ErrServerClosed) {
 			return
@@ -124,19 +129,30 @@ func (s *serving) Register(ctx context.Context) (*enrol.Register, error) {
 	return s.client.Register(), nil
 }
 
-// Servers implements enrol.Store.
+// Servers implements enrol.Store. Each host of the cluster asks once a minute: of the
+// register no more is read than the servers' own entries.
 func (s *serving) Servers(ctx context.Context) ([]enrol.Host, error) {
 	members, err := s.client.Members(ctx)
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := s.client.Register().Hosts(ctx)
-	if err != nil {
-		return nil, err
+	register := s.client.Register()
+	var hosts []enrol.Host
+	for _, m := range members {
+		if m.Learner || m.Node == "" {
+			continue
+		}
+		h, err := register.Host(ctx, m.Node)
+		if errors.Is(err, enrol.ErrNotEnrolled) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, h)
 	}
-	return slices.DeleteFunc(hosts, func(h enrol.Host) bool {
-		return !slices.ContainsFunc(members, func(m server.Member) bool { return m.Node == h.ID && !m.Learner })
-	}), nil
+	slices.SortFunc(hosts, func(a, b enrol.Host) int { return cmp.Compare(a.ID, b.ID) })
+	return hosts, nil
 }
 
 // Admit implements enrol.Store.
@@ -156,6 +172,9 @@ func (s *serving) tend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.m.started(s.current); err != nil {
+		return err
+	}
 	if err := s.promote(ctx); err != nil {
 		return err
 	}
@@ -163,6 +182,16 @@ func (s *serving) tend(ctx context.Context) error {
 		return err
 	}
 	return s.revoked.Refresh(ctx)
+}
+
+// started notes that this host's server has had data: if that is lost, it cannot be had
+// of the others by the same server once more.
+func (m *Membership) started(c *current) error {
+	if m.recordOf(c).Initial == "" {
+		return nil
+	}
+	_, err := m.amend(c, func(r *record) { r.Initial = "" })
+	return err
 }
 
 // promote gets this host's server its vote. Without one it answers nothing
@@ -188,25 +217,34 @@ func (s *serving) promote(ctx context.Context) error {
 	return client.Promote(ctx, s.host.ID)
 }
 
-// enter enters this host where there is none yet, and its certificate if it has signed
-// that itself: what the register does not know is not revoked when the host is removed.
+// enter enters this host where there is none yet, and what it is called by now, and its
+// certificate if it has signed that itself: what the register does not know is not revoked
+// when the host is removed.
 func (s *serving) enter(ctx context.Context, register *enrol.Register) error {
 	hosts, err := register.Hosts(ctx)
 	if err != nil {
 		return err
 	}
 	own := enrol.CertificateOf(s.identity.own.Load().Leaf)
-	h := s.host
+	h, named := s.host, false
 	h.Version = s.m.o.Version
 	if len(hosts) > 0 {
 		i := slices.IndexFunc(hosts, func(h enrol.Host) bool { return h.ID == s.host.ID })
-		if i < 0 || slices.ContainsFunc(hosts[i].Certificates, func(c enrol.Certificate) bool { return c.Serial == own.Serial }) {
+		if i < 0 {
 			return nil
 		}
-		h = hosts[i]
+		h, named = hosts[i], hosts[i].Name == s.host.Name
+		h.Name = s.host.Name
 	}
-	h.Certificates = append(h.Certificates, own)
-	return register.Enter(ctx, h)
+	known := slices.ContainsFunc(h.Certificates, func(c enrol.Certificate) bool { return c.Serial == own.Serial })
+	if known && named {
+		return nil
+	}
+	if !known {
+		h.Certificates = append(h.Certificates, own)
+	}
+	_, err = register.Enter(ctx, h)
+	return err
 }
 
 // hostNamed finds a host by its name, its id or the start of one.

@@ -9,13 +9,39 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/control/server"
 	"github.com/particle-net/particle/internal/membership"
+	"github.com/particle-net/particle/topology"
 )
+
+// twoServers are the servers of a cluster.
+func twoServers(t *testing.T) (h1, h2 *host) {
+	t.Helper()
+	port := etcdtest.FreePorts(t)
+	h1, h2 = newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
+	h2.join(h1.init(), true)
+	h2.endpoints(2)
+	return h1, h2
+}
+
+// threeServers are those of another, and what lets further hosts join.
+func threeServers(t *testing.T) (h1, h2, h3 *host, made membership.Made) {
+	t.Helper()
+	port := etcdtest.FreePorts(t)
+	h1, h2, h3 = newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
+	made = h1.init()
+	h2.join(made, true)
+	h2.endpoints(2)
+	h3.join(made, true)
+	h3.endpoints(3)
+	return h1, h2, h3, made
+}
 
 // Three servers bear the loss of one; each can be the one that leaves.
 func TestThreeServers(t *testing.T) {
@@ -157,6 +183,108 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// A plugin that was killed while it recovered the store goes on when it is asked again.
+func TestRecoverAgain(t *testing.T) {
+	h1, h2 := twoServers(t)
+	if err := errors.Join(h1.Close(), h2.RecoverHalf(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	h2.restart()
+	eventually(t, "the store", func() bool { _, err := h2.Token(t.Context(), membership.TokenOptions{}); return err == nil })
+	done, err := h2.Recover(t.Context())
+	if err != nil || !slices.Equal(done.Former, []string{"h1"}) {
+		t.Errorf("former servers: %v, %v", done.Former, err)
+	}
+	for _, host := range h2.Status(t.Context()).Hosts {
+		if host.Server != (host.Name == "h2") {
+			t.Errorf("host %s serves the store: %t", host.Name, host.Server)
+		}
+	}
+	_, err = h2.Recover(t.Context())
+	refused(t, err, "nothing is to be recovered")
+}
+
+// What a server has confirmed last is there when it has to stand alone.
+func TestRecoverWithLastWrite(t *testing.T) {
+	h1, h2 := twoServers(t)
+	made, err := h1.Token(t.Context(), membership.TokenOptions{Rotate: true})
+	if err = errors.Join(err, h1.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := h2.Recover(t.Context()); err != nil || !slices.Equal(done.Former, []string{"h1"}) {
+		t.Fatalf("former servers: %v, %v", done.Former, err)
+	}
+	if now, err := h2.Token(t.Context(), membership.TokenOptions{}); err != nil || now.Token != made.Token {
+		t.Errorf("the token is not the one given out: %v", err)
+	}
+}
+
+// A server that was killed before it had its vote says that it cannot stand alone.
+func TestRecoverWithoutVote(t *testing.T) {
+	h1, h2 := twoServers(t)
+	if err := errors.Join(h2.Unvoted(t.Context()), h1.Close()); err != nil {
+		t.Fatal(err)
+	}
+	h2.restart()
+	_, err := h2.Recover(t.Context())
+	refused(t, err, "was still joining the store", "particle cluster leave --force")
+}
+
+// move gives the host's files, and starts its plugin, in another place.
+func (h *host) move(to string) {
+	h.t.Helper()
+	_ = os.Remove(to) // empty, if it is there
+	if err := errors.Join(h.Close(), os.Rename(h.opts.StateDir, to)); err != nil {
+		h.t.Fatal(err)
+	}
+	h.opts.StateDir = to
+	h.start()
+}
+
+// A member that cannot write down that it is a server stays a member, and may try again.
+func TestMemberThatCannotBecomeServer(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
+	made := h1.init()
+	h2.join(made, false)
+	roomy := h2.opts.StateDir
+	h2.move(membership.Tight(t, t.TempDir(), "cluster/cluster.json"))
+	h2.endpoints(1)
+	_, err := h2.Join(t.Context(), membership.JoinOptions{Server: made.Address, Token: made.Token, Serve: true})
+	refused(t, err, "file name too long", "join the cluster", "run the same command again")
+	if s := h2.Status(t.Context()); s.Role != membership.RoleMember {
+		t.Fatalf("role %s", s.Role)
+	}
+	if err := works(t, h2.endpoints(1)); err != nil {
+		t.Error(err)
+	}
+	_, err = h2.Init(t.Context(), membership.InitOptions{})
+	refused(t, err, "a member of a cluster already")
+	h2.move(roomy)
+	h2.join(made, true)
+	if err := works(t, h2.endpoints(2)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A host that cannot write down that it has joined is in no cluster, and may try again.
+func TestJoinThatCannotBeWritten(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
+	made := h1.init()
+	roomy := h2.opts.StateDir
+	h2.move(membership.Tight(t, t.TempDir(), "cluster/cluster.json"))
+	_, err := h2.Join(t.Context(), membership.JoinOptions{Server: made.Address, Token: made.Token})
+	refused(t, err, "file name too long")
+	if s := h2.Status(t.Context()); s.Role != membership.RoleNone || s.Problem != nil {
+		t.Errorf("%+v", s)
+	}
+	h2.move(roomy)
+	if h2.join(made, false); works(t, h2.endpoints(1)) != nil {
+		t.Error("the store does not answer")
+	}
+}
+
 // Whatever a kill leaves, the next start goes on from.
 func TestKilled(t *testing.T) {
 	port := etcdtest.FreePorts(t)
@@ -196,16 +324,41 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// A server that was let in and then not entered, since the one that did so was killed, does
+// not keep others from becoming one. One that was entered does, until it is removed.
+func TestServerThatNeverCame(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
+	made := h1.init()
+	c := h1.endpoints(1)
+	client, err := server.Dial(server.Target{Endpoints: c.Endpoints, TLS: c.TLS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	never := enrol.Host{ID: topology.NodeID(strings.Repeat("9", 32)), Name: "h9", Address: netip.MustParseAddr("127.0.0.9"), Port: port, Server: true}
+	if _, err := client.Add(t.Context(), never); err != nil {
+		t.Fatal(err)
+	}
+	entered, err := client.Register().Enter(t.Context(), never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = h2.Join(t.Context(), membership.JoinOptions{Server: made.Address, Token: made.Token, Serve: true})
+	refused(t, err, "too many learner", "or remove it")
+	if err := client.Register().Remove(t.Context(), entered.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	h2.join(made, true)
+	if err := works(t, h2.endpoints(2)); err != nil {
+		t.Error(err)
+	}
+}
+
 // A server whose address is its host's no more is told to leave, can do so by way of
 // the others, and joins again with another.
 func TestMoved(t *testing.T) {
-	port := etcdtest.FreePorts(t)
-	h1, h2, h3 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
-	made := h1.init()
-	h2.join(made, true)
-	h2.endpoints(2)
-	h3.join(made, true)
-	h3.endpoints(3)
+	_, _, h3, made := threeServers(t)
 	if err := h3.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -225,6 +378,37 @@ func TestMoved(t *testing.T) {
 	h3.join(made, true)
 	if c := h3.endpoints(3); works(t, c) != nil || !strings.Contains(strings.Join(c.Endpoints, " "), "127.0.0.4:") {
 		t.Errorf("%v does not answer", c.Endpoints)
+	}
+}
+
+// A member whose address has changed since it joined becomes a server at the one that it has
+// now, or at the one asked for.
+func TestMovedMemberBecomesServer(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	h1, h2, h3 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port), newHost(t, "h3", "127.0.0.3", port)
+	made := h1.init()
+	h2.join(made, false)
+	h3.join(made, false)
+	if err := h2.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h2.rewrite(func(record map[string]any) { record["address"] = "192.0.2.7" }) // as it was then
+	h2.start()
+	h2.join(made, true)
+	if c := h2.endpoints(2); works(t, c) != nil || !strings.Contains(strings.Join(c.Endpoints, " "), "127.0.0.2:") {
+		t.Errorf("%v does not answer", c.Endpoints)
+	}
+	_, err := h3.Join(t.Context(), membership.JoinOptions{Server: made.Address, Token: made.Token, Serve: true, Address: netip.MustParseAddr("127.0.0.4")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := h3.endpoints(3); works(t, c) != nil || !strings.Contains(strings.Join(c.Endpoints, " "), "127.0.0.4:") {
+		t.Errorf("%v does not answer", c.Endpoints)
+	}
+	for _, h := range h1.Status(t.Context()).Hosts {
+		if at := map[string]string{"h1": "127.0.0.1", "h2": "127.0.0.2", "h3": "127.0.0.4"}[h.Name]; h.Address.String() != at {
+			t.Errorf("%s is known at %s, want %s", h.Name, h.Address, at)
+		}
 	}
 }
 
@@ -262,6 +446,54 @@ func TestLeavingIsCarriedThrough(t *testing.T) {
 	eventually(t, "the end of leaving", func() bool { return h2.Status(t.Context()).Role == membership.RoleNone })
 	if s := h1.Status(t.Context()); len(s.Hosts) != 1 {
 		t.Errorf("hosts: %+v", s.Hosts)
+	}
+}
+
+// The last two servers leave at the same moment: one of them has nobody to tell then.
+func TestLastServersLeaveAtOnce(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	hosts := []*host{newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)}
+	var both sync.WaitGroup
+	both.Add(len(hosts))
+	for _, h := range hosts {
+		h.opts.Leaving = func(context.Context) error { both.Done(); both.Wait(); return nil }
+		h.restart()
+	}
+	hosts[1].join(hosts[0].init(), true)
+	hosts[0].restart() // it would look once a minute
+	for _, h := range hosts {
+		h.endpoints(2)
+	}
+	var leaving sync.WaitGroup
+	for _, h := range hosts {
+		leaving.Go(func() {
+			_, err := h.Leave(t.Context(), membership.LeaveOptions{})
+			t.Log(h.opts.Name, err) // it goes on trying
+		})
+	}
+	leaving.Wait()
+	for _, h := range hosts {
+		eventually(t, h.opts.Name+" to be out", func() bool { return h.Status(t.Context()).Role == membership.RoleNone })
+	}
+}
+
+// That a host was in no cluster is told, however soon it has joined again: that may be
+// another one.
+func TestLeavingIsTold(t *testing.T) {
+	port := etcdtest.FreePorts(t)
+	h1, h2 := newHost(t, "h1", "127.0.0.1", port), newHost(t, "h2", "127.0.0.2", port)
+	made := h1.init()
+	h2.join(made, false)
+	h2.endpoints(1)
+	if _, err := h2.Leave(t.Context(), membership.LeaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h2.join(made, false)
+	if c := h2.connection(); c != nil {
+		t.Errorf("it was never in no cluster: %+v", c)
+	}
+	if c := h2.connection(); c == nil {
+		t.Error("it is in no cluster")
 	}
 }
 
@@ -316,6 +548,15 @@ func TestExternal(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.opts.External = &membership.External{Endpoints: endpoints, User: "particle", Dir: dir}
+	h.restart()
+	refused(t, h.Status(t.Context()).Problem, "ca.pem", "etcd's authority")
+	authority, err := enrol.NewAuthority(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ca.pem"), authority.Certificate(), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	h.restart()
 	if c := h.connection(); c == nil || len(c.Endpoints) != 2 || c.User != "particle" || c.Password != "secret" || c.TLS == nil {
 		t.Errorf("connection: %+v", c)

@@ -47,8 +47,8 @@ type Status struct {
 func (m *Membership) Status(ctx context.Context) Status {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	s := Status{Role: RoleNone, Node: m.node, Problem: m.damage()}
-	if x := m.o.External; x != nil {
+	s := Status{Role: RoleNone, Node: m.node, Problem: cmp.Or(m.damage(), m.unheeded())}
+	if x := m.external(); x != nil {
 		s.Role, s.Encryption = RoleExternal, x.Encryption
 		if conn, err := x.connection(); err == nil {
 			s.ask(ctx, conn)
@@ -63,8 +63,10 @@ func (m *Membership) Status(ctx context.Context) Status {
 	s.Role, s.Cluster, s.Encryption, s.Joined, s.Leaving = RoleMember, r.Cluster, r.Encryption, r.Joined, r.Leaving
 	_, s.Expires = c.identity.life()
 	m.mu.Lock()
-	s.Problem, s.Skew = c.problem, c.skew
+	problem := c.problem
+	s.Skew = c.skew
 	m.mu.Unlock()
+	s.Problem = cmp.Or(problem, m.unheeded())
 	conn := c.connection(r)
 	if c.server != nil {
 		s.Role = RoleServer

@@ -50,8 +50,7 @@ func Checks(w io.Writer, checks []Check) error {
 		}
 	}
 	b.WriteString("\n" + summary(count[Missing], count[Warn]) + "\n")
-	_, err := io.WriteString(w, b.String())
-	return err
+	return write(w, b.String())
 }
 
 func summary(missing, warnings int) string {

@@ -23,14 +23,12 @@ func ClusterMade(w io.Writer, m runtimeapi.ClusterMade, now time.Time) error {
 	case m.Encryption != topology.Plain:
 		first = fmt.Sprintf("This host serves a new cluster, whose hosts encrypt what they send each other for containers (%s).", m.Encryption)
 	}
-	_, err := fmt.Fprintf(w, "%s\n\n%s\nThen create a network on any of them, once:\n\n  docker network create -d particle --ipam-driver particle jobs\n", first, joining(m, now))
-	return err
+	return write(w, fmt.Sprintf("%s\n\n%s\nThen create a network on any of them, once:\n\n  docker network create -d particle --ipam-driver particle jobs\n", first, joining(m, now)))
 }
 
 // ClusterToken tells how hosts join.
 func ClusterToken(w io.Writer, m runtimeapi.ClusterMade, now time.Time) error {
-	_, err := io.WriteString(w, joining(m, now))
-	return err
+	return write(w, joining(m, now))
 }
 
 func joining(m runtimeapi.ClusterMade, now time.Time) string {
@@ -65,22 +63,27 @@ func ClusterJoined(w io.Writer, j runtimeapi.ClusterJoined) error {
 	if j.Already {
 		text = "is in the cluster already; nothing was changed"
 	}
-	_, err := fmt.Fprintf(w, "%s %s. Its store is served by %s.\n`particle cluster status` shows the hosts; networks of the cluster appear in `docker network ls`.\n",
-		cmp.Or(j.Name, "This host"), text, cmp.Or(strings.Join(j.Servers, ", "), "nobody"))
-	if err == nil && j.Two {
-		_, err = io.WriteString(w, "\nThe store has two servers now, and needs both: make a third host one too, and it bears the loss of any.\n")
+	text = fmt.Sprintf("%s %s. Its store is served by %s.\n`particle cluster status` shows the hosts; networks of the cluster appear in `docker network ls`.\n",
+		cmp.Or(word(j.Name), "This host"), text, cmp.Or(words(j.Servers), "nobody"))
+	if j.Two {
+		text += "\nThe store has two servers now, and needs both: make a third host one too, and it bears the loss of any.\n"
 	}
-	return err
+	return write(w, text)
 }
 
-// ClusterRemoved tells that a host is out.
-func ClusterRemoved(w io.Writer, name string, pending bool) error {
-	text := fmt.Sprintf("%s is removed from the cluster.\n", name)
-	if pending {
+// ClusterRemoved tells that a host is out, and what is not in anybody's power to know but
+// the user's: whether it may come back by what it knows.
+func ClusterRemoved(w io.Writer, r runtimeapi.ClusterReply) error {
+	text := fmt.Sprintf("%s is removed from the cluster.\n", word(r.Removed))
+	if r.Pending {
 		text += "It was alive a moment ago: what it had can be had by others half a minute after it was heard of last.\n"
 	}
-	_, err := io.WriteString(w, text)
-	return err
+	if r.Authority {
+		text += "It served the store, and has the key that lets hosts in. If it was broken into, it is not kept out: have all hosts leave, and make another cluster.\n"
+	} else if r.Readmits {
+		text += "The token that is good now lets it in again, if it is known there. If it was broken into, run `particle cluster token --rotate`.\n"
+	}
+	return write(w, text)
 }
 
 // ClusterRecovered tells what to do after the store was recovered.
@@ -91,10 +94,9 @@ func ClusterRecovered(w io.Writer, r runtimeapi.ClusterRecovered) error {
 
   if it comes back    particle cluster join ADDRESS --server     there, with this host's address
   if it does not      particle cluster remove HOST               here
-`, strings.Join(r.Former, ", "))
+`, words(r.Former))
 	}
-	_, err := io.WriteString(w, text)
-	return err
+	return write(w, text)
 }
 
 // ClusterLeft tells how a host has left.
@@ -103,12 +105,17 @@ func ClusterLeft(w io.Writer, l runtimeapi.ClusterLeft) error {
 	switch {
 	case l.Already:
 		text = "This host is in no cluster; nothing was changed.\n"
+	case l.Untold != "" && l.External:
+		text = "This host has left its cluster, but etcd could not be told: " + l.Untold +
+			"\nRun `particle cluster remove` for it on another host, or wait for a day: until then what it had is nobody's.\n"
 	case l.Untold != "":
 		text = "This host has left its cluster, but no server could be told: " + l.Untold +
 			"\nRun `particle cluster remove` for it on a host that serves the store.\n"
 	}
-	_, err := io.WriteString(w, text)
-	return err
+	if l.External {
+		text += "PARTICLE_ETCD is still set, by which the host is in the cluster again when the plugin starts next: empty it with `particle install --set PARTICLE_ETCD= --set PARTICLE_ENCRYPT=`.\n"
+	}
+	return write(w, text)
 }
 
 // Cluster writes a cluster's hosts, store and troubled networks.
@@ -157,8 +164,7 @@ func Cluster(w io.Writer, s runtimeapi.ClusterStatus, now time.Time) error {
 		t.write(&b)
 	}
 	troubledNetworks(&b, s.Networks)
-	_, err := io.WriteString(w, b.String())
-	return err
+	return write(w, b.String())
 }
 
 // writeSummary tells in a few lines how a cluster is, and which of its networks are
@@ -181,7 +187,7 @@ func writeSummary(b *strings.Builder, c runtimeapi.ClusterSummary, now time.Time
 		fmt.Fprintf(b, "what there is goes on; new networks of the cluster, and more addresses, wait for the store%s\n", because(c.Store.Problem))
 	}
 	if len(c.Suspects) > 0 {
-		fmt.Fprintf(b, "not heard of lately, and perhaps alive: %s; one that is gone is taken out by `particle cluster remove`\n", strings.Join(c.Suspects, ", "))
+		fmt.Fprintf(b, "not heard of lately, and perhaps alive: %s; one that is gone is taken out by `particle cluster remove`\n", words(c.Suspects))
 	}
 	troubledNetworks(b, c.Networks)
 }
@@ -197,7 +203,7 @@ func because(problem string) string {
 func troubledNetworks(b *strings.Builder, networks []runtimeapi.ClusterNetwork) {
 	for _, n := range networks {
 		if n.Problem != "" {
-			fmt.Fprintf(b, "\nnetwork %s (%s): %s\n", n.Name, n.State, n.Problem)
+			fmt.Fprintf(b, "\nnetwork %s (%s): %s\n", word(n.Name), n.State, n.Problem)
 		}
 	}
 }
@@ -312,9 +318,9 @@ func portChecks(s runtimeapi.ClusterStatus) []Check {
 		switch {
 		case !h.VTEP.IsValid() || h.State == "unknown":
 		case h.Port == 0:
-			untold = append(untold, h.Name)
+			untold = append(untold, word(h.Name))
 		case h.Port != own:
-			differ = append(differ, fmt.Sprintf("%s at %d", h.Name, h.Port))
+			differ = append(differ, fmt.Sprintf("%s at %d", word(h.Name), h.Port))
 		}
 	}
 	c := Check{Name: "VXLAN ports", Grade: OK, Finding: fmt.Sprintf("this host takes VXLAN at UDP %d; not so %s", own, strings.Join(differ, ", "))}

@@ -152,7 +152,15 @@ func TestClusterNextSteps(t *testing.T) {
 		"make a third host one too": func(b *strings.Builder) error {
 			return report.ClusterJoined(b, runtimeapi.ClusterJoined{Name: "h2", Servers: []string{"h1"}, Two: true})
 		},
-		"half a minute": func(b *strings.Builder) error { return report.ClusterRemoved(b, "h3", true) },
+		"half a minute": func(b *strings.Builder) error {
+			return report.ClusterRemoved(b, runtimeapi.ClusterReply{Removed: "h3", Pending: true})
+		},
+		"particle cluster token --rotate": func(b *strings.Builder) error {
+			return report.ClusterRemoved(b, runtimeapi.ClusterReply{Removed: "h3", Readmits: true})
+		},
+		"make another cluster": func(b *strings.Builder) error {
+			return report.ClusterRemoved(b, runtimeapi.ClusterReply{Removed: "h3", Readmits: true, Authority: true})
+		},
 		"No servers any more: h1, h3.": func(b *strings.Builder) error {
 			return report.ClusterRecovered(b, runtimeapi.ClusterRecovered{Former: []string{"h1", "h3"}})
 		},
@@ -163,8 +171,20 @@ func TestClusterNextSteps(t *testing.T) {
 		}
 	}
 	var b strings.Builder
-	if err := report.ClusterRemoved(&b, "h3", false); err != nil || b.String() != "h3 is removed from the cluster.\n" {
+	if err := report.ClusterRemoved(&b, runtimeapi.ClusterReply{Removed: "h3"}); err != nil || b.String() != "h3 is removed from the cluster.\n" {
 		t.Errorf("%v: %s", err, b.String())
+	}
+}
+
+// Who has left an etcd of others is told to empty what would keep the plugin from starting
+// without it, too.
+func TestLeftEtcd(t *testing.T) {
+	var b strings.Builder
+	if err := report.ClusterLeft(&b, runtimeapi.ClusterLeft{External: true}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "`particle install --set PARTICLE_ETCD= --set PARTICLE_ENCRYPT=`"; !strings.Contains(b.String(), want) {
+		t.Errorf("%s\nwant %s", b.String(), want)
 	}
 }
 

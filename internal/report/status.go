@@ -31,8 +31,7 @@ func Status(w io.Writer, s runtimeapi.Status, now time.Time) error {
 	}
 	if len(s.Networks) == 0 {
 		b.WriteString("\nNo networks. Create one with: docker network create -d particle --ipam-driver particle NAME\n")
-		_, err := io.WriteString(w, b.String())
-		return err
+		return write(w, b.String())
 	}
 	networks := slices.SortedFunc(slices.Values(s.Networks), func(a, b runtimeapi.NetworkStatus) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
@@ -53,11 +52,10 @@ func Status(w io.Writer, s runtimeapi.Status, now time.Time) error {
 	}
 	for _, n := range networks {
 		if n.Problem != "" {
-			fmt.Fprintf(&b, "\n%s: %s\n", name(n), n.Problem)
+			fmt.Fprintf(&b, "\n%s: %s\n", word(name(n)), n.Problem)
 		}
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return write(w, b.String())
 }
 
 // writeGuard tells what is not as it should be.
@@ -246,7 +244,12 @@ type table struct {
 	rows [][]string
 }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+func (t *table) add(cells ...string) {
+	for i := range cells {
+		cells[i] = word(cells[i])
+	}
+	t.rows = append(t.rows, cells)
+}
 
 func (t table) write(b *strings.Builder) {
 	width := make([]int, len(t.head))

@@ -27,7 +27,11 @@ type ClusterReply struct {
 	Left    *ClusterLeft   `json:"left,omitempty"`
 	Removed string         `json:"removed,omitempty"` // the host's name
 	Pending bool           `json:"pending,omitempty"` // it was alive: what it had is given up soon
-	Status  *ClusterStatus `json:"status,omitempty"`
+	// Readmits: the token that is good lets it in again. Authority: it has the key that
+	// lets hosts in.
+	Readmits  bool           `json:"readmits,omitempty"`
+	Authority bool           `json:"authority,omitempty"`
+	Status    *ClusterStatus `json:"status,omitempty"`
 
 	Recovered *ClusterRecovered `json:"recovered,omitempty"`
 }
@@ -85,6 +89,8 @@ type ClusterLeave struct {
 type ClusterLeft struct {
 	Already bool   `json:"already,omitempty"` // there was none
 	Untold  string `json:"untold,omitempty"`  // why no server could be told
+	// External: PARTICLE_ETCD has the host in the cluster again when the plugin starts.
+	External bool `json:"external,omitempty"`
 }
 
 // ClusterRemove takes another host out, by name, id or the start of one.

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/particle-net/particle/ipam/pool"
@@ -251,6 +252,8 @@ func TestFirstAddressOfABlockIsItsHosts(t *testing.T) {
 	first := netip.MustParseAddr("fd00::1:0")
 	if err := p.Take(first); !errors.Is(err, pool.ErrReserved) || p.HandsOut(first) {
 		t.Errorf("the first is handed out: %v", err)
+	} else if !strings.Contains(err.Error(), "the first address of each block is its host's") {
+		t.Errorf("who asked for the first is told: %v", err)
 	}
 	if got := p.Blocks()[0]; got.Used != 3 || got.Free.Sign() != 0 {
 		t.Errorf("got %+v", got)

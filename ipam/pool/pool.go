@@ -6,6 +6,8 @@ import (
 	"math/big"
 	"net/netip"
 	"slices"
+
+	"github.com/particle-net/particle/internal/fault"
 )
 
 // Config says which addresses a pool manages. Host bits are ignored, as Docker
@@ -136,8 +138,10 @@ func (p *Pool) Take(addr netip.Addr) error {
 	switch {
 	case !p.cfg.Subnet.Contains(addr):
 		return refuse("reserve address", addr.String(), fmt.Errorf("%w %s", ErrOutside, p.cfg.Subnet))
-	case p.reserved(addr) || p.ofHost(addr):
+	case p.reserved(addr):
 		return refuse("reserve address", addr.String(), ErrReserved)
+	case p.ofHost(addr):
+		return &fault.Error{Op: "reserve address", On: addr.String(), Err: ErrReserved, Fix: "choose another --ip: the first address of each block is its host's own"}
 	case p.Held(addr):
 		return refuse("reserve address", addr.String(), ErrTaken)
 	}
