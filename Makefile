@@ -79,7 +79,16 @@ bench-cluster: ## three hosts: bursts on a shared network, and from a claim to t
 # --- test --------------------------------------------------------------------
 
 .PHONY: test
-test: packages check test-go test-kernel test-integration ## all tests; installs what they need
+test: packages check ## all tests; installs what they need
+	$(MAKE) -j 2 test-go engine
+	$(MAKE) test-kernel
+	$(MAKE) test-integration
+
+# Built while other tests wait for time to pass: those that need it would all wait for it.
+.PHONY: engine
+engine: ## the current engine, from Go modules, unless it is there
+	$(BUILD) ./cmd/particle-lab
+	bin/particle-lab engine --engine current
 
 # As the programs are built, so that nothing is compiled again for the checks.
 check: export CGO_ENABLED = 0
@@ -106,20 +115,22 @@ OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/) internal/vm/,$(patsubst git
 
 .PHONY: test-go
 test-go: ## pure and wire tests, with the race detector
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -timeout 30m $(OTHERS:%/=./%)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -timeout 60m $(OTHERS:%/=./%)
 
 .PHONY: test-kernel
 test-kernel: ## tests on real kernel namespaces and on single lab hosts (root)
-	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -parallel 4 -timeout 30m $(KERNEL:%=./%)
+	PARTICLE_REQUIRE=1 $(GO) test $(GOTESTFLAGS) -race -shuffle=on -count=1 -p 3 -parallel 4 -timeout 60m $(KERNEL:%=./%)
 
 .PHONY: test-kernels
-test-kernels: packages build ## in virtual machines (KERNELS="6.1 6.12"): what touches the kernel under Debian's stock kernels, Docker with systemd's cgroups of version 2, clusters that encrypt and whose clocks jump
+test-kernels: packages build engine ## in virtual machines (KERNELS="6.1 6.12"): what touches the kernel under Debian's stock kernels, Docker with systemd's cgroups of version 2, clusters that encrypt and whose clocks jump
 	$(GO) test $(GOTESTFLAGS) -count=1 ./internal/vm
 	@for k in $(KERNELS); do echo "Linux $$k"; PARTICLE_REQUIRE=wireguard $(GO) test $(GOTESTFLAGS) -count=1 -p 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -kernel '$$k' -timeout 60m' $(STOCK:%=./%) || exit 1; done
 	$(BUILD) ./integration/probe ./integration/sockets
 	CGO_ENABLED=0 GOARCH=386 $(GO) build -trimpath -ldflags "-s -w" -o bin/sockets386 ./integration/sockets
-	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)|^TestAttack$$|^TestSocketTable$$' -parallel 1 -timeout 60m \
+	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)' -parallel 1 -timeout 60m \
+		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 8000 -scratch /var/lib/particle-lab' ./integration
+	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '^TestAttack$$|^TestSocketTable$$' -parallel 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 6000 -scratch /var/lib/particle-lab' ./integration
 	PARTICLE_INIT=systemd PARTICLE_REQUIRE=1 PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '$(SYSTEMD)' -parallel 1 -timeout 90m \
 		-exec '$(CURDIR)/bin/particle-vm -kernel 6.12 -timeout 90m -memory 6000 -scratch /var/lib/particle-lab' ./integration
@@ -127,7 +138,8 @@ test-kernels: packages build ## in virtual machines (KERNELS="6.1 6.12"): what t
 
 .PHONY: test-integration
 test-integration: ## the product on both engines (root)
-	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 -timeout 120m -parallel 3 $(PRODUCT:%=./%)
+	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 -timeout 120m -parallel 4 ./integration
+	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 ./integration/probe
 
 .PHONY: test-attack
 test-attack: ## one container against its neighbour, and what sockets do, on both engines (root)

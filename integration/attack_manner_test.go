@@ -38,8 +38,8 @@ type manner struct {
 	// once is one that differs from others in what the kernel does with it: the first
 	// engine shows that.
 	once bool
-	// scan tries all private addresses, too, for seconds. The guard looks at each
-	// call alike, so one manner of each kernel entry is enough.
+	// scan tries all private addresses, too, for seconds, on the first engine. The guard
+	// looks at each call alike, so one manner of each kernel entry is enough.
 	scan bool
 }
 
@@ -67,9 +67,9 @@ func (m manner) mustSucceed(name string) bool {
 var manners = []manner{
 	{name: "ordinary", program: "sockets", entry: sock.Syscall},
 	{name: "exec", program: "sockets", entry: sock.Syscall, exec: true},
-	{name: "user", program: "sockets", entry: sock.Syscall, user: "1000:1000"},
+	{name: "user", program: "sockets", entry: sock.Syscall, user: "1000:1000", once: true},
 	{name: "unconfined", program: "sockets", entry: sock.Syscall, unconfined: true, scan: true},
-	{name: "386", program: "sockets386", entry: sock.Syscall},
+	{name: "386", program: "sockets386", entry: sock.Syscall, once: true},
 	{name: "socketcall", program: "sockets386", entry: sock.Socketcall, unconfined: true, scan: true, once: true},
 	{name: "uring", program: "sockets", entry: sock.Uring, unconfined: true, scan: true},
 	{name: "uring-async", program: "sockets", entry: sock.UringAsync, unconfined: true, once: true},
@@ -77,14 +77,14 @@ var manners = []manner{
 	{name: "uring-send", program: "sockets", entry: sock.UringSend, unconfined: true, only: sending, once: true},
 	{name: "uring-send-zc", program: "sockets", entry: sock.UringPages, unconfined: true, only: sending, once: true},
 	{name: "uring-sendmsg-zc", program: "sockets", entry: sock.UringMessages, unconfined: true, only: sending, once: true},
-	{name: "uring-386", program: "sockets386", entry: sock.Uring, unconfined: true},
+	{name: "uring-386", program: "sockets386", entry: sock.Uring, unconfined: true, once: true},
 	{name: "own", program: "sockets", entry: sock.Syscall, own: true, options: overLinks},
-	{name: "own-to-own", program: "sockets", entry: sock.Syscall, own: true, options: overLinks, victim: ownVictim},
-	{name: "to-own", program: "sockets", entry: sock.Syscall, unconfined: true, victim: ownVictim, only: beyond},
+	{name: "own-to-own", program: "sockets", entry: sock.Syscall, own: true, options: overLinks, victim: ownVictim, once: true},
+	{name: "to-own", program: "sockets", entry: sock.Syscall, unconfined: true, victim: ownVictim, only: beyond, once: true},
 	{name: "uring-to-own", program: "sockets", entry: sock.UringPages, unconfined: true, victim: ownVictim, only: sending, once: true},
 	// As another container of the network, whose address it shares.
 	{name: "joiner", program: "sockets", entry: sock.Syscall, unconfined: true, joins: "idle"},
-	{name: "joiner-own", program: "sockets", entry: sock.Syscall, own: true, options: overLinks, joins: "idle", idle: []string{"--label", "particle.namespace=own"}},
+	{name: "joiner-own", program: "sockets", entry: sock.Syscall, own: true, options: overLinks, joins: "idle", idle: []string{"--label", "particle.namespace=own"}, once: true},
 	// As the victim, to be taken for somebody else.
 	{name: "guest", program: "sockets", entry: sock.Syscall, unconfined: true, joins: "victim-red",
 		only: slices.Concat([]string{"control/*", "bind/*-third", "spoof/*", "sniff/*", "change/*", "forge/*", "tenant/*"}, guestRights)},

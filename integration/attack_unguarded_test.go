@@ -57,12 +57,12 @@ var bareManner = manner{name: "bare", program: "sockets", entry: sock.Syscall, u
 // TestAttackWithoutGuard turns the guard off and the same attacks succeed: it is the
 // guard that stops them, and they are attacks.
 func TestAttackWithoutGuard(t *testing.T) {
-	eachEngine(t, func(t *testing.T, engine string) {
+	firstEngine(t, func(t *testing.T, engine string) {
 		s := newStage(t, engine, "PARTICLE_GUARD=off")
 		succeeded := map[string]bool{}
 		for _, name := range []string{"unconfined", "socketcall", "uring", "uring-send", "uring-send-zc", "uring-sendmsg-zc"} {
 			m := named(name)
-			if !m.on(engine) || !m.runs(t) {
+			if !m.runs(t) {
 				continue
 			}
 			t.Run(name, func(t *testing.T) {
@@ -123,8 +123,8 @@ func expectSuccess(t *testing.T, m manner, results map[string]attack.Result, suc
 // TestAttackOnBridge has the attacks by links succeed on a network of Docker's own, where
 // neighbours are believed.
 func TestAttackOnBridge(t *testing.T) {
-	eachEngine(t, func(t *testing.T, engine string) {
-		s := &stage{bed: newTestBed(t, lab.Options{Engine: engine})}
+	firstEngine(t, func(t *testing.T, engine string) {
+		s := &stage{bed: newTestBed(t, lab.Options{Engine: engine}), engine: engine}
 		s.populate(t, "-d", "bridge")
 		m := named("own")
 		m.only = []string{"control/tcp*", "link/*", "forge/header", "forge/packet"}

@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/lab"
@@ -61,27 +63,79 @@ const patience = 3 * time.Minute
 const initVar = "PARTICLE_INIT"
 
 // newBed boots hosts and uses the first; plain leaves the plugin out.
-func newBed(ctx context.Context, o lab.Options, plain bool) (*bed, error) {
+func newBed(ctx context.Context, o lab.Options, plain bool) (b *bed, err error) {
+	o.Systemd = o.Systemd || os.Getenv(initVar) == "systemd"
+	if !plain {
+		if o.Disk, err = installedDisk(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	if b, err = bootBed(ctx, o); err != nil || !plain {
+		return b, err
+	}
+	return b, b.each(func(b *bed) error { return lab.LoadImageWith(ctx, b.host, program("probe")) })
+}
+
+// room is for the hosts that run at the same time, as many as two cores bear: where tests
+// of one host wait, others have their turn, and three clusters are enough.
+var room = semaphore.NewWeighted(9)
+
+func bootBed(ctx context.Context, o lab.Options) (*bed, error) {
 	o.Name = fmt.Sprintf("t%d-%d", os.Getpid(), beds.Add(1))
 	o.Tied = true
-	o.Systemd = o.Systemd || os.Getenv(initVar) == "systemd"
+	o.Hosts = max(o.Hosts, 1)
+	if err := room.Acquire(ctx, int64(o.Hosts)); err != nil {
+		return nil, err
+	}
 	l, err := lab.Up(ctx, o)
 	if err != nil {
+		room.Release(int64(o.Hosts))
 		return nil, err
 	}
 	b := &bed{lab: l, host: l.Hosts()[0]}
-	for _, host := range l.Hosts() {
-		if err := lab.LoadImageWith(ctx, host, program("probe")); err != nil {
-			return b, err
-		}
+	b.held, err = l.Held()
+	return b, err
+}
+
+// disks are those of hosts with the plugin and the test image, by what they were
+// installed under. To install costs as much as to start thirty containers.
+var disks = struct {
+	sync.Mutex
+	made map[string]func() (string, error)
+}{made: map[string]func() (string, error){}}
+
+// installedDisk is the disk of a host on which particle was installed, made once.
+func installedDisk(ctx context.Context, o lab.Options) (string, error) {
+	under := fmt.Sprintf("%s-systemd-%v", o.Engine, o.Systemd)
+	disks.Lock()
+	if disks.made[under] == nil {
+		disks.made[under] = sync.OnceValues(func() (string, error) {
+			dir := filepath.Join(programs.disks, under)
+			return dir, saveInstalled(context.WithoutCancel(ctx), lab.Options{Engine: o.Engine, Systemd: o.Systemd}, dir)
+		})
 	}
-	if b.held, err = l.Held(); err != nil || plain {
-		return b, err
-	}
-	return b, b.each(func(b *bed) error {
-		_, err := b.particle(ctx, "install")
+	make := disks.made[under]
+	disks.Unlock()
+	return make()
+}
+
+// saveInstalled installs as docs/operations.md says it is done for the image of a machine.
+func saveInstalled(ctx context.Context, o lab.Options, dir string) (err error) {
+	b, err := bootBed(ctx, o)
+	if err != nil {
 		return err
-	})
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	if err := lab.LoadImageWith(ctx, b.host, program("probe")); err != nil {
+		return err
+	}
+	if _, err := b.particle(ctx, "install"); err != nil {
+		return err
+	}
+	if err := b.host.SaveDisk(ctx, dir); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(dir, "upper", hostpath.StateDir, "node"))
 }
 
 // close takes the lab down and reports what it left.
@@ -91,6 +145,7 @@ func (b *bed) close() error {
 	if err := b.lab.Down(ctx); err != nil {
 		return err
 	}
+	room.Release(int64(len(b.lab.Hosts())))
 	leaks, err := lab.Leaks(b.lab.Name(), b.held)
 	if len(leaks) > 0 {
 		err = errors.Join(err, fmt.Errorf("the lab left behind: %s", strings.Join(leaks, ", ")))
@@ -186,16 +241,18 @@ func (b *bed) signalPlugin(ctx context.Context, s syscall.Signal) error {
 func until(ctx context.Context, try func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
 	for {
+		began := time.Now()
 		err := try()
 		if err == nil {
 			return nil
 		}
+		// A question that is dear is asked less often: what it waits for needs the machine.
+		pause := time.NewTimer(max(100*time.Millisecond, 2*time.Since(began)))
 		select {
-		case <-tick.C:
+		case <-pause.C:
 		case <-ctx.Done():
+			pause.Stop()
 			return fmt.Errorf("still after %s: %w", patience, err)
 		}
 	}

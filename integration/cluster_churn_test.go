@@ -127,9 +127,14 @@ func TestAddressHistory(t *testing.T) {
 	}
 }
 
-// churnFor is how long a container of a churn lives, about. The hosts of several tests do
-// not keep two cores busy by that, or they would be slow to mend what broke.
-const churnFor = 3 * time.Second
+// A container of a churn lives for churnFor, but for several times as long as its start
+// took, within churnMost: the hosts of several tests would keep a slow machine busy by
+// that alone, and be slow to mend what broke.
+const (
+	churnFor   = 3 * time.Second
+	churnMost  = 12 * time.Second
+	churnShare = 5
+)
 
 // churn starts and stops containers on one host until told to end, and records
 // when each address was held. Every other one wishes for an address that other hosts
@@ -178,17 +183,15 @@ var denied = regexp.MustCompile(`taken|in use|does not answer|claiming again|has
 // run goes on until ctx ends. The commands themselves are let through.
 func (c *churn) run(ctx context.Context, network string) {
 	done := context.WithoutCancel(ctx)
-	tick := time.NewTicker(churnFor)
-	defer tick.Stop()
 	for ; ctx.Err() == nil; c.cycles++ {
 		c.gate.RLock()
-		c.cycle(done, network, tick.C)
+		c.cycle(done, network)
 		c.gate.RUnlock()
 	}
 }
 
-// cycle is the life of one container, until the tick.
-func (c *churn) cycle(ctx context.Context, network string, tick <-chan time.Time) {
+// cycle is the life of one container.
+func (c *churn) cycle(ctx context.Context, network string) {
 	name := fmt.Sprintf("churn-%s-%d", c.bed.host.Name(), c.cycles)
 	args := []string{"--network", network}
 	wishes := c.cycles%2 == 1
@@ -208,7 +211,8 @@ func (c *churn) cycle(ctx context.Context, network string, tick <-chan time.Time
 	default:
 		c.refused = append(c.refused, refusal{from, time.Now(), err})
 	}
-	<-tick
+	lives := time.NewTimer(min(max(churnFor, churnShare*time.Since(from)), churnMost))
+	<-lives.C
 	from = time.Now()
 	// It may have come to be although the answer was an error.
 	if gone := until(ctx, func() error { return c.bed.gone(ctx, name) }); gone != nil {

@@ -22,7 +22,7 @@ import (
 // interrupted. What it had is others' to use, and they use it; and while it is no host
 // of the cluster it reaches nobody, and the store takes nothing from it.
 func TestClusterMembers(t *testing.T) {
-	eachEngine(t, func(t *testing.T, engine string) {
+	firstEngine(t, func(t *testing.T, engine string) {
 		m := &changingCluster{brokenCluster: newBrokenCluster(t, engine, func(b *bed) clusterStore { return ownStore{b} })}
 		m.first, m.second, m.third = m.beds[0], m.beds[1], m.beds[2]
 		for _, step := range []struct {

@@ -49,7 +49,6 @@ func (c *brokenCluster) otherFaults() []clusterFault {
 			killing.Go(func() error { return third.restartDockerd(ctx) })
 			return errors.Join(err, killing.Wait(), c.startAll(ctx), etcd.start(ctx))
 		}},
-		{"a host is cut off", nil, third.cut},
 		{"the store is down for long", nil, func(ctx context.Context) error {
 			err := errors.Join(etcd.stop(ctx), lasts(ctx, longOutage), c.startAll(ctx))
 			return errors.Join(err, etcd.start(ctx))
@@ -101,7 +100,6 @@ func (c *brokenCluster) threeFaults() []clusterFault {
 		{"the host whose server leads is cut off", nil, leading(
 			func(_ context.Context, b *bed) error { return b.host.Cut() },
 			func(_ context.Context, b *bed) error { return b.host.Heal() })},
-		{"a host reboots", []*bed{c.beds[2]}, c.reboot},
 	}
 }
 

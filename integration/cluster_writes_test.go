@@ -12,7 +12,7 @@ import (
 // TestBurstWrites starts and ends many containers on three hosts at once. None of them
 // costs the store a write: each block that a host claims does, and nothing else.
 func TestBurstWrites(t *testing.T) {
-	eachEngine(t, func(t *testing.T, engine string) {
+	firstEngine(t, func(t *testing.T, engine string) {
 		first := newTestBed(t, lab.Options{Engine: engine, Hosts: 3})
 		if err := first.cluster(t.Context()); err != nil {
 			t.Fatal(err)

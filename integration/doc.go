@@ -17,6 +17,7 @@
 //
 // testdata/vm has what changes the whole machine, and so runs in virtual machines alone.
 //
-// Every script runs on each engine named by PARTICLE_ENGINES (default: debian
+// What is the kernel's or the store's, and not the engine's, is shown on the first engine alone.
+// Every other script runs on each engine named by PARTICLE_ENGINES (default: debian
 // and current), and with PARTICLE_INIT=systemd on hosts of systemd's alone.
 package integration

@@ -114,7 +114,7 @@ func (b *bed) registeredAfter(ctx context.Context, before int) error {
 }
 
 // TestKillAtEveryCall kills the plugin before and after the work of each call
-// that Docker makes. What lives keeps its connection, the next container starts,
+// that Docker makes, on a second engine after it. What lives keeps its connection, the next container starts,
 // and nothing is left.
 func TestKillAtEveryCall(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {
@@ -142,6 +142,9 @@ func TestKillAtEveryCall(t *testing.T) {
 			{"NetworkDriver.DeleteNetwork", [][]string{create, remove}},
 		} {
 			for _, answered := range []bool{false, true} {
+				if !answered && !isFirst(engine) {
+					continue // what the plugin had no time for, it had on no engine
+				}
 				name := fmt.Sprintf("%s answered=%v", c.method, answered)
 				a, done, err := ambush(ctx, b, c.method, answered)
 				if err != nil {
@@ -184,9 +187,9 @@ func TestKillAtEveryCall(t *testing.T) {
 	})
 }
 
-// TestThousandCycles starts and ends containers until a leak of one in hundreds would
+// TestManyCycles starts and ends containers until a leak of one in hundreds would
 // show, and on a second engine of one in a hundred.
-func TestThousandCycles(t *testing.T) {
+func TestManyCycles(t *testing.T) {
 	eachEngine(t, func(t *testing.T, engine string) {
 		ctx := t.Context()
 		b := newTestBed(t, lab.Options{Engine: engine})
@@ -204,9 +207,9 @@ func TestThousandCycles(t *testing.T) {
 				}
 			})
 		}
-		cycles := 1000
+		cycles := 500
 		if !isFirst(engine) {
-			cycles = 300
+			cycles = 150
 		}
 		for i := range cycles {
 			work <- i

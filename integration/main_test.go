@@ -15,8 +15,9 @@ import (
 
 // programs are built once for all tests.
 var programs struct {
-	bin string // particle, particle-docker-plugin, particle-runtime, particle-lab, probe, sockets, sockets386
-	cli lab.DockerCLI
+	bin   string // particle, particle-docker-plugin, particle-runtime, particle-lab, probe, sockets, sockets386
+	cli   lab.DockerCLI
+	disks string // where those of hosts are kept
 }
 
 // built is the variable that names the directory of the programs if they are built: a
@@ -42,6 +43,10 @@ func run(m *testing.M) int {
 	}
 	if err == nil {
 		programs.cli, err = lab.CLI(context.Background(), os.Stderr)
+	}
+	if err == nil {
+		programs.disks, err = os.MkdirTemp("", "particle-disks-")
+		defer os.RemoveAll(programs.disks)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "integration:", err)
@@ -79,6 +84,9 @@ func engines() []string {
 // isFirst says whether an engine is the one that shows what is not the engine's.
 func isFirst(engine string) bool { return engine == engines()[0] }
 
+// lastEngine is the one that can do most.
+func lastEngine() string { return engines()[len(engines())-1] }
+
 // eachEngine runs fn as a subtest on every engine, beside each other and beside all
 // other tests: when one waits, the others go on. They end after the function that
 // calls it.
@@ -90,6 +98,14 @@ func eachEngine(t *testing.T, fn func(t *testing.T, engine string)) {
 			fn(t, engine)
 		})
 	}
+}
+
+// firstEngine runs fn as a subtest on the first engine, which shows what is the kernel's
+// or the store's and not the engine's.
+func firstEngine(t *testing.T, fn func(t *testing.T, engine string)) {
+	t.Parallel()
+	engine := engines()[0]
+	t.Run(engine, func(t *testing.T) { fn(t, engine) })
 }
 
 func program(name string) string { return filepath.Join(programs.bin, name) }

@@ -43,6 +43,8 @@ func TestScripts(t *testing.T) {
 					return os.Getenv(initVar) == "systemd", nil
 				case "second": // the first engine has shown what is not the engine's
 					return !isFirst(engine), nil
+				case "earlier": // the last one shows it, and what it alone can do
+					return engine != lastEngine(), nil
 				default:
 					return name == engine, nil
 				}
@@ -167,6 +169,7 @@ func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	for i, host := range b.lab.Hosts() {
 		ts.Setenv(fmt.Sprintf("HOST%d", i+1), host.Addr4().String())
+		ts.Setenv(fmt.Sprintf("HOST%dSIX", i+1), host.Addr6().String())
 	}
 	ts.Setenv("BIN", programs.bin)
 	use(ts, b)

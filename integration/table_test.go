@@ -33,7 +33,7 @@ var differences = []concession{
 	{[]string{"option/freebind-tcp", "option/freebind-udp", "option/freebind6-*"}, "IP_FREEBIND"},
 	{[]string{"option/transparent*", "option/mark", "option/priority-7", "family/raw-*", "family/packet*", "family/xdp"},
 		"CAP_NET_RAW is taken from every container"},
-	{[]string{"family/udplite", "family/sctp", "family/wrong-type", "family/smc"}, "Raw sockets, packet sockets, SCTP, DCCP and the like are refused"},
+	{[]string{"family/udplite", "family/sctp", "family/wrong-type", "family/smc"}, "Raw sockets, packet sockets, SCTP, DCCP, UDP-Lite and the like are refused"},
 	{[]string{"option/device-eth0", "name/own-address-on-a-link"}, "There is no `eth0`, and no link has"},
 	{[]string{"option/pktinfo-loopback*", "option/pktinfo-none-loopback*", "option/pktinfo-none6-loopback*", "option/recverr-loopback*"}, "IP_PKTINFO, IP_RECVERR and `/proc/net` show"},
 	{[]string{"group/receive-*", "group/broadcast"}, "Multicast and broadcast reach nobody, the container"},
@@ -56,7 +56,7 @@ var (
 // and in one of a particle network, and compares what the kernel says. One with a
 // namespace of its own "lacks nothing that is listed above".
 func TestSocketTable(t *testing.T) {
-	eachEngine(t, func(t *testing.T, engine string) {
+	firstEngine(t, func(t *testing.T, engine string) {
 		b := newTestBed(t, lab.Options{Engine: engine})
 		if err := b.load(t.Context(), socketsImage); err != nil {
 			t.Fatal(err)

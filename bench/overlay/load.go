@@ -2,11 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,8 +24,8 @@ type quantity struct {
 	More bool   `json:"more_is_better"`
 }
 
-func quantities() (throughput, trips, median, tail, packets quantity) {
-	return quantity{"TCP, Gbit/s", true}, quantity{"round trips, 1000/s", true},
+func quantities() (trips, median, tail, packets quantity) {
+	return quantity{"round trips, 1000/s", true},
 		quantity{"round trip p50, us", false}, quantity{"round trip p99, us", false}, quantity{"64 B datagrams, 1000/s", true}
 }
 
@@ -38,7 +41,12 @@ type load struct {
 }
 
 func loads() []load {
-	return []load{{"throughput", stream}, {"round trips", pingPong}, {"datagrams", blast}}
+	all := []load{stream("cubic"), {"round trips", pingPong}, {"datagrams", blast}}
+	if available, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control"); err == nil &&
+		slices.Contains(strings.Fields(string(available)), "bbr") {
+		all = append(all, stream("bbr"))
+	}
+	return all
 }
 
 // warmUp is how long a load runs before it counts.
@@ -95,16 +103,42 @@ func dial(w way) (client, server *net.TCPConn, err error) {
 	return conn.(*net.TCPConn), peer.(*net.TCPConn), nil
 }
 
-// stream is the throughput of one connection.
-func stream(w way, length time.Duration) ([]value, error) {
-	client, server, err := dial(w)
+// stream is the throughput of one connection with a congestion control. It is
+// named, since machines differ in what they have by default, and it decides: bbr
+// sends as fast as the delay that it measures lets it, not as fast as it can.
+func stream(control string) load {
+	q := quantity{"TCP by " + control + ", Gbit/s", true}
+	return load{"throughput by " + control, func(w way, length time.Duration) ([]value, error) {
+		client, server, err := dial(w)
+		if err != nil {
+			return nil, err
+		}
+		defer server.Close()
+		defer client.Close()
+		if err := controlledBy(client, control); err != nil {
+			return nil, fmt.Errorf("have a connection controlled by %s: %w", control, err)
+		}
+		rate, err := flow(client, server, length)
+		return []value{{q, rate}}, err
+	}}
+}
+
+// controlledBy sets the congestion control of what c sends.
+func controlledBy(c *net.TCPConn, name string) error {
+	raw, err := c.SyscallConn()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer server.Close()
-	defer client.Close()
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+	})
+	return errors.Join(err, failed)
+}
+
+// flow is how much a server gets of a client that sends all it can, Gbit/s.
+func flow(client, server *net.TCPConn, length time.Duration) (rate float64, err error) {
 	var got atomic.Int64
-	var rate float64
 	err = pair(func() error {
 		buffer := make([]byte, 1<<18)
 		for {
@@ -138,8 +172,7 @@ func stream(w way, length time.Duration) ([]value, error) {
 		rate = float64(got.Load()-before) * 8 / time.Since(began).Seconds() / 1e9
 		return nil
 	})
-	throughput, _, _, _, _ := quantities()
-	return []value{{throughput, rate}}, err
+	return rate, err
 }
 
 // pingPong sends one byte there and back again.
@@ -198,7 +231,7 @@ func pingPong(w way, length time.Duration) ([]value, error) {
 	at := func(share float64) float64 {
 		return float64(times[int(share*float64(len(times)-1))].Nanoseconds()) / 1000
 	}
-	_, trips, median, tail, _ := quantities()
+	trips, median, tail, _ := quantities()
 	return []value{{trips, float64(len(times)) / took.Seconds() / 1000}, {median, at(0.5)}, {tail, at(0.99)}}, nil
 }
 
@@ -256,7 +289,7 @@ func blast(w way, length time.Duration) ([]value, error) {
 		rate = float64(got.Load()-before) / time.Since(began).Seconds() / 1000
 		return nil
 	})
-	_, _, _, _, packets := quantities()
+	_, _, _, packets := quantities()
 	return []value{{packets, rate}}, err
 }
 

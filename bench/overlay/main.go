@@ -20,9 +20,9 @@
 // host with Docker.
 //
 // What is measured: TCP throughput of one connection, with what the receiver has
-// got; the time of a round trip of one byte by TCP, and how many there are; and how
-// many datagrams of 64 bytes arrive of as many as can be sent. Sender and receiver
-// have a CPU each, if there are two. Rounds are interleaved, and each begins with
+// got, by cubic, Linux's default, and by bbr if the machine has it; the time of a
+// round trip of one byte by TCP, and how many there are; and how many datagrams of 64
+// bytes arrive of as many as can be sent. Sender and receiver have a CPU each, if there are two. Rounds are interleaved, and each begins with
 // another way; ratios are the medians of those of the rounds. Compare rows of one
 // run only.
 //

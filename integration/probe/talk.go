@@ -51,7 +51,7 @@ func echo(ctx context.Context, out io.Writer, args []string) error {
 }
 
 const (
-	talkEvery = 50 * time.Millisecond  // how often talk says something
+	talkEvery = 200 * time.Millisecond // how often talk says something
 	tellEvery = time.Second            // how often it tells of the answers
 	lostAfter = 500 * time.Millisecond // a datagram without an answer is
 )

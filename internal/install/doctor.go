@@ -40,7 +40,11 @@ func Doctor(ctx context.Context, api *client.Client) ([]report.Check, error) {
 	defer drop()
 	settings := settingsOf(plugin)
 	now := registrationOf(info)
-	host, err := probe(ctx, api, image, probeRequest(info, settings, now.isDefault || !now.registered, plugin != nil && plugin.Enabled))
+	req := probeRequest(info, settings, now.isDefault || !now.registered, plugin != nil && plugin.Enabled)
+	if req.Subnets, err = subnetsOf(ctx, api); err != nil {
+		return nil, err
+	}
+	host, err := probe(ctx, api, image, req)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +98,20 @@ func probeRequest(info system.Info, settings map[string]string, makeDefault, ins
 		req.VTEP = vtep
 	}
 	return req
+}
+
+// subnetsOf lists the subnets of particle networks by the networks' names.
+func subnetsOf(ctx context.Context, api *client.Client) (map[string][]netip.Prefix, error) {
+	networks, err := networksOf(ctx, api)
+	all := map[string][]netip.Prefix{}
+	for _, n := range networks {
+		for _, pool := range n.IPAM.Config {
+			if p, err := netip.ParsePrefix(pool.Subnet); err == nil { // none of Docker's is anything else
+				all[n.Name] = append(all[n.Name], p)
+			}
+		}
+	}
+	return all, err
 }
 
 // currentRuntime gives the engine's default runtime.

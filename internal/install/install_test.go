@@ -251,6 +251,20 @@ func TestUninstallWaitsForOtherPlugins(t *testing.T) {
 	h.sh(t, "docker plugin enable somebody/else && docker plugin disable somebody/else")
 }
 
+// Where an installation is refused there is nothing to take away, and that is said.
+func TestUninstallWhereMountsArePrivate(t *testing.T) {
+	h := boot(t, "inst-private", lab.EngineDebian, "{}")
+	h.sh(t, "mount --make-rprivate /run && mount --make-rprivate /")
+	before := h.sh(t, snapshot)
+	if err := install.Run(t.Context(), h.api, install.Options{From: programs}, nil); err == nil || !strings.Contains(err.Error(), "--make-rshared") {
+		t.Errorf("installed where mounts are private: %v", err)
+	}
+	if out, err := h.command(join(programs, "particle"), "uninstall", "--yes").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	unchanged(t, before, h.sh(t, snapshot))
+}
+
 func TestDoctorNamesWhatIsMissing(t *testing.T) {
 	h := boot(t, "inst-doc", lab.EngineDebian, `{"debug": oops}`)
 	if err := lab.LoadImage(t.Context(), h.Host); err != nil {

@@ -170,7 +170,10 @@ func graft(w *tar.Writer, from io.Reader, dir string) error {
 		if err != nil {
 			return err
 		}
-		if path.Clean(header.Name) == ".dockerenv" { // tells programs that they run in a container, not that a plugin does
+		switch path.Clean(header.Name) {
+		case ".dockerenv": // tells programs that they run in a container, not that a plugin does
+			continue
+		case "bin/particle": // for containers of the image; Docker would take half a second to compress it
 			continue
 		}
 		header.Name = path.Join(dir, header.Name)

@@ -23,7 +23,8 @@ import (
 // RemoveOptions are the choices of an uninstallation.
 type RemoveOptions struct {
 	// Force goes on although networks or containers need what is removed: the
-	// containers are stopped and the networks removed where Docker lets them go.
+	// containers are stopped and the networks removed where Docker lets them go. Of a
+	// cluster the host takes its leave before that, whatever it is to the others.
 	Force bool
 }
 
@@ -33,20 +34,29 @@ type users struct {
 	containers []container.Summary // made for our runtime
 }
 
+// networksOf lists the networks whose driver or IPAM driver is particle.
+func networksOf(ctx context.Context, api *client.Client) (ours []network.Summary, err error) {
+	networks, err := api.NetworkList(ctx, network.ListOptions{})
+	if err != nil {
+		return nil, &fault.Error{Op: "list networks", Err: err}
+	}
+	for _, n := range networks {
+		if n.Driver == hostpath.DriverName || n.IPAM.Driver == hostpath.DriverName ||
+			n.Driver == hostpath.PluginName || n.IPAM.Driver == hostpath.PluginName {
+			ours = append(ours, n)
+		}
+	}
+	return ours, nil
+}
+
 // findUsers lists them. Docker records the default runtime's name in every
 // container made while it was the default, so containers on no network of ours
 // are among them.
 func findUsers(ctx context.Context, api *client.Client) (users, error) {
 	var u users
-	networks, err := api.NetworkList(ctx, network.ListOptions{})
-	if err != nil {
-		return u, &fault.Error{Op: "list networks", Err: err}
-	}
-	for _, n := range networks {
-		if n.Driver == hostpath.DriverName || n.IPAM.Driver == hostpath.DriverName ||
-			n.Driver == hostpath.PluginName || n.IPAM.Driver == hostpath.PluginName {
-			u.networks = append(u.networks, n)
-		}
+	var err error
+	if u.networks, err = networksOf(ctx, api); err != nil {
+		return u, err
 	}
 	containers, err := api.ContainerList(ctx, container.ListOptions{All: true})
 	if err != nil {
@@ -115,14 +125,19 @@ func containerNames(list []container.Summary) []string {
 // of Run or Remove changes the engine it fails.
 func Remove(ctx context.Context, api *client.Client, opts RemoveOptions, progress Progress) error {
 	s := newSteps(progress)
-	u := &removal{api: api, opts: opts, unlock: func() {}}
-	defer func() { u.unlock() }()
+	u := &removal{api: api, opts: opts, unlock: func() {}, giveBack: func() {}}
+	defer func() {
+		u.giveBack()
+		u.unlock()
+	}()
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) (string, error)
 	}{
 		{"check", u.check},
-		{"users", u.release},
+		{"users", u.stopContainers},
+		{"cluster", u.leave},
+		{"networks", u.removeNetworks},
 		{"plugin", u.plugin},
 		{"host", u.host},
 		{"image", u.images},
@@ -139,9 +154,12 @@ type removal struct {
 	api      *client.Client
 	opts     RemoveOptions
 	unlock   func()
+	giveBack func() // the image
 	dataRoot string
+	hostName string // the engine's name for its own
 	image    string
 	users    users
+	cluster  standing
 	// bootedWithUs says that dockerd runs plugins with our runtime.
 	bootedWithUs bool
 }
@@ -151,12 +169,22 @@ func (r *removal) check(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	r.dataRoot = info.DockerRootDir
+	r.dataRoot, r.hostName = info.DockerRootDir, info.Name
 	if r.unlock, err = takeLock(ctx, r.api, "uninstall"); err != nil {
 		return "", err
 	}
 	if err := sweepHelpers(ctx, r.api); err != nil {
 		return "", err
+	}
+	if r.image, r.giveBack, err = borrowImage(ctx, r.api); err != nil {
+		return "", err
+	}
+	// Before the networks: who removed these while the host is in a cluster would remove
+	// them from all its hosts.
+	if r.cluster = r.findCluster(ctx); !r.opts.Force {
+		if err := r.cluster.refuse(); err != nil {
+			return "", err
+		}
 	}
 	if r.users, err = findUsers(ctx, r.api); err != nil {
 		return "", err
@@ -164,9 +192,6 @@ func (r *removal) check(ctx context.Context) (string, error) {
 	if needed := r.users.describe(); needed != "" && !r.opts.Force {
 		return "", fault.New("uninstall", "", "still needed by "+needed,
 			"remove these first, or pass --force; containers among them cannot be started again afterwards, only made anew")
-	}
-	if r.image, err = helperImage(ctx, r.api); err != nil {
-		return "", err
 	}
 	if err := r.checkPlugins(ctx); err != nil && !r.opts.Force {
 		return "", err
@@ -205,31 +230,47 @@ func (r *removal) checkPlugins(ctx context.Context) error {
 		"disable these with `docker plugin disable`, uninstall, restart dockerd, and enable them again")
 }
 
-// release stops what needs us, which only a forced removal comes across. A
-// container that went on running could not be stopped once its runtime is gone.
-func (r *removal) release(ctx context.Context) (string, error) {
-	var done []string
+// stopContainers stops those that need us, which only a forced removal comes across.
+// One that went on running could not be stopped once its runtime is gone.
+func (r *removal) stopContainers(ctx context.Context) (string, error) {
 	for _, c := range r.users.containers {
 		if err := r.api.ContainerStop(ctx, c.ID, container.StopOptions{}); err != nil && !errdefs.IsNotFound(err) {
 			return "", &fault.Error{Op: "stop container", On: c.ID[:12], Err: err, Fix: "stop it and uninstall again"}
 		}
 	}
-	if len(r.users.containers) > 0 {
-		done = append(done, "stopped "+strings.Join(containerNames(r.users.containers), ", ")+", which cannot be started again")
+	if len(r.users.containers) == 0 {
+		return "none", nil
 	}
+	return "stopped " + strings.Join(containerNames(r.users.containers), ", ") + ", which cannot be started again", nil
+}
+
+// removeNetworks removes ours, unless the host is in its cluster still: they would go
+// from the others, too.
+func (r *removal) removeNetworks(ctx context.Context) (string, error) {
 	var left []string
 	for _, n := range r.users.networks {
-		if err := r.api.NetworkRemove(ctx, n.ID); err != nil && !errdefs.IsNotFound(err) {
+		if r.cluster.in() || !r.removeNetwork(ctx, n.ID) {
 			left = append(left, n.Name)
 		}
 	}
-	if len(left) > 0 {
-		done = append(done, "Docker keeps the networks "+strings.Join(left, ", ")+", which work no more")
-	}
-	if len(done) == 0 {
+	switch {
+	case len(r.users.networks) == 0:
 		return "none", nil
+	case len(left) > 0:
+		return "Docker keeps the networks " + strings.Join(left, ", ") + ", which work no more", nil
 	}
-	return strings.Join(done, "; "), nil
+	return "removed " + strings.Join(networkNames(r.users.networks), ", "), nil
+}
+
+// removeNetwork says whether a network is gone. On a host that has left its cluster
+// the plugin may be at removing it, too.
+func (r *removal) removeNetwork(ctx context.Context, id string) bool {
+	err := r.api.NetworkRemove(ctx, id)
+	if err != nil && !errdefs.IsNotFound(err) {
+		_, err = r.api.NetworkInspect(ctx, id, network.InspectOptions{})
+		return errdefs.IsNotFound(err)
+	}
+	return true
 }
 
 func (r *removal) plugin(ctx context.Context) (string, error) {
@@ -284,9 +325,16 @@ func takeOff(ctx context.Context, api *client.Client, image, dataRoot string) (h
 		return result, err
 	}
 	// The kernel's state first: what it is made of is named in the files.
-	err = helper{command: "remove", network: "host", host: true, shared: true,
+	remove := helper{command: "remove", network: "host", host: true, shared: true,
 		caps:    append(hostCaps(), "SYS_ADMIN", "NET_ADMIN", "NET_RAW"),
-		request: hostsetup.RemoveRequest{DataRoot: dataRoot}}.run(ctx, api, image, &result)
+		request: hostsetup.RemoveRequest{DataRoot: dataRoot}}
+	err = remove.run(ctx, api, image, &result)
+	if err != nil && strings.Contains(err.Error(), "it is not a shared mount") {
+		// Docker mounts nothing for a container there that the host would see, nor did it
+		// for the plugin.
+		remove.shared = false
+		err = remove.run(ctx, api, image, &result)
+	}
 	return result, err
 }
 

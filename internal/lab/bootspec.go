@@ -16,6 +16,7 @@ type bootSpec struct {
 	Isolated  bool              `json:"isolated"`            // a host: own root and cgroup namespace
 	Systemd   bool              `json:"systemd,omitempty"`   // process 1 is systemd
 	FirstBoot bool              `json:"firstBoot"`           // write Files and an empty /etc/docker
+	Disk      bool              `json:"disk,omitempty"`      // /etc/docker is as it came with the disk
 	Binds     map[string]string `json:"binds,omitempty"`     // directory below /opt/particle-lab: machine's directory
 	Files     map[string]string `json:"files,omitempty"`     // absolute path in the host: content
 	Cgroups   []hierarchy       `json:"cgroups,omitempty"`   // the machine's hierarchies

@@ -174,7 +174,8 @@ func (h *Host) bootAgain(ctx context.Context, emptyDisk bool, flags []string) er
 		return err
 	}
 	if spec.FirstBoot = emptyDisk; emptyDisk {
-		for _, name := range []string{dirUpper, dirWork, dirData, dirContainerd} {
+		spec.Disk = false
+		for _, name := range append([]string{dirWork}, onDisk...) {
 			if err := removeDir(ctx, filepath.Join(h.dir(), name)); err != nil {
 				return err
 			}
@@ -237,10 +238,10 @@ func (h *Host) identity(o Options) (map[string]string, error) {
 		fmt.Fprintf(&hosts, "%s\t%s\n%s\t%s\n", other.Addr4(), other.name, other.Addr6(), other.name)
 	}
 	return map[string]string{
-		"/etc/hostname":           h.name + "\n",
-		"/etc/hosts":              hosts.String(),
-		"/etc/resolv.conf":        "nameserver " + InternetAddr4 + "\noptions timeout:1 attempts:1\n",
-		"/etc/machine-id":         fmt.Sprintf("%032x\n", h.lab.created().UnixNano()+int64(h.index)),
-		"/etc/docker/daemon.json": config,
+		"/etc/hostname":    h.name + "\n",
+		"/etc/hosts":       hosts.String(),
+		"/etc/resolv.conf": "nameserver " + InternetAddr4 + "\noptions timeout:1 attempts:1\n",
+		"/etc/machine-id":  fmt.Sprintf("%032x\n", h.lab.created().UnixNano()+int64(h.index)),
+		daemonJSON:         config,
 	}, nil
 }

@@ -29,6 +29,7 @@ type Options struct {
 	Engine      string    // EngineDebian or EngineCurrent; "" is EngineDebian
 	DaemonJSON  []byte    // every host's /etc/docker/daemon.json; nil is {}
 	LiveRestore bool      // adds "live-restore": true to it
+	Disk        string    // what [Host.SaveDisk] made: each host begins with a copy of it; "" is an empty disk
 	Systemd     bool      // process 1 of every host is systemd, which makes the engine's cgroups; of version 2 alone
 	Replace     bool      // take a running lab of that name down first
 	Tied        bool      // all of it ends when the calling process ends, for tests
@@ -205,8 +206,13 @@ func (h *Host) firstBoot(ctx context.Context, o Options, engine Engine) error {
 	if err != nil {
 		return err
 	}
+	if o.Disk != "" {
+		if err := h.takeDisk(ctx, o); err != nil {
+			return err
+		}
+	}
 	return h.powerOn(ctx, bootSpec{
-		Hostname: h.name, Isolated: true, Systemd: o.Systemd, FirstBoot: true, Files: files, Binds: engine.binds(),
+		Hostname: h.name, Isolated: true, Systemd: o.Systemd, FirstBoot: true, Disk: o.Disk != "", Files: files, Binds: engine.binds(),
 		Cgroups: h.lab.cgroups(), Addresses: []string{h.Addr4().String(), h.Addr6().String()},
 	}, nil)
 }

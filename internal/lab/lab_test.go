@@ -250,3 +250,30 @@ func mustGetwd(t *testing.T) string {
 	}
 	return dir
 }
+
+// A host that begins with the disk of another has what was on it, and is another
+// machine all the same.
+func TestHostWithTheDiskOfAnother(t *testing.T) {
+	first := boot(t, lab.Options{Name: "t-disk-of"}).Hosts()[0]
+	if err := lab.LoadImage(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	on(t, first.Node, "sh", "-c", `echo disk >/etc/mark; echo memory >/run/mark; echo '{"debug": true}' >/etc/docker/daemon.json`)
+	id := on(t, first.Node, "docker", "info", "-f", "{{.ID}}")
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := first.SaveDisk(t.Context(), disk); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range boot(t, lab.Options{Name: "t-disk-to", Hosts: 2, Disk: disk, LiveRestore: true}).Hosts() {
+		if out := on(t, h.Node, "sh", "-c", "cat /etc/mark /run/mark 2>/dev/null; cat /etc/hostname"); out != "disk\n"+h.Name() {
+			t.Errorf("%s has %q", h.Name(), out)
+		}
+		on(t, h.Node, "docker", "run", "--rm", lab.TestImage, "true")
+		out := on(t, h.Node, "docker", "info", "-f", "{{.LiveRestoreEnabled}} {{.Debug}} {{.ID}}")
+		if !strings.HasPrefix(out, "true true ") || strings.HasSuffix(out, id) {
+			t.Errorf("the engine of %s is as %q; the first one was %s", h.Name(), out, id)
+		}
+		id = out[len("true true "):]
+		replacementHasAnEmptyDisk(t, h)
+	}
+}

@@ -195,10 +195,15 @@ func writeFiles(spec bootSpec, root string) error {
 	if !spec.FirstBoot {
 		return nil
 	}
-	if err := os.RemoveAll(filepath.Join(root, "etc/docker")); err != nil {
-		return &fault.Error{Op: "clear", On: "/etc/docker", Err: err}
+	if !spec.Disk {
+		if err := os.RemoveAll(filepath.Join(root, "etc/docker")); err != nil {
+			return &fault.Error{Op: "clear", On: "/etc/docker", Err: err}
+		}
 	}
 	for name, content := range spec.Files {
+		if spec.Disk && name == daemonJSON {
+			continue
+		}
 		path := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
