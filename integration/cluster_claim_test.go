@@ -18,8 +18,8 @@ import (
 )
 
 // BenchmarkClaimToRoute has one host claim address after address outside its blocks, and
-// block after block, and reports how long it takes until another host's kernel has the
-// route: from Docker's request, so the claim itself is in it. The store is the first
+// block after block, and reports how long it takes until the kernel of each other host has
+// the route: from Docker's request, so the claim itself is in it. The store is the first
 // host's, or an etcd beside the hosts.
 func BenchmarkClaimToRoute(b *testing.B) {
 	const count = 200
@@ -76,23 +76,23 @@ var eachBlock = claims{"blocks", func(int) (string, string) { return "", "10.78.
 
 // claimsToRoutes gives the times of n claims, in ascending order.
 func (b *bed) claimsToRoutes(ctx context.Context, n int, c claims) ([]time.Duration, error) {
-	other, err := b.on("h2")
-	if err != nil {
-		return nil, err
-	}
 	here, err := b.network(ctx, c.network)
-	if err != nil {
-		return nil, err
-	}
-	there, err := other.network(ctx, c.network)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	routes, err := other.watchRoutes(ctx, there)
-	if err != nil {
-		return nil, err
+	var routes []<-chan route
+	for _, other := range b.all()[1:] {
+		there, err := other.network(ctx, c.network)
+		if err != nil {
+			return nil, err
+		}
+		told, err := other.watchRoutes(ctx, there)
+		if err != nil {
+			return nil, err
+		}
+		routes = append(routes, told)
 	}
 	docker := newCaller(b)
 	var took []time.Duration
@@ -198,11 +198,24 @@ func (b *bed) watchRoutes(ctx context.Context, n runtimeapi.NetworkStatus) (<-ch
 	return routes, nil
 }
 
-// arrival waits for a route whose line begins so.
-func arrival(ctx context.Context, routes <-chan route, begins string) (time.Time, error) {
+// arrival waits until each host has a route whose line begins so.
+func arrival(ctx context.Context, all []<-chan route, begins string) (last time.Time, err error) {
 	const limit = 5 * time.Second
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no route to %s within %s", begins, limit))
 	defer cancel()
+	for _, routes := range all {
+		at, err := arrivalAt(ctx, routes, begins)
+		if err != nil {
+			return last, err
+		}
+		if at.After(last) {
+			last = at
+		}
+	}
+	return last, nil
+}
+
+func arrivalAt(ctx context.Context, routes <-chan route, begins string) (time.Time, error) {
 	for {
 		select {
 		case r, open := <-routes:
@@ -213,7 +226,7 @@ func arrival(ctx context.Context, routes <-chan route, begins string) (time.Time
 				return r.at, nil
 			}
 		case <-ctx.Done():
-			return time.Time{}, fmt.Errorf("no route to %s within %s", begins, limit)
+			return time.Time{}, context.Cause(ctx)
 		}
 	}
 }

@@ -52,9 +52,9 @@ type brokenCluster struct {
 	gate    sync.RWMutex // of the churns
 	windows []window
 	// expected are the prefixes to which nobody needs a route any more.
-	expected []netip.Prefix
-	reported map[*bed]int // of the lost routes of a host
-	lost     []loss
+	expected               []netip.Prefix
+	reported, reportedWays map[*bed]int // of the lost routes of a host
+	lost                   []loss
 }
 
 // window is a time in which containers may fail to start on some hosts.
@@ -73,7 +73,7 @@ type clusterFault struct {
 func newBrokenCluster(t *testing.T, engine string, store func(*bed) clusterStore) *brokenCluster {
 	t.Helper()
 	first := newTestBed(t, lab.Options{Engine: engine, Hosts: 3, LiveRestore: true})
-	c := &brokenCluster{T: t, beds: first.all(), store: store(first), history: newHistory(), held: map[string][]netip.Addr{}, reported: map[*bed]int{}}
+	c := &brokenCluster{T: t, beds: first.all(), store: store(first), history: newHistory(), held: map[string][]netip.Addr{}, reported: map[*bed]int{}, reportedWays: map[*bed]int{}}
 	t.Cleanup(c.explain)
 	if err := c.store.join(t.Context(), c.beds); err != nil {
 		t.Fatal(err)
@@ -240,10 +240,11 @@ type loss struct {
 	lostRoute
 }
 
-// keepRoutes notes the routes that were taken away, to which somebody may have been.
+// keepRoutes notes the routes that were taken away, to which somebody may have been, and
+// fails for each way to another host that was: each host has containers at all times.
 func (c *brokenCluster) keepRoutes(fault string) {
 	for _, b := range c.beds {
-		lost, err := b.lostRoutes()
+		lost, ways, err := b.lostRoutes()
 		if err != nil {
 			c.Error(err)
 			continue
@@ -254,6 +255,10 @@ func (c *brokenCluster) keepRoutes(fault string) {
 			}
 		}
 		c.reported[b] = len(lost)
+		for _, way := range ways[min(c.reportedWays[b], len(ways)):] {
+			c.Errorf("%s: %s lost its way to a host: %s", fault, b.host.Name(), way)
+		}
+		c.reportedWays[b] = len(ways)
 	}
 }
 

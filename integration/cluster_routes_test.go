@@ -108,12 +108,14 @@ func agree(ctx context.Context, network string, hosts, all []*bed, late ...netip
 	return errors.Join(errs...)
 }
 
-// routeLog is the service that writes down what becomes of a network's routes.
+// routeLog is the service that writes down what becomes of a network's routes, and of
+// what they lead by.
 const routeLog = "routes"
 
-// logRoutes begins to write down what becomes of the network's routes.
+// logRoutes begins to write down what becomes of the network's routes, neighbours and
+// FDB entries.
 func (b *bed) logRoutes(ctx context.Context, network string) error {
-	command, err := b.inTenant(ctx, network, "ip", "-ts", "monitor", "route")
+	command, err := b.inTenant(ctx, network, "ip", "-ts", "monitor", "route", "neigh")
 	if err != nil {
 		return err
 	}
@@ -126,11 +128,13 @@ type lostRoute struct {
 	at time.Time
 }
 
-// lostRoutes lists the routes that were taken away since logRoutes.
-func (b *bed) lostRoutes() (lost []lostRoute, err error) {
+// lostRoutes lists the routes that were taken away since logRoutes, and what the kernel
+// said of neighbours and FDB entries that were. Those that it makes by itself for
+// multicast are no loss.
+func (b *bed) lostRoutes() (lost []lostRoute, neighbours []string, err error) {
 	log, err := os.Open(b.host.ServiceLog(routeLog))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer log.Close()
 	lines := bufio.NewScanner(log)
@@ -139,15 +143,21 @@ func (b *bed) lostRoutes() (lost []lostRoute, err error) {
 		if len(fields) < 3 || fields[1] != "Deleted" || !slices.Contains(fields, "vx0") {
 			continue
 		}
+		if !slices.Contains(fields, "metric") {
+			if !strings.HasPrefix(fields[2], "ff02:") {
+				neighbours = append(neighbours, lines.Text())
+			}
+			continue
+		}
 		at, err := time.ParseInLocation("[2006-01-02T15:04:05.999999]", fields[0], time.Local)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", lines.Text(), err)
+			return nil, nil, fmt.Errorf("%s: %w", lines.Text(), err)
 		}
 		p, err := prefixOf(fields[2])
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", lines.Text(), err)
+			return nil, nil, fmt.Errorf("%s: %w", lines.Text(), err)
 		}
 		lost = append(lost, lostRoute{p, at})
 	}
-	return lost, lines.Err()
+	return lost, neighbours, lines.Err()
 }

@@ -30,9 +30,14 @@ func (c *brokenCluster) ownFaults() []clusterFault {
 			return errors.Join(deserted(ctx, first.host.Cut, second, third), second.restartPlugin(ctx), c.startAll(ctx), first.host.Heal())
 		}},
 		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
+		{"the store's host is without power for long", []*bed{first}, func(ctx context.Context) error {
+			return c.reboot(ctx, first, func(ctx context.Context) error {
+				return errors.Join(first.host.PowerOff(ctx), lasts(ctx, longOutage), second.startsOne(ctx), third.startsOne(ctx))
+			})
+		}},
 		// From here on the store claims nothing new: some host may not have been there.
 		{"the store is wiped", nil, c.store.wipe},
-		{"a host reboots", []*bed{third}, c.reboot},
+		{"a host reboots", []*bed{third}, c.rebootThird},
 	}
 }
 
@@ -55,7 +60,7 @@ func (c *brokenCluster) otherFaults() []clusterFault {
 		}},
 		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
 		{"the store is wiped", nil, etcd.wipe},
-		{"a host reboots", []*bed{third}, c.reboot},
+		{"a host reboots", []*bed{third}, c.rebootThird},
 	}
 }
 
@@ -252,11 +257,16 @@ func (b *bed) suspects(ctx context.Context, host string) error {
 	})
 }
 
-// reboot pulls the plug of the third host. Its containers are gone, and with
-// them their connections; new ones take their place.
-func (c *brokenCluster) reboot(ctx context.Context) error {
-	b, from := c.beds[2], time.Now()
-	if err := b.host.Reboot(ctx); err != nil {
+func (c *brokenCluster) rebootThird(ctx context.Context) error {
+	third := c.beds[2]
+	return c.reboot(ctx, third, third.host.PowerOff)
+}
+
+// reboot pulls the plug of a host, as off does, and boots it again. Its containers are
+// gone, and with them their connections; new ones take their place.
+func (c *brokenCluster) reboot(ctx context.Context, b *bed, off func(context.Context) error) error {
+	from := time.Now()
+	if err := errors.Join(off(ctx), b.host.Reboot(ctx)); err != nil {
 		return err
 	}
 	gone, err := c.empty(b, from)

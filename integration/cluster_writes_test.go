@@ -19,7 +19,7 @@ func TestBurstWrites(t *testing.T) {
 		}
 		for _, b := range []burstOf{
 			{network: "wide", bits: 24, containers: 10},
-			{network: "wide", bits: 24, containers: 40},
+			{network: "wide", bits: 24, containers: 100},
 			{network: "narrow", bits: 28, containers: 40, claims: 2 * 3}, // fifteen addresses to a block
 		} {
 			if err := b.costs(t, first); err != nil {
