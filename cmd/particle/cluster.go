@@ -42,10 +42,14 @@ there on all, and its containers reach each other by address.
   h1$ particle cluster init                 # prints the command for the others
   h2$ particle cluster join ADDRESS         # asks for the token
 
-The hosts need to reach each other at TCP ports 7790 to 7792 of the first one
-and at the UDP port of VXLAN. All that they say to each other about networks is
+Particle is to be installed on each host before. All hosts need to reach TCP ports
+7790 and 7791 of each server (the first host, and those that join with --server),
+servers port 7792 of each other, and all hosts each other at UDP port 4789, VXLAN's,
+or with init --encrypt at 7793. All that they say to each other about networks is
 encrypted and authenticated; what containers say to each other is so in a cluster
-that was made with --encrypt.`,
+that was made with --encrypt.
+
+Whoever may use Docker on a host may run these commands there.`,
 	}
 	cmd.AddCommand(clusterInit(ask), clusterJoin(ask), clusterStatus(ask), clusterToken(ask), clusterLeave(ask), clusterRemove(ask), clusterRecover(ask))
 	return cmd
@@ -84,7 +88,7 @@ need to reach each other at UDP port 7793, and at that of VXLAN no more.`,
 			return report.ClusterMade(cmd.OutOrStdout(), *reply.Made, time.Now())
 		},
 	}
-	cmd.Flags().StringVar(&address, "address", "", "`address` of this host that the others reach (default: its VTEP)")
+	cmd.Flags().StringVar(&address, "address", "", "`address` of this host that the others reach (default: its tunnel address)")
 	cmd.Flags().DurationVar(&life, "token-life", 24*time.Hour, "how long the token lets hosts in; 0 for ever")
 	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt what containers of different hosts say to each other")
 	return cmd
@@ -162,7 +166,7 @@ Three servers bear the loss of one; two bear none.`,
 	}
 	cmd.Flags().StringVar(&token, "token", "", "the `token` of `particle cluster token`")
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "`file` with the token")
-	cmd.Flags().StringVar(&address, "address", "", "`address` of this host that the others reach (default: its VTEP)")
+	cmd.Flags().StringVar(&address, "address", "", "`address` of this host that the others reach (default: its tunnel address)")
 	cmd.Flags().BoolVar(&serve, "server", false, "serve the store too")
 	cmd.MarkFlagsMutuallyExclusive("token", "token-file")
 	return cmd
