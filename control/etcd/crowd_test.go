@@ -3,6 +3,8 @@ package etcd_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -67,5 +69,54 @@ func TestManyNetworksByASlowWay(t *testing.T) {
 	}
 	if passed := way.Passed(); passed > 2*size {
 		t.Errorf("to hear %d bytes took %d", size, passed)
+	}
+}
+
+// What a host has of many networks is found among what all hosts have, also by a way that
+// does not bring all of that in the time of one answer: when the host has another address,
+// and when it leaves.
+func TestHostOfManyNetworksByASlowWay(t *testing.T) {
+	t.Parallel()
+	const networks, hosts = 10, 1000
+	srv := etcdtest.Start(t, etcdtest.Current)
+	me := controltest.Node(hosts) // the last of each network
+	s := open(t, srv.Endpoint(), me)
+	if err := s.SetNode(t.Context(), me); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, srv, networks, hosts)
+	s = open(t, etcdtest.NewNarrow(t, srv, 1<<19).Endpoint(), me)
+	me.VTEP = netip.MustParseAddr("192.168.77.7")
+	if err := s.SetNode(t.Context(), me); err != nil {
+		t.Fatal(err)
+	}
+	all, last := "/particle/v1/nets/", "/blocks/4-0a03e700-24"
+	for i := range networks {
+		got, err := srv.Client().Get(t.Context(), all+string(controltest.Network(i+1).ID)+last)
+		if err != nil || !strings.Contains(string(got.Kvs[0].Value), me.VTEP.String()) {
+			t.Fatalf("the host's address did not come to its claim: %v, %v", got, err)
+		}
+	}
+	if err := s.RemoveNode(t.Context(), me.ID); err != nil {
+		t.Fatal(err)
+	}
+	got, err := srv.Client().Get(t.Context(), all, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for _, kv := range got.Kvs {
+		if strings.Contains(string(kv.Key), "/blocks/") {
+			left++
+		}
+		if strings.HasSuffix(string(kv.Key), last) {
+			t.Errorf("%s is there still", kv.Key)
+		}
+	}
+	if left != networks*(hosts-1) {
+		t.Errorf("others have %d blocks, want %d", left, networks*(hosts-1))
 	}
 }

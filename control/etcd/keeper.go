@@ -282,6 +282,12 @@ func (s *Store) enlist(ctx context.Context, info, alive, lost *clientv3.GetRespo
 	return err
 }
 
+// move is how far this host's claims say where it is reached by now.
+type move struct {
+	to   string // its record
+	from string // see eachClaim
+}
+
 // readdress writes where this host is reached into its claims, if its record says
 // that they have it otherwise.
 func (s *Store) readdress(ctx context.Context, info *clientv3.GetResponse, me control.Node) error {
@@ -292,12 +298,21 @@ func (s *Store) readdress(ctx context.Context, info *clientv3.GetResponse, me co
 	if err := json.Unmarshal(info.Kvs[0].Value, &was); err == nil && was.VTEP == me.VTEP && was.MAC.String() == me.MAC.String() && was.Port == me.Port {
 		return nil
 	}
+	if value := encode(me); s.moved.to != value {
+		s.moved.to, s.moved.from = value, ""
+	}
 	for {
-		claims, err := s.claimsOf(ctx, me.ID, s.k.nets())
-		if err != nil {
+		err := s.eachClaim(ctx, me.ID, &s.moved.from, func(some []owned) error {
+			done, err := s.rewrite(ctx, some, me)
+			if err == nil && !done {
+				err = errAgain
+			}
 			return err
+		})
+		if err == nil {
+			s.moved.from = ""
 		}
-		if done, err := s.rewrite(ctx, claims, me); err != nil || done {
+		if err != errAgain {
 			return err
 		}
 	}

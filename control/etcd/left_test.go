@@ -29,12 +29,16 @@ func TestRemovedHostLeavesNoNetwork(t *testing.T) {
 	}
 	networks := controltest.Follow(t, s.WatchNetworks(ctx), func(n control.Network) string { return string(n.ID) })
 	networks.UntilHave(2)
-	claims, err := s.claimsOf(ctx, s.self().ID, s.k.nets())
-	if err != nil || len(claims) != 2 {
-		t.Fatalf("claims %+v, %v", claims, err)
+	var claims []owned
+	for _, n := range []control.Network{removed, used} {
+		own, err := s.claimsOf(ctx, s.self().ID, n.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims = append(claims, own...)
 	}
-	if err := s.drop(ctx, claims, nil); err != nil {
-		t.Fatal(err)
+	if err := s.drop(ctx, claims, nil); err != nil || len(claims) != 2 {
+		t.Fatalf("claims %+v, %v", claims, err)
 	}
 	if err := s.RemoveNode(ctx, s.self().ID); err != nil {
 		t.Fatal(err)

@@ -190,7 +190,7 @@ func (s *Store) markRemoved(ctx context.Context, n control.Network, mod int64) e
 // LeaveNetwork implements control.Allocator.
 func (s *Store) LeaveNetwork(ctx context.Context, id topology.SharedID) error {
 	return s.do(ctx, "leave network", id.Short(), func(ctx context.Context) error {
-		claims, err := s.claimsOf(ctx, s.self().ID, s.k.net(id))
+		claims, err := s.claimsOf(ctx, s.self().ID, id)
 		if err != nil {
 			return err
 		}

@@ -60,6 +60,7 @@ type Store struct {
 	record  sync.Mutex // held while this host's record is written; before mu
 	lease   clientv3.LeaseID
 	retired bool // RemoveNode takes this host away, or has
+	moved   move // the last change of where this host is reached
 
 	sweepAt   time.Time // of the keeper's goroutine, as is sightings
 	sightings map[topology.NodeID]sighting
