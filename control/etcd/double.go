@@ -36,7 +36,7 @@ func (s *Store) beSingle(ctx context.Context, info, alive *clientv3.GetResponse)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.double = double
+	s.double, s.looked = double, true
 	return double
 }
 

@@ -73,6 +73,7 @@ type Store struct {
 	down     error         // why the store is unhealthy; nil if it is not
 	refused  error         // why this host is none of the store's; nil if it is
 	double   error         // which other host has this one's id; nil if none has
+	looked   bool          // for such a host, once at least
 	changed  chan struct{} // closed when instance, down or revision have jumped
 }
 
@@ -247,7 +248,7 @@ func (s *Store) refusal() error {
 func (s *Store) admission() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.instance == "" {
+	if s.instance == "" || !s.looked {
 		return cmp.Or(s.refused, s.double, s.down, errUnknown)
 	}
 	return cmp.Or(s.refused, s.double)

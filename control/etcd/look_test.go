@@ -1,0 +1,52 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/particle-net/particle/control/controltest"
+	"github.com/particle-net/particle/control/controltest/etcdtest"
+)
+
+// unkept is a store that its keeper does not look at.
+func unkept(t *testing.T, o Options) *Store {
+	t.Helper()
+	if err := o.complete(); err != nil {
+		t.Fatal(err)
+	}
+	s := &Store{o: o, k: keys(o.Prefix), log: o.Log, node: o.Node, wake: make(chan struct{}, 1), down: errUnknown, changed: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(t.Context())
+	if err := s.connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// Between the answer of which store it is and that of whether another host has this one's
+// id nothing is claimed, and nothing given back: it may be that one's.
+func TestNothingIsAskedBeforeTheFirstLook(t *testing.T) {
+	t.Parallel()
+	s := unkept(t, Options{Endpoints: []string{etcdtest.Start(t, etcdtest.Current).Endpoint()}, Node: controltest.Node(1)})
+	nothing := func(context.Context) error { return nil }
+	me := s.self().ID
+	got, revision, err := s.read(t.Context(), clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me)), clientv3.OpGet(s.k.alive(me)), clientv3.OpGet(s.k.lost(me)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.identify(t.Context(), got[0], revision); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.try(t.Context(), nothing); !errors.Is(err, errUnknown) {
+		t.Errorf("an operation before the look: %v", err)
+	}
+	if err := s.enlist(t.Context(), got[1], got[2], got[3]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.try(t.Context(), nothing); err != nil {
+		t.Errorf("an operation after it: %v", err)
+	}
+}
