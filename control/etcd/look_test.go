@@ -50,3 +50,19 @@ func TestNothingIsAskedBeforeTheFirstLook(t *testing.T) {
 		t.Errorf("an operation after it: %v", err)
 	}
 }
+
+// A client that came too late for a look is no reason to say that the plugin is stopping,
+// which ends what waits for the store.
+func TestLateClientDoesNotCloseTheStore(t *testing.T) {
+	t.Parallel()
+	s := unkept(t, Options{Endpoints: []string{etcdtest.Start(t, etcdtest.Current).Endpoint()}, Node: controltest.Node(1)})
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.connect(late); err == nil || definite(err) {
+		t.Errorf("got %v", err)
+	}
+	s.cancel()
+	if err := s.connect(t.Context()); !errors.Is(err, errClosed) {
+		t.Errorf("a store that is closed: %v", err)
+	}
+}

@@ -167,9 +167,13 @@ func (s *Store) connect(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ctx.Err() != nil || ctx.Err() != nil {
+	if s.ctx.Err() != nil {
 		c.Close()
 		return errClosed
+	}
+	if err := ctx.Err(); err != nil { // the answer came too late for this look
+		c.Close()
+		return err
 	}
 	s.client = c
 	return nil
