@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
@@ -75,6 +76,7 @@ func (s *Store) visit(ctx context.Context) error {
 			lost[node].Kvs = append(lost[node].Kvs, kv)
 		}
 	}
+	maps.DeleteFunc(s.sightings, func(id topology.NodeID, _ sighting) bool { return lost[id] == nil }) // removed by others
 	var failed error
 	for id, seen := range lost { // in no order, so that each has its turn
 		if alive[id] || id == s.self().ID {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/particle-net/particle/control/controltest"
 	"github.com/particle-net/particle/control/controltest/etcdtest"
+	"github.com/particle-net/particle/topology"
 )
 
 // unkept is a store that its keeper does not look at.
@@ -64,5 +65,24 @@ func TestLateClientDoesNotCloseTheStore(t *testing.T) {
 	s.cancel()
 	if err := s.connect(t.Context()); !errors.Is(err, errClosed) {
 		t.Errorf("a store that is closed: %v", err)
+	}
+}
+
+// A host that others have removed is not remembered for ever.
+func TestRemovedHostIsForgotten(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t, etcdtest.Current)
+	s := unkept(t, Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1)})
+	s.sightings = map[topology.NodeID]sighting{}
+	if _, err := srv.Client().Put(t.Context(), s.k.info(controltest.Node(2).ID), "{}"); err != nil {
+		t.Fatal(err)
+	}
+	for want := 1; want >= 0; want-- {
+		if err := s.visit(t.Context()); err != nil || len(s.sightings) != want {
+			t.Errorf("%d sightings, %v, want %d", len(s.sightings), err, want)
+		}
+		if _, err := srv.Client().Delete(t.Context(), s.k.node(controltest.Node(2).ID), clientv3.WithPrefix()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
