@@ -82,3 +82,17 @@ func TestEndlessRequest(t *testing.T) {
 		t.Errorf("a request of %d bytes: %s", len(body), resp.Status)
 	}
 }
+
+// A connection carries one request at a time: of HTTP/2 one would be as good as hundreds,
+// and no host of the cluster speaks it here.
+func TestOneRequestAConnection(t *testing.T) {
+	made := newHost(t, "h1", "127.0.0.1", etcdtest.FreePorts(t)).init()
+	c, err := tls.Dial("tcp", made.Address.String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := c.ConnectionState().NegotiatedProtocol; got == "h2" {
+		t.Errorf("the enrolment port speaks %s", got)
+	}
+}

@@ -61,9 +61,10 @@ func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
 	enrolment.Encryption = r.Encryption
 	s.http = &http.Server{
 		Handler: enrolment, TLSConfig: c.identity.server(),
-		ReadTimeout: 20 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
+		ReadTimeout: 20 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: quiet(),
+		Protocols: new(http.Protocols),
 	}
-	s.http.ErrorLog = quiet()
+	s.http.Protocols.SetHTTP1(true) // alone: a connection of HTTP/2 carries hundreds of requests, and its number is what is bound
 	s.store = server.Start(s.config, m.o.Command, s.log)
 	go s.listen(ctx)
 	return s, nil
