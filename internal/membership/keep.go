@@ -47,9 +47,7 @@ func (m *Membership) keep(ctx context.Context, c *current) {
 			return
 		}
 		err, what := m.look(ctx, c), "the cluster's servers cannot be asked"
-		if err != nil {
-			wait = min(wait, 5*time.Second)
-		} else {
+		if wait = askAgain(wait, err); err == nil {
 			err, what = m.renewDue(ctx, c), "this host's certificate is not renewed"
 		}
 		if ctx.Err() != nil {
@@ -65,6 +63,18 @@ func (m *Membership) keep(ctx context.Context, c *current) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// askAgain is the pause after a question to the servers. That the host was removed is
+// final: only a command makes it a member again, and does not wait for this.
+func askAgain(otherwise time.Duration, err error) time.Duration {
+	switch {
+	case errors.Is(err, enrol.ErrRemoved):
+		return often
+	case err != nil:
+		return min(otherwise, 5*time.Second)
+	}
+	return otherwise
 }
 
 // certify sees to it that the certificate is good by this host's clock: that may have

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/control/enrol"
+	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -126,5 +127,25 @@ func TestUnwritableCertificateIsNotAskedFor(t *testing.T) {
 	}
 	if n := server.asked.Load(); n != 0 {
 		t.Errorf("asked %d times", n)
+	}
+}
+
+// What is wrong is asked about often, until it is right. That a host was removed will not be.
+func TestRemovedHostAsksSeldom(t *testing.T) {
+	removed := &fault.Error{Op: "ask the cluster", Err: enrol.ErrRemoved}
+	for _, c := range []struct {
+		otherwise time.Duration
+		err       error
+		want      time.Duration
+	}{
+		{often, nil, often},
+		{often, errors.New("it does not answer"), 5 * time.Second},
+		{soon, errors.New("it does not answer"), soon},
+		{often, removed, often},
+		{soon, removed, often}, // a server's own store has ended
+	} {
+		if got := askAgain(c.otherwise, c.err); got != c.want {
+			t.Errorf("after %v: %s, want %s", c.err, got, c.want)
+		}
 	}
 }
