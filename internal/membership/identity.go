@@ -37,6 +37,41 @@ func openIdentity(f files) (*identity, error) {
 	return id, id.load()
 }
 
+// certifyAnew gives a server another key and certificate, since what it has cannot be read.
+// It has the authority's key, and may be the only one that could be asked.
+func (m *Membership) certifyAnew(r record, why error) (*identity, error) {
+	f := m.place.now()
+	authority, err := readAuthority(f)
+	if err != nil {
+		return nil, why
+	}
+	key, request, err := enrol.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	cert, _, err := authority.Issue(request, r.host(m.node).Subject(), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(writeFile(f.key(), key), writeFile(f.certificate(), cert)); err != nil {
+		return nil, errors.Join(why, err)
+	}
+	m.o.Log.WithError(why).Error("this host's certificate was damaged; it has signed itself another")
+	return openIdentity(f)
+}
+
+func readAuthority(f files) (*enrol.Authority, error) {
+	cert, err := os.ReadFile(f.authority())
+	if err != nil {
+		return nil, err
+	}
+	key, err := os.ReadFile(f.authorityKey())
+	if err != nil {
+		return nil, err
+	}
+	return enrol.ReadAuthority(cert, key)
+}
+
 // load reads the certificate from its files.
 func (id *identity) load() error {
 	cert, err := id.read(id.files.certificate())

@@ -167,6 +167,9 @@ func (m *Membership) Node() topology.NodeID { return m.node }
 // enter takes up the duties of a membership that is on disk.
 func (m *Membership) enter(r record) error {
 	id, err := openIdentity(m.place.now())
+	if err != nil && r.Server {
+		id, err = m.certifyAnew(r, err)
+	}
 	if err == nil {
 		err = id.belongs(m.node)
 	}

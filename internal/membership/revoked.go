@@ -20,8 +20,13 @@ type revocations struct {
 
 	mu  sync.Mutex // guards what follows, and the file
 	all map[string]enrol.Revoked
+	// anew: the file was damaged, and is as good as none until the store has told.
+	anew bool
 }
 
+// readRevocations reads the file. Without it nobody could ask the store on this host, which
+// has what was in it: to give up the cluster's only server for that would cost far more than
+// that who was removed is heard for a moment.
 func readRevocations(s *serving) (*revocations, error) {
 	v := &revocations{s: s, all: map[string]enrol.Revoked{}}
 	raw, err := os.ReadFile(s.files.revoked())
@@ -30,7 +35,13 @@ func readRevocations(s *serving) (*revocations, error) {
 		list, err = x509.ParseRevocationList(raw)
 	}
 	if err != nil {
-		return nil, &fault.Error{Op: "read the list of revoked certificates", On: s.files.revoked(), Err: err, Fix: "leave the cluster with --force and join again"}
+		s.log.WithError(err).WithField("file", s.files.revoked()).Error("the list of revoked certificates is damaged; it is made anew of what the store has")
+		v.anew = true
+		if failed := v.write(); failed != nil {
+			return nil, &fault.Error{Op: "read the list of revoked certificates", On: s.files.revoked(), Err: errors.Join(err, failed),
+				Fix: "make the directory writable, or room on its disk, and restart the plugin"}
+		}
+		return v, nil
 	}
 	for _, e := range list.RevokedCertificateEntries {
 		serial := e.SerialNumber.Text(16)
@@ -64,7 +75,7 @@ func (v *revocations) take(list []enrol.Revoked) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var fresh []string
-	cut := false
+	cut := v.anew // whoever has come meanwhile
 	for _, r := range list {
 		if _, ok := v.all[r.Serial]; !ok {
 			v.all[r.Serial] = r
@@ -73,26 +84,33 @@ func (v *revocations) take(list []enrol.Revoked) error {
 		}
 	}
 	if len(fresh) == 0 {
+		v.anew = false
 		return nil
 	}
-	all := make([]enrol.Revoked, 0, len(v.all))
-	for _, r := range v.all {
-		all = append(all, r)
-	}
-	der, err := v.s.authority.Revocations(all, time.Now())
-	if err == nil {
-		err = writeFile(v.s.files.revoked(), der)
-	}
-	if err != nil {
+	if err := v.write(); err != nil {
 		for _, serial := range fresh {
 			delete(v.all, serial) // the next attempt writes it
 		}
 		return err
 	}
+	v.anew = false
 	if cut {
 		v.s.store.Restart() // etcd looks at the list for new connections alone
 	}
 	return nil
+}
+
+// write puts all on disk. v.mu is held.
+func (v *revocations) write() error {
+	all := make([]enrol.Revoked, 0, len(v.all))
+	for _, r := range v.all {
+		all = append(all, r)
+	}
+	der, err := v.s.authority.Revocations(all, time.Now())
+	if err != nil {
+		return err
+	}
+	return writeFile(v.s.files.revoked(), der)
 }
 
 // beyond gives what is on the list and not on the store's.

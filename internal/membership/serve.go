@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"time"
 
@@ -38,18 +37,11 @@ type serving struct {
 // serve starts the store and the enrolment port.
 func (m *Membership) serve(ctx context.Context, c *current) (*serving, error) {
 	f, r := c.identity.files, c.record
-	cert, err := os.ReadFile(f.authority())
+	authority, err := readAuthority(f)
 	if err != nil {
 		return nil, err
 	}
-	key, err := os.ReadFile(f.authorityKey())
-	if err != nil {
-		return nil, err
-	}
-	s := &serving{m: m, current: c, host: r.host(m.node), files: f, log: m.o.Log}
-	if s.authority, err = enrol.ReadAuthority(cert, key); err != nil {
-		return nil, err
-	}
+	s := &serving{m: m, current: c, host: r.host(m.node), files: f, authority: authority, log: m.o.Log}
 	if s.revoked, err = readRevocations(s); err != nil {
 		return nil, err
 	}
