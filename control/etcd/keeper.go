@@ -151,6 +151,15 @@ func (s *Store) check() error {
 			return err
 		}
 	}
+	for {
+		if err := s.look(ctx); err != errAgain { // the record was changed beside this, by SetNode perhaps
+			return err
+		}
+	}
+}
+
+// look compares the store, and this host's record in it, with what they should be.
+func (s *Store) look(ctx context.Context) error {
 	me := s.self()
 	got, revision, err := s.read(ctx, clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me.ID)), clientv3.OpGet(s.k.alive(me.ID)), clientv3.OpGet(s.k.lost(me.ID)))
 	if err != nil {
@@ -278,8 +287,8 @@ func (s *Store) enlist(ctx context.Context, info, alive, lost *clientv3.GetRespo
 		}
 		ops = append(ops, clientv3.OpPut(s.k.info(me.ID), value))
 	}
-	_, err = s.txn(ctx, nil, ops, nil)
-	return err
+	// A copy that is started at the same moment has looked too, and found nobody.
+	return s.swap(ctx, []clientv3.Cmp{asRead(s.k.alive(me.ID), alive)}, ops...)
 }
 
 // move is how far this host's claims say where it is reached by now.

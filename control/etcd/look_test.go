@@ -3,10 +3,12 @@ package etcd
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/controltest"
 	"github.com/particle-net/particle/control/controltest/etcdtest"
 	"github.com/particle-net/particle/topology"
@@ -49,6 +51,33 @@ func TestNothingIsAskedBeforeTheFirstLook(t *testing.T) {
 	}
 	if err := s.try(t.Context(), nothing); err != nil {
 		t.Errorf("an operation after it: %v", err)
+	}
+}
+
+// Two copies of a host that are started at the same moment find nobody there, both of them.
+// Only one comes to be the host.
+func TestCopiesAreStartedAtOnce(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t, etcdtest.Current)
+	o := Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(1)}
+	first := unkept(t, o)
+	o.Node.Boot, o.Node.VTEP = "2", netip.MustParseAddr("192.168.7.7")
+	second := unkept(t, o)
+	got, _, err := second.read(t.Context(), clientv3.OpGet(second.k.info(o.Node.ID)), clientv3.OpGet(second.k.alive(o.Node.ID)), clientv3.OpGet(second.k.lost(o.Node.ID)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.check(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.enlist(t.Context(), got[0], got[1], got[2]); !errors.Is(err, errAgain) {
+		t.Errorf("the second is the host as well: %v", err)
+	}
+	if err := second.check(); !errors.Is(err, control.ErrDouble) {
+		t.Errorf("it does not hear of the first: %v", err)
+	}
+	if err := first.check(); err != nil {
+		t.Errorf("nor is the first what it was: %v", err)
 	}
 }
 
