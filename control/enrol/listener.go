@@ -9,20 +9,22 @@ import (
 const (
 	maxConns     = 1024 // at the enrolment port
 	maxConnsEach = 32   // of one address; a host has one open, for a moment
+	maxConnsNear = 512  // of a network of IPv6: whoever is in it has all of its addresses, and so may many hosts
 )
 
 // Bound keeps a listener's connections to a number that costs the host little, in all
 // and from one address. Anybody may open some at the enrolment port, and containers'
 // starts depend on the process that listens there. What is beyond is closed at once.
 func Bound(l net.Listener) net.Listener {
-	return &bounded{Listener: l, open: map[netip.Addr]int{}}
+	return &bounded{Listener: l, open: map[netip.Addr]int{}, near: map[netip.Addr]int{}}
 }
 
 type bounded struct {
 	net.Listener
 
-	mu   sync.Mutex // guards what follows
-	open map[netip.Addr]int
+	mu   sync.Mutex         // guards what follows
+	open map[netip.Addr]int // by address
+	near map[netip.Addr]int // by source
 	all  int
 }
 
@@ -35,7 +37,7 @@ func (b *bounded) Accept() (net.Conn, error) {
 		}
 		var from netip.Addr
 		if at, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-			from = source(at.AddrPort().Addr().Unmap())
+			from = at.AddrPort().Addr().Unmap()
 		}
 		if b.enter(from) {
 			return &counted{Conn: conn, leave: sync.OnceFunc(func() { b.leave(from) })}, nil
@@ -47,11 +49,12 @@ func (b *bounded) Accept() (net.Conn, error) {
 func (b *bounded) enter(from netip.Addr) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.all >= maxConns || b.open[from] >= maxConnsEach {
+	if b.all >= maxConns || b.open[from] >= maxConnsEach || b.near[source(from)] >= maxConnsNear {
 		return false
 	}
 	b.all++
 	b.open[from]++
+	b.near[source(from)]++
 	return true
 }
 
@@ -61,6 +64,9 @@ func (b *bounded) leave(from netip.Addr) {
 	b.all--
 	if b.open[from]--; b.open[from] == 0 {
 		delete(b.open, from)
+	}
+	if b.near[source(from)]--; b.near[source(from)] == 0 {
+		delete(b.near, source(from))
 	}
 }
 
