@@ -29,6 +29,7 @@ type absence struct {
 type sighting struct {
 	revision int64
 	since    time.Time
+	removal  *removal // how far its host is removed; nil before
 }
 
 // sweep looks after hosts that are away, a few times an hour. It belongs to the
@@ -105,7 +106,7 @@ func (s *Store) missing(ctx context.Context, id topology.NodeID, seen *clientv3.
 		}
 		last, ok := s.sightings[id]
 		if !ok || last.revision != kv.ModRevision {
-			s.sightings[id] = sighting{kv.ModRevision, time.Now()}
+			s.sightings[id] = sighting{revision: kv.ModRevision, since: time.Now()}
 			return nil
 		}
 		same = unchanged(key, kv.ModRevision)
@@ -115,10 +116,14 @@ func (s *Store) missing(ctx context.Context, id topology.NodeID, seen *clientv3.
 	if err != nil || !r.Succeeded {
 		return err
 	}
-	s.sightings[id] = sighting{r.Header.Revision, time.Now()}
+	now := sighting{revision: r.Header.Revision, since: time.Now(), removal: s.sightings[id].removal}
+	if value.Away >= s.o.Abandon && now.removal == nil {
+		now.removal = s.removalOf(id)
+	}
+	s.sightings[id] = now
 	if value.Away < s.o.Abandon {
 		return nil
 	}
 	s.log.WithFields(map[string]any{"node": id, "away": value.Away.Round(time.Minute)}).Warn("a host has been away for too long; its claims end")
-	return s.RemoveNode(ctx, id)
+	return s.remove(ctx, now.removal)
 }

@@ -1,16 +1,19 @@
 package etcd_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/particle-net/particle/control/controltest"
 	"github.com/particle-net/particle/control/controltest/etcdtest"
+	"github.com/particle-net/particle/control/etcd"
 )
 
 // fill writes what many hosts have of some networks, a block each, and says how many
@@ -119,4 +122,29 @@ func TestHostOfManyNetworksByASlowWay(t *testing.T) {
 	if left != networks*(hosts-1) {
 		t.Errorf("others have %d blocks, want %d", left, networks*(hosts-1))
 	}
+}
+
+// Nor does who removes a host that stays away begin anew with each look.
+func TestAbandonedHostOfManyNetworksByASlowWay(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t, etcdtest.Current)
+	fill(t, srv, 10, 1000)
+	client, record := srv.Client(), "/particle/v1/nodes/"+string(controltest.Node(1000).ID)+"/"
+	put, err := client.Put(t.Context(), record+"info", "{}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	etcd.Opened(t, etcd.Options{
+		Endpoints: []string{etcdtest.NewNarrow(t, srv, 1<<19).Endpoint()}, Node: controltest.Node(1), LeaseTTL: 3 * time.Second, Abandon: time.Second,
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for r := range client.Watch(ctx, record+"info", clientv3.WithRev(put.Header.Revision+1)) {
+		for _, e := range r.Events {
+			if e.Type == clientv3.EventTypeDelete {
+				return
+			}
+		}
+	}
+	t.Error("the host is not removed")
 }

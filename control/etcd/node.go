@@ -42,14 +42,12 @@ func (s *Store) SetNode(ctx context.Context, n control.Node) error {
 // while they run. This host must have ended its own before. Gone already is
 // success.
 func (s *Store) RemoveNode(ctx context.Context, id topology.NodeID) error {
-	guard := []clientv3.Cmp{absent(s.k.alive(id))}
-	own := id == s.self().ID
+	r, own := s.removalOf(id), id == s.self().ID
 	if own {
-		guard = nil
+		r.guard = nil
 		s.retire(true)
 	}
-	r := &removal{id: id, guard: guard}
-	err := s.do(ctx, "remove host", id.Short(), func(ctx context.Context) error { return s.removeNode(ctx, r) })
+	err := s.remove(ctx, r)
 	if own && err != nil {
 		// It stays in the cluster, and has no record any more if only the answer was
 		// lost: the keeper writes it anew.
@@ -72,6 +70,15 @@ type removal struct {
 	guard []clientv3.Cmp
 	still []clientv3.Cmp // what has to hold when its record goes, as from is begun with
 	from  string         // see eachClaim
+}
+
+// removalOf is of a host that must be suspect.
+func (s *Store) removalOf(id topology.NodeID) *removal {
+	return &removal{id: id, guard: []clientv3.Cmp{absent(s.k.alive(id))}}
+}
+
+func (s *Store) remove(ctx context.Context, r *removal) error {
+	return s.do(ctx, "remove host", r.id.Short(), func(ctx context.Context) error { return s.removeNode(ctx, r) })
 }
 
 func (s *Store) removeNode(ctx context.Context, r *removal) error {
