@@ -49,6 +49,9 @@ func (f *Fabric) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 	n.work.Lock()
 	defer n.work.Unlock()
 	if repeated {
+		if err := f.stays(n); err != nil { // the first attempt has failed by now
+			return err
+		}
 		_, err := f.apply(ctx, n)
 		return errors.Join(err, f.complete(n))
 	}

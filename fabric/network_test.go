@@ -159,3 +159,25 @@ func TestPlacedWhileNetworkIsRemoved(t *testing.T) {
 		})
 	}
 }
+
+// Docker asks again for a network whose first creation is under way still, and fails. It is
+// not told that it has what was taken away.
+func TestCreatedAgainWhileItFails(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	spec := fabric.NetworkSpec{ID: netID("a"), Subnets: []fabric.Subnet{{Subnet: netip.MustParsePrefix("10.77.0.0/16")}}}
+	w.applyErr = errKernel
+	again := make(chan error, 1)
+	w.demolish = func() {
+		w.applyErr = nil
+		go func() { again <- f.CreateNetwork(ctx, spec) }()
+		time.Sleep(50 * time.Millisecond) // it waits for its turn by then
+	}
+	if err := f.CreateNetwork(ctx, spec); !errors.Is(err, errKernel) {
+		t.Errorf("got %v", err)
+	}
+	err := <-again
+	if known := len(f.View().Networks); err == nil && known == 0 || len(w.segments) != known {
+		t.Errorf("%v; on record are %d, in the kernel %d", err, known, len(w.segments))
+	}
+}
