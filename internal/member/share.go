@@ -276,7 +276,13 @@ func (m *Member) Unshare(id topology.SharedID) error {
 	m.mu.Unlock()
 	m.logFor(id).Info("network removed here")
 	defer m.Wake()
-	return m.o.Known.Put(string(id), known)
+	err := m.o.Known.Put(string(id), known)
+	if err != nil { // tried again with what else changes
+		m.mu.Lock()
+		n.dirty = true
+		m.mu.Unlock()
+	}
+	return err
 }
 
 // ClaimAddress implements fabric.Cluster.
