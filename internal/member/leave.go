@@ -47,6 +47,7 @@ func (m *Member) Leave(ctx context.Context) error {
 	if err != nil {
 		m.mu.Lock()
 		s.started, s.leaving = false, false
+		s.told = false // it may have been forgotten all the same
 		m.mu.Unlock()
 		m.Wake()
 		return err

@@ -380,3 +380,27 @@ func TestLeavesManyNetworksOfDeadStore(t *testing.T) {
 		}
 	})
 }
+
+// lossyStore forgets a host that leaves, and does not say so.
+type lossyStore struct{ *memory.Store }
+
+func (s lossyStore) RemoveNode(ctx context.Context, id topology.NodeID) error {
+	return errors.Join(s.Store.RemoveNode(ctx, id), control.ErrUnreachable)
+}
+
+// A host that does not know whether it has left is a member still, as the others see it, too.
+func TestDoesNotKnowWhetherItHasLeft(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		c.store = w.cluster.Host(c.node)
+		c.member.Connect(lossyStore{c.store})
+		time.Sleep(time.Minute)
+		if err := c.member.Leave(context.Background()); !errors.Is(err, control.ErrUnreachable) {
+			t.Errorf("got %v", err)
+		}
+		time.Sleep(time.Minute)
+		if known, _ := a.heardOf(c.node.ID); !known {
+			t.Error("the others do not know of it")
+		}
+		w.agree("jobs", "it stays", a, b, c)
+	})
+}
