@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/particle-net/particle/fabric"
 	"github.com/particle-net/particle/topology"
@@ -360,4 +361,28 @@ func TestDisconnectedWhileConnected(t *testing.T) {
 	if len(w.branches) != 0 {
 		t.Errorf("left: %v", w.branches)
 	}
+}
+
+// Nor of one that Docker does not know any more, and that goes therefore.
+func TestRetiredWhileRepaired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, f, _, a := prepare(t)
+		w.sandboxes[key1] = fabric.SandboxForeign
+		w.joined(f, "1")
+		if err := w.claimOwn(f, "1", 101, a); err != nil {
+			t.Fatal(err)
+		}
+		delete(w.processes, 101)
+		delete(w.endpoints, epID("1"))
+		w.removed = func() {
+			w.removed = nil
+			if err := f.Repair(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		past(t, f)
+		if n := len(f.View().Networks[0].Endpoints); n != 0 || len(w.branches) != 0 {
+			t.Errorf("left: %d endpoints, %v", n, w.branches)
+		}
+	})
 }

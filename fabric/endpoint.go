@@ -223,26 +223,32 @@ func (f *Fabric) DeleteEndpoint(ctx context.Context, id topology.EndpointID) err
 // removeEndpoint takes away all that an endpoint left behind, as its record has that by
 // now: it may have got a branch since the caller looked, or be about to.
 func (f *Fabric) removeEndpoint(ctx context.Context, id topology.EndpointID) error {
-	f.mu.Lock()
-	e := f.endpoints[id]
-	if e == nil {
-		f.mu.Unlock()
-		return nil
-	}
-	gone := *e
-	f.removing[id]++
-	f.mu.Unlock()
-	err := f.detach(ctx, gone)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.removing[id]--; f.removing[id] == 0 {
-		delete(f.removing, id)
-	}
-	current := f.endpoints[id]
-	if err != nil || current == nil {
+	defer f.beginRemoval(id)()
+	if err := f.detach(ctx, f.copy(id)); err != nil {
 		return err
 	}
-	return f.dropEndpoint(f.networks[gone.Network], current)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.endpoints[id]
+	if e == nil {
+		return nil
+	}
+	return f.dropEndpoint(f.networks[e.Network], e)
+}
+
+// beginRemoval has a branch go that is made until the removal is through, when end is
+// called: without mu, and after the record is gone.
+func (f *Fabric) beginRemoval(id topology.EndpointID) (end func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.removing[id]++
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.removing[id]--; f.removing[id] == 0 {
+			delete(f.removing, id)
+		}
+	}
 }
 
 // detach undoes in the kernel what Join and Claim did for an endpoint.

@@ -153,12 +153,12 @@ func (f *Fabric) strayed(e Endpoint) bool {
 // to its guests. Docker may have removed it meanwhile and given its addresses to
 // another.
 func (f *Fabric) retire(ctx context.Context, e Endpoint) error {
-	if e.Link != "" {
-		if now := f.copy(e.ID); f.ownerAlive(&now) {
-			return nil
-		}
+	defer f.beginRemoval(e.ID)()
+	now := f.copy(e.ID) // it may have got a branch since
+	if f.ownerAlive(&now) {
+		return nil
 	}
-	if err := f.detach(ctx, e); err != nil {
+	if err := f.detach(ctx, now); err != nil {
 		return err
 	}
 	f.mu.Lock()
