@@ -14,8 +14,8 @@ import (
 // SetClaims says what this host owns of a network, all of it. New blocks serve
 // when it returns. One that is gone hands out nothing more, and stays local while
 // addresses of it are used. A single address that no lease has is given back.
-// Where the disk cannot be written, what is gone is so all the same, nothing new
-// serves, and Reconcile tries again to write what is left.
+// Where the disk cannot be written, what is gone is so all the same, for a later plugin
+// too; nothing new serves, and Reconcile tries again to write what is left.
 // Cause: ErrNoNetwork, also while it is being made.
 func (f *Fabric) SetClaims(ctx context.Context, id topology.SharedID, claims []netip.Prefix) error {
 	n, err := f.shared("set blocks of network", id)
@@ -44,13 +44,14 @@ func (f *Fabric) SetClaims(ctx context.Context, id topology.SharedID, claims []n
 	record := n.Network
 	record.Claims, record.Leaving = blocks, f.leaving(n, blocks)
 	// What is lost is another's, whether that can be written down or not.
+	noted, errNote := f.noteKept(n, kept)
 	n.Claims, n.Leaving, n.claimsNew = kept, f.leaving(n, kept), true
 	f.mu.Unlock()
 	// On disk before an address is handed out: after a kill it must be local again.
 	errDisk := f.o.Networks.Put(string(n.ID), record)
 	if errDisk == nil {
 		f.mu.Lock()
-		n.Claims, n.Leaving, n.claimsNew = record.Claims, record.Leaving, false
+		errNote = errors.Join(errNote, f.recorded(n, record.Claims, record.Leaving, noted))
 		f.mu.Unlock()
 	}
 	if _, err = f.apply(ctx, n); err != nil && ctx.Err() != nil {
@@ -58,7 +59,7 @@ func (f *Fabric) SetClaims(ctx context.Context, id topology.SharedID, claims []n
 		n.applied = false // of what is new the kernel may have nothing; it says nothing about that
 		f.mu.Unlock()
 	}
-	return errors.Join(errDisk, err)
+	return errors.Join(errDisk, errNote, err)
 }
 
 // SuspendClaims stops the handing out of addresses, for the reason given: ErrUnverified,
@@ -311,10 +312,10 @@ func (f *Fabric) settleLeaving(ctx context.Context, n *network) error {
 		return err
 	}
 	f.mu.Lock()
-	n.Leaving, n.claimsNew = record.Leaving, false
+	errNote := f.recorded(n, n.Claims, record.Leaving, n.claimsNew)
 	f.mu.Unlock()
 	_, err := f.apply(ctx, n)
-	return err
+	return errors.Join(errNote, err)
 }
 
 // local is what is local of a network that a cluster shares. The caller holds mu.

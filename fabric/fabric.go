@@ -36,6 +36,7 @@ type Options struct {
 	Peers     Table[[]topology.Peer] // durable, by network
 	Leases    Table[Lease]           // until the next boot
 	Endpoints Table[Endpoint]        // until the next boot
+	Kept      Table[[]netip.Prefix]  // until the next boot, by network: what of its Claims this host has still
 
 	Defaults     *pool.Defaults // used under Fabric's lock
 	Underlay     topology.Underlay
@@ -154,13 +155,15 @@ func (f *Fabric) load() error {
 	leases, errL := f.o.Leases.All()
 	endpoints, errE := f.o.Endpoints.All()
 	peers, errH := f.o.Peers.All()
-	if err := errors.Join(errN, errP, errL, errE, errH); err != nil {
+	kept, errK := f.o.Kept.All()
+	if err := errors.Join(errN, errP, errL, errE, errH, errK); err != nil {
 		return err
 	}
 	for id, n := range networks {
 		f.networks[topology.NetworkID(id)] = newNetwork(n)
 		f.networks[topology.NetworkID(id)].peers = peers[id]
 	}
+	defer f.withdrawLost(kept)()
 	byPool := map[topology.PoolID][]Lease{}
 	for _, l := range leases {
 		byPool[l.Pool] = append(byPool[l.Pool], l)

@@ -274,7 +274,7 @@ func (f *Fabric) demolish(ctx context.Context, n *network) error {
 		n.Doomed, n.creating, n.problem = true, false, err.Error()
 		return err
 	}
-	if err := errors.Join(f.o.Peers.Delete(string(n.ID)), f.o.Networks.Delete(string(n.ID))); err != nil {
+	if err := errors.Join(f.o.Peers.Delete(string(n.ID)), f.o.Networks.Delete(string(n.ID)), f.o.Kept.Delete(string(n.ID))); err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		n.Doomed, n.creating, n.problem = true, false, err.Error()

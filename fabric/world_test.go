@@ -144,7 +144,7 @@ func (w *world) open() *fabric.Fabric {
 		Segments: w, Branches: w, Sandboxes: sandboxes{w}, Engine: engine{w}, Processes: w, RunFiles: w, Resolvers: resolvers{},
 		Networks: networksOn{table[fabric.Network](w, durable, "networks"), w}, Pools: table[fabric.Pool](w, durable, "pools"),
 		Peers: table[[]topology.Peer](w, durable, "peers"), Cluster: w.cluster,
-		Leases: table[fabric.Lease](w, live, "leases"), Endpoints: table[fabric.Endpoint](w, live, "endpoints"),
+		Leases: table[fabric.Lease](w, live, "leases"), Endpoints: table[fabric.Endpoint](w, live, "endpoints"), Kept: table[[]netip.Prefix](w, live, "kept"),
 		Defaults:     defaults,
 		Underlay:     topology.Underlay{VTEP: netip.MustParseAddr("192.0.2.1"), MTU: 1500, Port: 4789},
 		Local:        []netip.Prefix{netip.MustParsePrefix("169.254.0.53/32")},

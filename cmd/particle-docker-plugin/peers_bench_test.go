@@ -128,7 +128,7 @@ func newCrowd(b *testing.B, v6 bool) *crowd {
 		RunFiles: rundir.New(filepath.Join(dir, "networks"), filepath.Join(dir, "resolv")), Resolvers: quiet{}, Guard: fabric.Unguarded{}, GuardMode: fabric.GuardOff,
 		Cluster: c.member, Defaults: must[*pool.Defaults](b)(pool.NewDefaults(defaultSubnets.v4, defaultSubnets.v6)), Underlay: topology.Underlay{VTEP: node.VTEP, MTU: 1500, Port: 4789},
 		Networks: table[fabric.Network](b, durable, "networks"), Pools: table[fabric.Pool](b, durable, "pools"), Peers: table[[]topology.Peer](b, durable, "peers"),
-		Leases: table[fabric.Lease](b, live, "leases"), Endpoints: table[fabric.Endpoint](b, live, "endpoints"), Log: logrus.NewEntry(log),
+		Leases: table[fabric.Lease](b, live, "leases"), Endpoints: table[fabric.Endpoint](b, live, "endpoints"), Kept: table[[]netip.Prefix](b, live, "kept"), Log: logrus.NewEntry(log),
 	}))
 	c.store = told{memory.New().Host(node), make(chan control.Update[control.NodeState]), make(chan control.Update[control.Route])}
 	c.member.Connect(c.store)

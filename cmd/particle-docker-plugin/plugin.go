@@ -152,8 +152,9 @@ func (p *plugin) openStores(o *fabric.Options) (*store.DB, error) {
 	leases, errL := store.NewTable[fabric.Lease](live, "leases")
 	endpoints, errE := store.NewTable[fabric.Endpoint](live, "endpoints")
 	peers, errH := store.NewTable[[]topology.Peer](durable, "peers")
-	o.Networks, o.Pools, o.Leases, o.Endpoints, o.Peers = networks, pools, leases, endpoints, peers
-	return durable, errors.Join(errN, errP, errL, errE, errH)
+	kept, errK := store.NewTable[[]netip.Prefix](live, "kept")
+	o.Networks, o.Pools, o.Leases, o.Endpoints, o.Peers, o.Kept = networks, pools, leases, endpoints, peers, kept
+	return durable, errors.Join(errN, errP, errL, errE, errH, errK)
 }
 
 // close ends what is open, last opened first. Errors have nowhere to go but the

@@ -137,7 +137,7 @@ func newFabric(t *testing.T, p *process) (f *fabric.Fabric, addr netip.Addr) {
 	f, err = fabric.Open(t.Context(), fabric.Options{
 		Segments: ports{}, Branches: branches{}, Sandboxes: ports{}, Engine: engine{}, Processes: p, RunFiles: ports{}, Resolvers: ports{}, Guard: guard{},
 		Networks: table[fabric.Network](t, db, "networks"), Pools: table[fabric.Pool](t, db, "pools"), Peers: table[[]topology.Peer](t, db, "peers"),
-		Leases: table[fabric.Lease](t, db, "leases"), Endpoints: table[fabric.Endpoint](t, db, "endpoints"), Defaults: defaults,
+		Leases: table[fabric.Lease](t, db, "leases"), Endpoints: table[fabric.Endpoint](t, db, "endpoints"), Kept: table[[]netip.Prefix](t, db, "kept"), Defaults: defaults,
 		Underlay: topology.Underlay{VTEP: netip.MustParseAddr("192.0.2.1"), MTU: 1500, Port: 4789}, NamespaceDir: "/run/particle/netns", Log: logrus.NewEntry(log),
 	})
 	if err != nil {
