@@ -29,13 +29,19 @@ type Dir struct {
 // New describes the folder; Networks and Resolv are its files' places.
 func New(networks, resolv string) *Dir { return &Dir{networks: networks, resolv: resolv} }
 
-// PublishNetworks writes "ID NAME" lines, the whole file at once.
+// PublishNetworks writes "ID NAME" lines, the whole file at once. A name with a line
+// break, which Docker lets through without telling the driver, is left out: it would be
+// read as another network. particle-runtime asks Docker for what it does not find.
 func (d *Dir) PublishNetworks(list []fabric.EngineNetwork) error {
 	d.write.Lock()
 	defer d.write.Unlock()
 	lines := make([]string, len(list))
 	for i, n := range list {
-		lines[i] = fmt.Sprintf("%s %s\n", n.ID, n.Name)
+		name := n.Name
+		if strings.ContainsAny(name, "\r\n") {
+			name = ""
+		}
+		lines[i] = fmt.Sprintf("%s %s\n", n.ID, name)
 	}
 	slices.Sort(lines)
 	next := d.networks + ".new"

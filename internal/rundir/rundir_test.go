@@ -20,6 +20,7 @@ func TestPublishNetworks(t *testing.T) {
 		want string
 	}{
 		{[]fabric.EngineNetwork{{ID: "bb", Name: "jobs"}, {ID: "aa"}}, "aa \nbb jobs\n"},
+		{[]fabric.EngineNetwork{{ID: "bb", Name: "jobs\naa bridge"}, {ID: "cc", Name: "a b"}}, "bb \ncc a b\n"},
 		{nil, ""},
 	} {
 		if err := d.PublishNetworks(c.list); err != nil {
