@@ -266,7 +266,7 @@ func (f *Fabric) repairBranches(ctx context.Context, n *network) error {
 		if e.Link == "" {
 			continue
 		}
-		if b := have[e.ID.Short()]; b.IPv4 != e.IPv4 || b.IPv6 != e.IPv6 {
+		if b := have[e.ID.Short()]; b.IPv4 != e.IPv4 || b.IPv6 != e.IPv6 || b.MTU != n.MTU {
 			lacking = append(lacking, *e)
 		}
 		delete(have, e.ID.Short())

@@ -386,3 +386,20 @@ func TestRetiredWhileRepaired(t *testing.T) {
 		}
 	})
 }
+
+// A branch of another MTU than its network's is put right.
+func TestBranchOfAnotherMTU(t *testing.T) {
+	w, f, _, a := prepare(t)
+	w.sandboxes[key1] = fabric.SandboxForeign
+	w.joined(f, "1")
+	if err := w.claimOwn(f, "1", 101, a); err != nil {
+		t.Fatal(err)
+	}
+	b := w.branches[epID("1")]
+	b.MTU = 1300
+	w.branches[epID("1")] = b
+	if err := f.Repair(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.wants("/proc/101/ns/net", "eth%d")
+}

@@ -174,14 +174,7 @@ func (h *Host) ensureTrunk(b *branch) error {
 		_, err = b.tenant.ensureTenantRules()
 	}
 	if err == nil {
-		err = enter(b.tenant.file, func() error {
-			_, err := settle([]sysctl{
-				{"net/ipv4/ip_forward", "1"},
-				{"net/ipv6/conf/all/forwarding", "1"},
-				{"net/ipv6/conf/default/addr_gen_mode", "1"}, // none; see addrGenNone
-			})
-			return err
-		})
+		_, err = b.tenant.forward()
 	}
 	if err == nil {
 		b.trunk.pools, err = b.tenant.routes(netlink.FAMILY_ALL, unix.RTN_LOCAL)
@@ -191,6 +184,19 @@ func (h *Host) ensureTrunk(b *branch) error {
 		h.trunks[b.Network] = b.trunk
 	}
 	return err
+}
+
+// forward has packets pass between branches and the rest.
+func (n *namespace) forward() (changed bool, err error) {
+	err = enter(n.file, func() (err error) {
+		changed, err = settle([]sysctl{
+			{"net/ipv4/ip_forward", "1"},
+			{"net/ipv6/conf/all/forwarding", "1"},
+			{"net/ipv6/conf/default/addr_gen_mode", "1"}, // none; see addrGenNone
+		})
+		return err
+	})
+	return changed, err
 }
 
 // connect makes the pair and sets up its ends. A pair that was made by a call

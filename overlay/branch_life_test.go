@@ -278,3 +278,39 @@ func TestBranchOfAnotherPool(t *testing.T) {
 	m.apply(segment(1, 0, "", "10.9.0.0/24", "10.10.0.0/24", "fd00:9::/64"), true)
 	m.attach(late)
 }
+
+// What a branch needs of the tenant namespace beside its route is missed, too.
+func TestBranchDriftIsSeen(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "", func(o *overlay.Options) { o.AcceptEvery = time.Hour })
+	seg := segment(1, 0, "", "10.9.0.0/24", "fd00:9::/64")
+	m.apply(seg, true)
+	own := m.branch(1, 2)
+	for range 2 {
+		m.apply(seg, false)
+	}
+	ns := m.tenant(network(1))
+	for _, setting := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
+		ns.Run("sh", "-c", "echo 0 > "+setting)
+		m.apply(seg, true)
+		if got := strings.TrimSpace(ns.Run("cat", setting)); got != "1" {
+			t.Errorf("%s is %s", setting, got)
+		}
+		m.apply(seg, false)
+	}
+	pb := "pb" + endpoint(2).Short()
+	for _, drift := range []string{"neighbour del 10.9.0.2", "neighbour del fd00:9::2", "link set mtu 1300"} {
+		ns.Run("sh", "-c", "ip "+drift+" dev "+pb)
+		found, err := m.Branches(t.Context(), network(1))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%v, %v", found, err)
+		}
+		if b := found[0]; b.IPv4 == own.IPv4 && b.IPv6 == own.IPv6 && b.MTU == own.MTU {
+			t.Errorf("after %q it is as it should be: %+v", drift, b)
+		}
+		m.attach(own.Branch)
+		if found, err = m.Branches(t.Context(), network(1)); err != nil || found[0].IPv4 != own.IPv4 || found[0].IPv6 != own.IPv6 || found[0].MTU != own.MTU {
+			t.Errorf("connected again: %+v, %v", found, err)
+		}
+	}
+}

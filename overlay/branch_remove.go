@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -103,7 +104,7 @@ func (n *namespace) removeAllBranches() error {
 
 // Branches reads the branches of a network back from the kernel, in no order.
 // Of each endpoint's id they have the first 12 digits; MAC, Namespace and
-// Subnets are not told. Cause: ErrNoNetwork.
+// Subnets are not told, nor an address to which no packets come. Cause: ErrNoNetwork.
 func (h *Host) Branches(ctx context.Context, id topology.NetworkID) ([]topology.Branch, error) {
 	release, err := h.write(ctx) // the kernel's picture must not change while it is read
 	if err != nil {
@@ -131,6 +132,18 @@ func (n *namespace) branches(id topology.NetworkID) ([]topology.Branch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
+	neighbours, err := listed(func() ([]netlink.Neigh, error) { return n.route.NeighList(0, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	type where struct {
+		link int
+		addr netip.Addr
+	}
+	known := make(map[where]bool, len(ends))
+	for _, e := range neighbours {
+		known[where{e.LinkIndex, address(e.IP)}] = e.State&netlink.NUD_PERMANENT != 0
+	}
 	found := make([]topology.Branch, 0, len(ends))
 	at := make(map[int]*topology.Branch, len(ends))
 	for _, end := range ends {
@@ -147,9 +160,11 @@ func (n *namespace) branches(id topology.NetworkID) ([]topology.Branch, error) {
 		if b == nil || r.Dst == nil {
 			continue
 		}
-		if a := prefix(r.Dst).Addr(); a.Is4() {
+		switch a := prefix(r.Dst).Addr(); {
+		case !known[where{r.LinkIndex, a}]:
+		case a.Is4():
 			b.IPv4 = a
-		} else {
+		default:
 			b.IPv6 = a
 		}
 	}

@@ -36,13 +36,17 @@ func branchRules() ruleset {
 	}
 }
 
-// repairBranchRules makes them what they should be if there are branches.
-func (n *namespace) repairBranchRules() (changed bool, err error) {
+// repairTrunk makes what branches have in common what it should be, if there are any.
+func (n *namespace) repairTrunk() (changed bool, err error) {
 	ends, err := n.branchEnds()
 	if err != nil || len(ends) == 0 {
 		return false, err
 	}
-	return n.ensureRules(branchTable, branchRules())
+	if changed, err = n.ensureRules(branchTable, branchRules()); err != nil {
+		return changed, err // without them it must not forward
+	}
+	more, err := n.forward()
+	return changed || more, err
 }
 
 // branchForwards are the exceptions from "a tenant is no router".

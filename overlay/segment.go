@@ -108,7 +108,7 @@ func (h *Host) repair(ctx context.Context, ns *namespace, seg topology.Segment, 
 	} else {
 		steps = append(steps,
 			ns.ensureBase,
-			ns.repairBranchRules,
+			ns.repairTrunk,
 			func() (bool, error) { return ns.ensurePools(seg.Pools) },
 			func() (bool, error) { return h.ensureTunnel(ctx, ns, seg) },
 			func() (bool, error) { return ns.ensurePeers(seg) },

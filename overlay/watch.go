@@ -30,11 +30,11 @@ type watch struct {
 type sight struct{ heard, sum uint64 }
 
 // rings are what a watch listens to: links, addresses, neighbours with FDB entries,
-// routes and rules of both IP versions; the firewall.
+// routes, rules and what is forwarded of both IP versions; the firewall.
 var rings = []struct{ protocol, groups int }{
 	{unix.NETLINK_ROUTE, group(unix.RTNLGRP_LINK) | group(unix.RTNLGRP_NEIGH) |
-		group(unix.RTNLGRP_IPV4_IFADDR) | group(unix.RTNLGRP_IPV4_ROUTE) | group(unix.RTNLGRP_IPV4_RULE) |
-		group(unix.RTNLGRP_IPV6_IFADDR) | group(unix.RTNLGRP_IPV6_ROUTE) | group(unix.RTNLGRP_IPV6_RULE)},
+		group(unix.RTNLGRP_IPV4_IFADDR) | group(unix.RTNLGRP_IPV4_ROUTE) | group(unix.RTNLGRP_IPV4_RULE) | group(unix.RTNLGRP_IPV4_NETCONF) |
+		group(unix.RTNLGRP_IPV6_IFADDR) | group(unix.RTNLGRP_IPV6_ROUTE) | group(unix.RTNLGRP_IPV6_RULE) | group(unix.RTNLGRP_IPV6_NETCONF)},
 	{unix.NETLINK_NETFILTER, group(unix.NFNLGRP_NFTABLES)},
 }
 
