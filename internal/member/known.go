@@ -118,6 +118,7 @@ type network struct {
 	absent    time.Duration  // since when the cluster's list and this host differ about it; 0 if they do not
 	giveAt    time.Duration  // when to give it back to a store that lacks it
 	vouchAt   time.Duration  // when to vouch for others
+	leaveAt   time.Duration  // when to leave it, at the earliest
 
 	phase   Phase
 	problem string

@@ -37,7 +37,7 @@ func (m *Member) Leave(ctx context.Context) error {
 	}
 	s.halt() // the watches would claim again what is given up
 	s.claiming.Wait()
-	err := m.unshareAll(ctx, s.store, m.here()) // nobody is here to tell of it later
+	err := m.unshareAll(ctx, s, m.here()) // nobody is here to tell of it later
 	if err == nil {
 		err = m.giveUpAll(ctx, s.store)
 	}

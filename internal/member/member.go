@@ -89,7 +89,7 @@ type session struct {
 	leaving bool                       // it is to watch and to claim no more
 	told    bool                       // the store knows m.node
 	silent  bool                       // it has let somebody wait in vain, and has not answered since
-	left    map[topology.SharedID]bool // removed networks of which this host has nothing; the passes' own
+	left    map[topology.SharedID]bool // removed networks of which this host has nothing; of who has claiming
 	ctx     context.Context            // of its watches
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -228,7 +228,7 @@ func (m *Member) untilNext() time.Duration {
 	defer m.mu.Unlock()
 	now, wait := m.o.Clock(), passEvery
 	for _, n := range m.networks {
-		for _, at := range []time.Duration{n.retry, n.giveAt, m.settled} {
+		for _, at := range []time.Duration{n.retry, n.giveAt, n.leaveAt, m.settled} {
 			if at > now {
 				wait = min(wait, at-now)
 			}

@@ -56,7 +56,7 @@ func (m *Member) agree(ctx context.Context, s *session, here map[topology.Shared
 	defer context.AfterFunc(s.ctx, stop)() // Leave is not to wait for Docker
 	err := m.tell(ctx, s)
 	if err == nil {
-		err = m.unshareAll(ctx, s.store, here)
+		err = m.unshareAll(ctx, s, here)
 	}
 	if err == nil && healthy {
 		err = errors.Join(m.compare(ctx, s.store, here), m.leaveAll(ctx, s, here))
@@ -171,25 +171,26 @@ func (m *Member) letGo(ctx context.Context, local fabric.SharedNetwork) {
 }
 
 // unshareAll carries out what users have removed here.
-func (m *Member) unshareAll(ctx context.Context, s Store, here map[topology.SharedID]fabric.SharedNetwork) error {
+func (m *Member) unshareAll(ctx context.Context, s *session, here map[topology.SharedID]fabric.SharedNetwork) error {
 	m.mu.Lock()
 	pending := map[topology.SharedID]bool{} // whether the cluster knows
 	for id, n := range m.networks {
-		if n.Unshared {
+		if n.Unshared && m.o.Clock() >= n.leaveAt {
 			pending[id] = n.Told
 		}
 	}
 	m.mu.Unlock()
 	for id, told := range pending {
 		if !told {
-			if err := m.removeShared(ctx, s, id); err != nil {
+			if err := m.removeShared(ctx, s.store, id); err != nil {
 				return err
 			}
 		}
 		if _, stays := here[id]; !stays {
-			if err := m.leave(ctx, s, id); err != nil {
+			if err := m.leave(ctx, s.store, id); err != nil {
 				return err
 			}
+			s.left[id] = true
 			continue
 		}
 		m.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -260,6 +261,10 @@ func (m *Member) announce(ctx context.Context, s Store, id topology.SharedID, p 
 	return nil
 }
 
+// leaveEach is how much later, for each host there is, hosts leave at most a network that
+// one has removed: all hear of it at once, and who leaves reads all of it in the store.
+const leaveEach = 20 * time.Millisecond
+
 // Unshare implements fabric.Cluster. A network that is only being made here at
 // the cluster's request is not taken from the others because that has failed.
 func (m *Member) Unshare(id topology.SharedID) error {
@@ -272,6 +277,9 @@ func (m *Member) Unshare(id topology.SharedID) error {
 		return nil
 	}
 	n.Unshared, n.Told, n.fails, n.retry = true, n.Network.Removed, 0, m.o.Clock()+time.Second
+	if n.Told {
+		n.leaveAt = m.o.Clock() + rand.N(leaveEach*time.Duration(m.nodes.Count(control.Current))+1)
+	}
 	known := n.Known
 	m.mu.Unlock()
 	m.logFor(id).Info("network removed here")

@@ -1,0 +1,60 @@
+package member_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/particle-net/particle/control/memory"
+	"github.com/particle-net/particle/topology"
+)
+
+// leavings are the moments at which hosts leave a network: each reads all of it in the store.
+type leavings struct {
+	mu sync.Mutex
+	at map[time.Time]int
+}
+
+// countedStore notes them.
+type countedStore struct {
+	*memory.Store
+	left *leavings
+}
+
+func (s countedStore) LeaveNetwork(ctx context.Context, id topology.SharedID) error {
+	s.left.mu.Lock()
+	s.left.at[time.Now()]++
+	s.left.mu.Unlock()
+	return s.Store.LeaveNetwork(ctx, id)
+}
+
+// A network is removed, and all hosts hear of it at once. The store is not asked by all of
+// them at that moment, and by each once.
+func TestHostsLeaveOneAfterTheOther(t *testing.T) {
+	const many = 20
+	inWorld(t, many, func(w *world, hosts []*host) {
+		left := &leavings{at: map[time.Time]int{}}
+		for _, h := range hosts {
+			h.store = w.cluster.Host(h.node)
+			h.member.Connect(countedStore{h.store, left})
+		}
+		time.Sleep(time.Minute)
+		if err := hosts[0].create(jobs("10.9.0.0/16")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		hosts[0].remove("jobs")
+		time.Sleep(time.Minute)
+		w.absent("jobs", "removed", hosts...)
+		left.mu.Lock()
+		defer left.mu.Unlock()
+		most, all := 0, 0
+		for _, n := range left.at {
+			most, all = max(most, n), all+n
+		}
+		if most > many/4 || all != many {
+			t.Errorf("%d hosts have asked %d times, %d times at one moment", many, all, most)
+		}
+	})
+}
