@@ -37,7 +37,10 @@ func (m *Member) Leave(ctx context.Context) error {
 	}
 	s.halt() // the watches would claim again what is given up
 	s.claiming.Wait()
-	err := m.unshareAll(ctx, s, m.here()) // nobody is here to tell of it later
+	err := m.answers(ctx, s.store)
+	if err == nil {
+		err = m.unshareAll(ctx, s, m.here()) // nobody is here to tell of it later
+	}
 	if err == nil {
 		err = m.giveUpAll(ctx, s.store)
 	}
@@ -56,6 +59,17 @@ func (m *Member) Leave(ctx context.Context) error {
 	return nil
 }
 
+// answers asks the store for something that changes nothing: while it is known to be away
+// nothing is given up by halves.
+func (m *Member) answers(ctx context.Context, s Store) error {
+	m.mu.Lock()
+	node := m.node
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	return s.SetNode(ctx, node)
+}
+
 // giveUpAll gives up what this host has of all networks, which others may have from then
 // on. The host gives out none of it until it has verified that it has it still, also if
 // the plugin ends meanwhile.
@@ -67,15 +81,15 @@ func (m *Member) giveUpAll(ctx context.Context, s Store) error {
 	failed, _ := m.write()
 	errs := []error{failed}
 	for id, why := range before {
-		err := failed
-		if err == nil {
-			err = s.LeaveNetwork(ctx, id)
+		if failed == nil {
+			err := s.LeaveNetwork(ctx, id)
 			errs = append(errs, err)
+			if unreachable(err) {
+				failed = err // no container starts while the next is waited for as long
+			}
+			continue // if it has failed some may be given up: it is verified first
 		}
-		if unreachable(err) {
-			failed = err // no container starts while the next is waited for as long
-		}
-		if err != nil && !errors.Is(why, fabric.ErrLeaving) {
+		if !errors.Is(why, fabric.ErrLeaving) {
 			m.setSuspended(id, why)
 		}
 	}

@@ -375,6 +375,7 @@ func TestLeavesManyNetworksOfDeadStore(t *testing.T) {
 		if took, err := waits(c.member.Leave); took > 10*time.Second || !errors.Is(err, control.ErrUnreachable) {
 			t.Errorf("after %s: %v", took, err)
 		}
+		time.Sleep(time.Second) // what it may have given up is verified
 		if c.isSuspended() {
 			t.Error("it gives out no addresses of what it has still")
 		}
@@ -403,4 +404,37 @@ func TestDoesNotKnowWhetherItHasLeft(t *testing.T) {
 		}
 		w.agree("jobs", "it stays", a, b, c)
 	})
+}
+
+// A host that does not know whether it has given up its part, since the store did not say so
+// and is away, gives out no addresses that others may have.
+func TestDoesNotKnowWhetherItHasGivenUp(t *testing.T) {
+	three(t, func(w *world, a, b, c *host) {
+		c.store = w.cluster.Host(c.node)
+		c.member.Connect(vagueStore{c.store})
+		time.Sleep(time.Minute)
+		mine := c.find("jobs").Claims[0]
+		if err := c.member.Leave(context.Background()); !errors.Is(err, control.ErrUnreachable) {
+			t.Errorf("got %v", err)
+		}
+		time.Sleep(time.Hour)
+		if !c.isSuspended() {
+			t.Errorf("it gives out addresses of %s, which is anybody's", mine)
+		}
+		c.store.Cut(false)
+		time.Sleep(time.Minute)
+		if c.isSuspended() {
+			t.Error("it gives out no addresses of what it has again")
+		}
+		w.agree("jobs", "it stays", a, b, c)
+	})
+}
+
+// vagueStore does what a host that leaves asks for, and is not there to say so.
+type vagueStore struct{ *memory.Store }
+
+func (s vagueStore) LeaveNetwork(ctx context.Context, id topology.SharedID) error {
+	err := s.Store.LeaveNetwork(ctx, id)
+	s.Cut(true)
+	return errors.Join(err, control.ErrUnreachable)
 }

@@ -1,6 +1,7 @@
 package member_test
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"testing"
@@ -26,7 +27,7 @@ func TestAddressThatIsNone(t *testing.T) {
 				late.start()
 				late.connect()
 				time.Sleep(time.Minute)
-				if err := b.member.Leave(t.Context()); err != nil {
+				if err := b.member.Leave(context.Background()); err != nil {
 					t.Fatal(err)
 				}
 				b.member.Disconnect()

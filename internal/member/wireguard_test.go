@@ -1,6 +1,7 @@
 package member_test
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"testing"
@@ -76,7 +77,7 @@ func TestEncryptedHostsKnowEachOther(t *testing.T) {
 		time.Sleep(soon)
 		a.knows("when b has moved", b, c)
 
-		if err := c.member.Leave(t.Context()); err != nil {
+		if err := c.member.Leave(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		c.member.Disconnect()
