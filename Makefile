@@ -60,8 +60,8 @@ bench-network: ## the network's part alone, beside the paper's baseline and toda
 	$(GO) run ./bench/network
 
 .PHONY: bench-overlay
-bench-overlay: ## containers of two hosts, beside plain VXLAN, Swarm's overlay and the underlay (root)
-	$(GO) run ./bench/overlay -rounds $(ROUNDS)
+bench-overlay: ## containers of two hosts, beside plain VXLAN, Swarm's overlay and the underlay (root; ROUNDS= ENGINE=)
+	$(GO) run ./bench/overlay -engine $(ENGINE) -rounds $(ROUNDS)
 
 .PHONY: bench-guard
 bench-guard: ## socket calls with the address guard, as ratios to none (root)

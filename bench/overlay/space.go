@@ -2,10 +2,9 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -92,20 +91,15 @@ func (s *space) raise(name, address string) error {
 	return nil
 }
 
-// track has the namespace track connections, by the rule that Docker has on each
-// host for its default bridge.
-func (s *space) track() error {
-	conn, err := nftables.New(nftables.WithNetNSFd(int(s.file.Fd())))
-	if err != nil {
-		return err
+// mtu is that of the link by which packets leave for an address.
+func (s *space) mtu(to netip.Addr) (int, error) {
+	routes, err := s.route.RouteGet(to.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return 0, fmt.Errorf("find the route to %s: %w", to, err)
 	}
-	table := conn.AddTable(&nftables.Table{Name: "docker", Family: nftables.TableFamilyIPv4})
-	chain := conn.AddChain(&nftables.Chain{Name: "post", Table: table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{172, 17}},
-		&expr.Masq{},
-	}})
-	return conn.Flush()
+	link, err := s.route.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return 0, fmt.Errorf("find the link to %s: %w", to, err)
+	}
+	return link.Attrs().MTU, nil
 }

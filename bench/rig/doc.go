@@ -1,3 +1,4 @@
 // Package rig is what the benchmark programs stand on: namespaces that end with
-// the run, what machine it was, and how figures are summed up and kept.
+// the run, particle's programs for hosts to be measured, what machine it was, and how
+// figures are summed up and kept.
 package rig
