@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,14 @@ func TestAimsAreMetByTheMedianOfRatios(t *testing.T) {
 	} {
 		if !strings.Contains(table, want) {
 			t.Errorf("the table lacks %q:\n%s", want, text.String())
+		}
+	}
+}
+
+func TestOptionsThatMeasureNothing(t *testing.T) {
+	for _, args := range []string{"-rounds 0", "-seconds 0", "-port 80", "more", "-rounds many"} {
+		if _, err := parseFlags(strings.Fields(args), io.Discard); err == nil {
+			t.Errorf("%s is taken", args)
 		}
 	}
 }
