@@ -277,16 +277,15 @@ func blast(w way, length time.Duration) ([]value, error) {
 			}
 		}
 		send(time.Now().Add(warmUp))
-		// On a machine with other work the receiver may not have had its turn yet.
-		for limit := time.Now().Add(patience); got.Load() == 0; {
+		// On a machine with other work the receiver may not have its turn for a while.
+		for limit := time.Now().Add(patience); rate == 0; {
 			if time.Now().After(limit) {
 				return errors.New("no datagram arrives")
 			}
-			send(time.Now().Add(warmUp))
+			before, began := got.Load(), time.Now()
+			send(began.Add(length))
+			rate = float64(got.Load()-before) / time.Since(began).Seconds() / 1000
 		}
-		before, began := got.Load(), time.Now()
-		send(began.Add(length))
-		rate = float64(got.Load()-before) / time.Since(began).Seconds() / 1000
 		return nil
 	})
 	_, _, _, packets := quantities()

@@ -32,7 +32,8 @@
 //     connections, which all hosts with Docker do; with -port 4789 all share that port, and
 //     those of the others are tracked only where they leave.
 //   - Rounds are interleaved, and each begins with another way; ratios are taken within
-//     a round, then the median.
+//     a round, then the median. That an aim is met or missed is said without a question
+//     mark only if the rounds differ so little that other rounds would not say otherwise.
 //   - Nothing outside the lab is touched, and the lab goes when the program ends,
 //     however it ends.
 //
@@ -118,6 +119,9 @@ func parseFlags(args []string, out io.Writer) (o options, err error) {
 func measure(ctx context.Context, o options) (err error) {
 	r := newReport(o)
 	b, err := newBed(ctx, o)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("interrupted: %w", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"text/tabwriter"
 
@@ -52,7 +53,8 @@ func (r *report) print(w io.Writer) {
 	r.Machine.Print(w)
 	fmt.Fprintf(w, "two hosts with Docker %s; VXLAN by port 4789, that of others than particle by %d\n", r.Docker, r.Port)
 	fmt.Fprintf(w, "load when started: %s; %d rounds of %g s each\n", r.Load, r.Rounds, r.Seconds)
-	fmt.Fprintf(w, "to: how many times as good, the median of the rounds' ratios and their middle half\n")
+	fmt.Fprintf(w, "to: how many times as good, the median of the rounds' ratios, and between which it surely is (95%%);\n")
+	fmt.Fprintf(w, "with a question mark where that leaves open whether an aim is met\n")
 	var seen []quantity
 	for _, c := range r.Cells {
 		if !slices.Contains(seen, c.Quantity) {
@@ -100,15 +102,27 @@ func (a aim) compare(q quantity, c, other *cell) string {
 		return "-"
 	}
 	middle := rig.Median(ratios)
-	text := fmt.Sprintf("%.3f [%.2f..%.2f]", middle, ratios[len(ratios)/4], ratios[(3*len(ratios)-1)/4])
-	switch {
-	case c.Way != ownWay || a.least == 0:
-	case middle >= a.least:
-		text += fmt.Sprintf(" aim %.2f: met", a.least)
-	default:
-		text += fmt.Sprintf(" aim %.2f: MISSED", a.least)
+	least, most := surely(ratios)
+	text := fmt.Sprintf("%.3f [%.2f..%.2f]", middle, least, most)
+	if c.Way != ownWay || a.least == 0 {
+		return text
 	}
-	return text
+	verdict := "met"
+	if middle < a.least {
+		verdict = "MISSED"
+	}
+	if least < a.least && a.least <= most {
+		verdict += "?"
+	}
+	return fmt.Sprintf("%s aim %.2f: %s", text, a.least, verdict)
+}
+
+// surely is between which two of the values, which are in ascending order, the median
+// of ever so many would be, with 95%: each is as likely above it as below.
+func surely(values []float64) (least, most float64) {
+	n := float64(len(values))
+	outside := max(0, int((n-1.96*math.Sqrt(n))/2)-1)
+	return values[outside], values[len(values)-1-outside]
 }
 
 // better is how many times as good c is as other, in each round, in ascending
