@@ -111,7 +111,8 @@ STOCK = seccomp/filter internal/holder overlay addrguard
 KERNELS ?= 6.1 6.12
 # What is tested where systemd makes the cgroups of containers.
 SYSTEMD = TestScripts/.*/^(guard|occupied|servers|lifecycle|own|crash|plugin-down|systemd)$$|^TestAttack$$/.*/^(ordinary|exec)$$|^TestSocketTable$$
-OTHERS = $(filter-out $(KERNEL:%=%/) $(PRODUCT:%=%/) internal/vm/,$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
+LONGEST = internal/membership control/etcd
+OTHERS = $(LONGEST:%=%/) $(filter-out $(LONGEST:%=%/) $(KERNEL:%=%/) $(PRODUCT:%=%/) internal/vm/,$(patsubst github.com/particle-net/particle/%,%/,$(shell $(GO) list ./... | grep /particle/)))
 
 .PHONY: test-go
 test-go: ## pure and wire tests, with the race detector

@@ -167,6 +167,7 @@ func (c *brokenCluster) suffers(ctx context.Context, fault clusterFault) {
 	c.windows = append(c.windows, window{began, well, fault.on})
 	pause, lost := c.alive(fault.name)
 	c.keepRoutes(fault.name)
+	c.keepWays(fault.name)
 	if err := c.agrees(ctx, contended...); err != nil {
 		c.Errorf("%s: a minute after all was well: %v", fault.name, err)
 	}
@@ -240,11 +241,10 @@ type loss struct {
 	lostRoute
 }
 
-// keepRoutes notes the routes that were taken away, to which somebody may have been, and
-// fails for each way to another host that was: each host has containers at all times.
+// keepRoutes notes the routes that were taken away, to which somebody may have been.
 func (c *brokenCluster) keepRoutes(fault string) {
 	for _, b := range c.beds {
-		lost, ways, err := b.lostRoutes()
+		lost, _, err := b.lostRoutes()
 		if err != nil {
 			c.Error(err)
 			continue
@@ -255,6 +255,18 @@ func (c *brokenCluster) keepRoutes(fault string) {
 			}
 		}
 		c.reported[b] = len(lost)
+	}
+}
+
+// keepWays fails for each way to another host that was taken away: no host leaves, and
+// each has containers at all times.
+func (c *brokenCluster) keepWays(fault string) {
+	for _, b := range c.beds {
+		_, ways, err := b.lostRoutes()
+		if err != nil {
+			c.Error(err)
+			continue
+		}
 		for _, way := range ways[min(c.reportedWays[b], len(ways)):] {
 			c.Errorf("%s: %s lost its way to a host: %s", fault, b.host.Name(), way)
 		}

@@ -49,7 +49,10 @@ type State struct {
 	// Removed: another server has ended this one's part in the store.
 	Removed bool
 	// Lost: its data is gone, or was set back, while others serve the store.
-	Lost   bool
+	Lost bool
+	// Unmet: no other server has answered this one, which is new, in the second that etcd
+	// gives them. It tries again.
+	Unmet  bool
 	Starts int // of children, so far
 	Pid    int // of the child that runs, or ran last
 }
@@ -131,6 +134,7 @@ func (s *Server) keep(ctx context.Context) {
 		if !asked {
 			s.state.Problem = err.Error()
 			s.state.Removed, s.state.Lost = errors.Is(err, ErrRemoved), errors.Is(err, ErrLost) || errors.Is(err, ErrSetBack)
+			s.state.Unmet = errors.Is(err, errUnmet)
 		}
 		s.tell()
 		s.mu.Unlock()
@@ -150,6 +154,9 @@ func (s *Server) keep(ctx context.Context) {
 }
 
 var errRestart = errors.New("restart")
+
+// errUnmet is what etcd calls incompatible, also if it was not told a version at all.
+var errUnmet = errors.New("no other server has told it in time that they are of versions that go together")
 
 // child runs one child to its end.
 func (s *Server) child(ctx context.Context) error {
@@ -232,6 +239,8 @@ func explainEnd(dir, said string, err error) error {
 		f.Err, f.Fix = ErrRemoved, "`particle cluster join --server` with a server's address makes it one again, without what it had"
 	case strings.Contains(said, outOfRange):
 		f.Err, f.Fix = ErrSetBack, "`particle cluster join --server` with the address of another server makes it one again, with what the others have"
+	case strings.Contains(said, "incompatible with current running cluster"), strings.Contains(said, "cannot fetch cluster info"):
+		f.Err, f.Fix = errUnmet, "see that the other servers run, have the same version of particle and are not overloaded"
 	case strings.Contains(said, noVoter):
 		f.Err = errors.New("this server was still joining the store, and cannot serve it alone")
 		f.Fix = "run `particle cluster leave --force` here; and if no other server is left, on all hosts, and make the cluster anew"

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == server.Argument {
 		server.Run()
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // a server that is told to end would wait a second
 	os.Exit(m.Run())
 }
 
@@ -154,7 +156,6 @@ func TestKilled(t *testing.T) {
 // What was confirmed a moment before the end is there for a server that is to stand alone.
 // etcd drops then what it does not know to be committed, by what is on its disk.
 func TestAloneWithLastWrite(t *testing.T) {
-	t.Setenv("GORACE", "atexit_sleep_ms=0") // in a second it would be on disk by itself
 	w := newWorld(t)
 	s := w.start(t)
 	ready(t, s)
@@ -168,6 +169,17 @@ func TestAloneWithLastWrite(t *testing.T) {
 	hosts, err := register.Hosts(t.Context())
 	if err != nil || len(hosts) != 20 {
 		t.Errorf("of 20 hosts %d are left, %v", len(hosts), err)
+	}
+}
+
+// A new server that nobody answers in time may be answered the next time.
+func TestUnmet(t *testing.T) {
+	w := newWorld(t)
+	w.config.Initial = string(node) + "=https://" + w.config.Host.Peers().String() + ",other=https://127.0.0.9:" + fmt.Sprint(w.config.Host.Port)
+	s := w.start(t)
+	eventually(t, "word of it", func() bool { return s.State().Problem != "" })
+	if p := s.State().Problem; !s.State().Unmet || !strings.Contains(p, "no other server has told it") {
+		t.Error(p)
 	}
 }
 

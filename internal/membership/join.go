@@ -160,7 +160,7 @@ func (m *Membership) begin(ctx context.Context, r record) error {
 	defer poll.Stop()
 	for {
 		state := c.server.store.State()
-		if state.Problem != "" {
+		if state.Problem != "" && !state.Unmet {
 			return errors.New(state.Problem)
 		}
 		err := c.server.tend(ctx)

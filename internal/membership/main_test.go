@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == server.Argument {
 		server.Run()
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // a server that is told to end would wait a second
 	os.Exit(m.Run())
 }
 
