@@ -150,14 +150,22 @@ func (b *bed) close(ctx context.Context) error {
 // await waits until the way carries a connection. Swarm's hosts tell each other of
 // their containers some time after these have started.
 func (w way) await(ctx context.Context) error {
+	return until(ctx, func() error {
+		client, server, err := dial(w)
+		if err == nil {
+			err = errors.Join(client.Close(), server.Close())
+		}
+		return err
+	})
+}
+
+// until repeats try until it succeeds, for a minute at most; then it gives its last error.
+func until(ctx context.Context, try func() error) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for limit := time.Now().Add(time.Minute); ; {
-		client, server, err := dial(w)
-		if err == nil {
-			return errors.Join(client.Close(), server.Close())
-		}
-		if time.Now().After(limit) {
+		err := try()
+		if err == nil || time.Now().After(limit) {
 			return err
 		}
 		select {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/netnstest"
 )
 
 func TestMain(m *testing.M) {
@@ -21,12 +22,7 @@ func TestMain(m *testing.M) {
 
 // Every way carries every load. How much is for the program to say.
 func TestEveryWayCarriesEveryLoad(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("PARTICLE_REQUIRE") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root to boot Docker hosts")
-	}
+	netnstest.Require(t, os.Geteuid() == 0, "root, to boot Docker hosts")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	o, err := parseFlags([]string{"-rounds", "1", "-seconds", "0.02", "-lab", fmt.Sprint("t-overlay-", os.Getpid())}, t.Output())

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/swarm"
@@ -106,19 +104,13 @@ func (b *bed) residents(ctx context.Context, w *way, on, runtime string) error {
 
 // awaitNetwork waits until the host has a network that another one made.
 func (h *host) awaitNetwork(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("it is not there after a minute"))
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if _, err := h.api.NetworkInspect(ctx, name, network.InspectOptions{}); err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return &fault.Error{Op: "wait for network " + name, On: "on " + h.Name(), Err: context.Cause(ctx),
-				Fix: fmt.Sprintf("look into %s", h.ServiceLog("dockerd"))}
-		}
+	err := until(ctx, func() error {
+		_, err := h.api.NetworkInspect(ctx, name, network.InspectOptions{})
+		return err
+	})
+	if err != nil {
+		return &fault.Error{Op: "wait for network " + name, On: "on " + h.Name(), Err: err,
+			Fix: fmt.Sprintf("look into %s", h.ServiceLog("dockerd"))}
 	}
+	return nil
 }

@@ -53,8 +53,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/particle-net/particle/bench/rig"
@@ -74,20 +72,13 @@ type options struct {
 
 func main() {
 	lab.MaybeInit()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The second interrupt ends the program at once; the lab's processes end with it.
-	context.AfterFunc(ctx, stop)
-	o, err := parseFlags(os.Args[1:], os.Stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err == nil {
-		err = measure(ctx, o)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "overlay:", err)
-		os.Exit(1)
-	}
+	rig.MainUntilInterrupted("overlay", func(ctx context.Context, args []string) error {
+		o, err := parseFlags(args, os.Stderr)
+		if err != nil {
+			return err
+		}
+		return measure(ctx, o)
+	})
 }
 
 func parseFlags(args []string, out io.Writer) (o options, err error) {
@@ -125,14 +116,7 @@ func measure(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		left := b.close(ctx)
-		if ctx.Err() != nil && left == nil {
-			err = errors.New("interrupted; everything is removed")
-			return
-		}
-		err = errors.Join(err, left)
-	}()
+	defer func() { err = rig.Removed(ctx, err, b.close) }()
 	if r.Docker, err = b.hosts[0].version(ctx); err != nil {
 		return err
 	}

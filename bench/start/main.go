@@ -3,16 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/particle-net/particle/bench/rig"
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/lab"
 )
@@ -28,20 +25,13 @@ type options struct {
 
 func main() {
 	lab.MaybeInit()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The second interrupt ends the program at once; the lab's processes end with it.
-	context.AfterFunc(ctx, stop)
-	o, err := parseFlags(os.Args[1:], os.Stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err == nil {
-		err = run(ctx, o)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "start:", err)
-		os.Exit(1)
-	}
+	rig.MainUntilInterrupted("start", func(ctx context.Context, args []string) error {
+		o, err := parseFlags(args, os.Stderr)
+		if err != nil {
+			return err
+		}
+		return run(ctx, o)
+	})
 }
 
 func parseFlags(args []string, out io.Writer) (options, error) {
@@ -89,15 +79,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		interrupted := ctx.Err() != nil
-		left := bed.remove(ctx)
-		if interrupted && left == nil {
-			err = errors.New("interrupted; everything is removed")
-			return
-		}
-		err = errors.Join(err, left)
-	}()
+	defer func() { err = rig.Removed(ctx, err, bed.remove) }()
 	tell.network(o)
 	machine := describeMachine()
 	begun := time.Now()

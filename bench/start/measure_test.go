@@ -16,6 +16,7 @@ import (
 	"github.com/docker/docker/api/types/network"
 
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/netnstest"
 )
 
 func TestMain(m *testing.M) {
@@ -25,12 +26,7 @@ func TestMain(m *testing.M) {
 
 // The whole program on a real host, with few containers.
 func TestMeasure(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("PARTICLE_REQUIRE") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root to boot a Docker host")
-	}
+	netnstest.Require(t, os.Geteuid() == 0, "root, to boot a Docker host")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	o := options{

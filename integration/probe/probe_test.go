@@ -17,6 +17,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/particle-net/particle/internal/lab"
+	"github.com/particle-net/particle/internal/netnstest"
 )
 
 func TestMain(m *testing.M) {
@@ -127,12 +128,7 @@ func TestInContainers(t *testing.T) {
 // bootHost boots a host with the test image, for as long as the test runs.
 func bootHost(t *testing.T) *lab.Host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("PARTICLE_REQUIRE") == "1" {
-			t.Fatal("not root, and PARTICLE_REQUIRE=1 asks for it")
-		}
-		t.Skip("needs root to boot a host")
-	}
+	netnstest.Require(t, os.Geteuid() == 0, "root, to boot a Docker host")
 	l, err := lab.Up(t.Context(), lab.Options{Name: "t-probe", Replace: true, Tied: true, Progress: t.Output()})
 	if err != nil {
 		t.Fatal(err)
