@@ -166,8 +166,9 @@ func (c *brokenCluster) suffers(ctx context.Context, fault clusterFault) {
 	well := time.Now()
 	c.windows = append(c.windows, window{began, well, fault.on})
 	pause, lost := c.alive(fault.name)
-	c.keepRoutes(fault.name)
-	c.keepWays(fault.name)
+	for _, way := range c.keepRoutes(fault.name) { // no host leaves, and each has containers
+		c.Errorf("%s: a way to a host was lost on %s", fault.name, way)
+	}
 	if err := c.agrees(ctx, contended...); err != nil {
 		c.Errorf("%s: a minute after all was well: %v", fault.name, err)
 	}
@@ -241,10 +242,11 @@ type loss struct {
 	lostRoute
 }
 
-// keepRoutes notes the routes that were taken away, to which somebody may have been.
-func (c *brokenCluster) keepRoutes(fault string) {
+// keepRoutes notes the routes that were taken away, to which somebody may have been, and
+// tells which ways to other hosts were: those go when hosts do, and only then.
+func (c *brokenCluster) keepRoutes(fault string) (gone []string) {
 	for _, b := range c.beds {
-		lost, _, err := b.lostRoutes()
+		lost, ways, err := b.lostRoutes()
 		if err != nil {
 			c.Error(err)
 			continue
@@ -255,23 +257,12 @@ func (c *brokenCluster) keepRoutes(fault string) {
 			}
 		}
 		c.reported[b] = len(lost)
-	}
-}
-
-// keepWays fails for each way to another host that was taken away: no host leaves, and
-// each has containers at all times.
-func (c *brokenCluster) keepWays(fault string) {
-	for _, b := range c.beds {
-		_, ways, err := b.lostRoutes()
-		if err != nil {
-			c.Error(err)
-			continue
-		}
 		for _, way := range ways[min(c.reportedWays[b], len(ways)):] {
-			c.Errorf("%s: %s lost its way to a host: %s", fault, b.host.Name(), way)
+			gone = append(gone, b.host.Name()+": "+way)
 		}
 		c.reportedWays[b] = len(ways)
 	}
+	return gone
 }
 
 // kept fails for each route that was taken away though containers had addresses there. A

@@ -93,7 +93,7 @@ func (a *allocation) raceBlock() {
 }
 
 func (a *allocation) raceBlocks() {
-	const hosts = 50
+	const hosts = 100
 	got := make([]netip.Prefix, hosts)
 	for _, err := range a.race(hosts, func(i int, s Store) error {
 		c, err := s.ClaimBlock(a.t.Context(), a.n.ID, a.four)

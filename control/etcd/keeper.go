@@ -310,31 +310,21 @@ func (s *Store) readdress(ctx context.Context, info *clientv3.GetResponse, me co
 	if value := encode(me); s.moved.to != value {
 		s.moved.to, s.moved.from = value, ""
 	}
-	for {
-		err := s.eachClaim(ctx, me.ID, &s.moved.from, func(some []owned) error {
-			done, err := s.rewrite(ctx, some, me)
-			if err == nil && !done {
-				err = errAgain
-			}
-			return err
-		})
-		if err == nil {
-			s.moved.from = ""
-		}
-		if err != errAgain {
-			return err
-		}
+	err := s.eachClaim(ctx, me.ID, &s.moved.from, func(some []owned) error { return s.rewrite(ctx, some, me) })
+	if err == nil {
+		s.moved.from = ""
 	}
+	return err
 }
 
 // rewrite has claims say where their host is reached, those that do not yet: a look
-// that was cut short goes on at the next. done is false if some have changed since
+// that was cut short goes on at the next. Cause: errAgain, if some have changed since
 // they were read.
-func (s *Store) rewrite(ctx context.Context, claims []owned, me control.Node) (done bool, err error) {
+func (s *Store) rewrite(ctx context.Context, claims []owned, me control.Node) error {
 	claims = slices.DeleteFunc(claims, func(c owned) bool {
 		return c.VTEP == me.VTEP && c.MAC.String() == me.MAC.String() && c.Port == me.Port
 	})
-	done = true
+	done := true
 	for some := range slices.Chunk(claims, chunk) {
 		var cmps []clientv3.Cmp
 		var ops []clientv3.Op
@@ -345,11 +335,14 @@ func (s *Store) rewrite(ctx context.Context, claims []owned, me control.Node) (d
 		}
 		r, err := s.txn(ctx, cmps, ops, nil)
 		if err != nil {
-			return false, err
+			return err
 		}
 		done = done && r.Succeeded
 	}
-	return done, nil
+	if !done {
+		return errAgain
+	}
+	return nil
 }
 
 func encode(v any) string {

@@ -214,7 +214,7 @@ func (s *Server) await(output io.Reader) {
 			continue
 		}
 		s.mu.Lock()
-		s.state.Ready, s.state.Removed, s.state.Lost, s.state.Problem = true, false, false, ""
+		s.state.Ready, s.state.Removed, s.state.Lost, s.state.Unmet, s.state.Problem = true, false, false, false, ""
 		s.tell()
 		s.mu.Unlock()
 	}

@@ -218,7 +218,7 @@ func (s *serving) enter(ctx context.Context, register *enrol.Register) error {
 	if err != nil {
 		return err
 	}
-	own := enrol.CertificateOf(s.identity.own.Load().Leaf)
+	own := s.identity.noted()
 	h, named := s.host, false
 	h.Version = s.m.o.Version
 	if len(hosts) > 0 {
