@@ -97,7 +97,7 @@ check: export GOFLAGS = -trimpath
 check: ## formatting, vet, lint, tidy
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags clock ./control/etcd
+	$(GO) vet -tags clock,soak ./control/etcd ./integration
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
 
@@ -141,6 +141,11 @@ test-kernels: packages build engine ## in virtual machines (KERNELS="6.1 6.12"):
 test-integration: ## the product on both engines (root)
 	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 -timeout 120m -parallel 4 ./integration
 	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 ./integration/probe
+
+.PHONY: soak
+soak: packages engine ## each fault of a cluster on each engine with each store, etcd's upgrade, a thousand containers (root; about an hour)
+	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -tags soak -count=1 -timeout 5h -parallel 4 \
+		-run '^(TestCluster.*|TestBurstWrites|TestKillAtEveryCall|TestManyCycles)$$' ./integration
 
 .PHONY: test-attack
 test-attack: ## one container against its neighbour, and what sockets do, on both engines (root)

@@ -76,9 +76,9 @@ func newBed(ctx context.Context, o lab.Options, plain bool) (b *bed, err error) 
 	return b, b.each(func(b *bed) error { return lab.LoadImageWith(ctx, b.host, program("probe")) })
 }
 
-// room is for the hosts that run at the same time, as many as two cores bear: where tests
-// of one host wait, others have their turn, and three clusters are enough.
-var room = semaphore.NewWeighted(9)
+// room is for the hosts that run at the same time, as many as two cores bear: three
+// clusters, which often wait, and one that has its turn meanwhile.
+var room = semaphore.NewWeighted(10)
 
 func bootBed(ctx context.Context, o lab.Options) (*bed, error) {
 	o.Name = fmt.Sprintf("t%d-%d", os.Getpid(), beds.Add(1))

@@ -24,19 +24,29 @@ import (
 // are what the hosts have claimed.
 func TestClusterFaults(t *testing.T) {
 	t.Parallel()
-	faults := func(engine, name string, store func(*testing.T, *bed) clusterStore, all func(*brokenCluster) []clusterFault) {
-		t.Run(engine+"/"+name, func(t *testing.T) {
-			t.Parallel()
-			c := newBrokenCluster(t, engine, func(b *bed) clusterStore { return store(t, b) })
-			c.suffer(all(c))
-		})
-	}
 	// What a store is to the hosts is not the engine's; each engine has its dockerd and its
 	// plugins killed, hosts cut off, and stores that are compacted, wiped and away.
-	first, last := engines()[0], lastEngine()
-	faults(last, "own", func(_ *testing.T, b *bed) clusterStore { return ownStore{b} }, (*brokenCluster).ownFaults)
-	faults(first, "three", func(_ *testing.T, b *bed) clusterStore { return threeStores{ownStore{b}} }, (*brokenCluster).threeFaults)
-	faults(first, "other", func(t *testing.T, b *bed) clusterStore { return newOtherStore(t, b.lab, lab.EtcdDebian) }, (*brokenCluster).otherFaults)
+	for _, store := range []struct {
+		name   string
+		engine string // on which it is shown, unless all are
+		make   func(*testing.T, *bed) clusterStore
+		faults func(*brokenCluster) []clusterFault
+	}{
+		{"own", lastEngine(), func(_ *testing.T, b *bed) clusterStore { return ownStore{b} }, (*brokenCluster).ownFaults},
+		{"three", engines()[0], func(_ *testing.T, b *bed) clusterStore { return threeStores{ownStore{b}} }, (*brokenCluster).threeFaults},
+		{"other", engines()[0], func(t *testing.T, b *bed) clusterStore { return newOtherStore(t, b.lab, lab.EtcdDebian) }, (*brokenCluster).otherFaults},
+	} {
+		for _, engine := range engines() {
+			if engine != store.engine && !soak {
+				continue
+			}
+			t.Run(engine+"/"+store.name, func(t *testing.T) {
+				t.Parallel()
+				c := newBrokenCluster(t, engine, func(b *bed) clusterStore { return store.make(t, b) })
+				c.suffer(store.faults(c))
+			})
+		}
+	}
 }
 
 // brokenCluster is a cluster of three hosts, which talk to each other on one
@@ -67,6 +77,7 @@ type window struct {
 type clusterFault struct {
 	name   string
 	on     []*bed // where containers may fail to start meanwhile
+	long   bool   // in a soak alone: another store has suffered it, or a like one
 	strike func(context.Context) error
 }
 
@@ -128,7 +139,9 @@ func (c *brokenCluster) suffer(faults []clusterFault) {
 		group.Go(func() { ch.run(churning, "jobs") })
 	}
 	for _, fault := range faults {
-		c.suffers(ctx, fault)
+		if !fault.long || soak {
+			c.suffers(ctx, fault)
+		}
 	}
 	stop()
 	group.Wait()

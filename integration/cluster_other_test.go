@@ -121,19 +121,6 @@ func (s *otherStore) well(ctx context.Context) error {
 	return nil
 }
 
-// upgrade stops a server, and has another release take over its data after meanwhile. All
-// have to be well then.
-func (s *otherStore) upgrade(ctx context.Context, server int, release string, meanwhile func() error) error {
-	if err := s.fetch(ctx, release); err != nil { // which may take minutes
-		return err
-	}
-	if _, err := s.lab.Internet().StopService(ctx, serverName(server), syscall.SIGTERM); err != nil {
-		return err
-	}
-	s.releases[server] = release
-	return errors.Join(meanwhile(), s.launch(ctx, server), s.well(ctx))
-}
-
 func (s *otherStore) certify(dir string, own pair) error {
 	return writeFiles(dir, map[string][]byte{"ca.pem": s.authority.pem(), "cert.pem": own.certificate, "key.pem": own.key})
 }

@@ -20,24 +20,24 @@ import (
 func (c *brokenCluster) ownFaults() []clusterFault {
 	first, second, third := c.beds[0], c.beds[1], c.beds[2]
 	return []clusterFault{
-		{"the store is compacted and killed", nil, c.compact},
-		{"a plugin is killed", []*bed{second}, second.restartPlugin},
-		{"the plugin that serves the store is killed", []*bed{first}, first.restartPlugin},
-		{"a dockerd is killed", []*bed{third}, third.restartDockerd},
-		{"a host is cut off", nil, third.cut},
-		{"a host is cut off until it is suspect", nil, c.partSuspect},
-		{"the store's host is cut off, and a plugin killed meanwhile", []*bed{second}, func(ctx context.Context) error {
+		{name: "the store is compacted and killed", strike: c.compact},
+		{name: "a plugin is killed", on: []*bed{second}, strike: second.restartPlugin},
+		{name: "the plugin that serves the store is killed", on: []*bed{first}, strike: first.restartPlugin},
+		{name: "a dockerd is killed", on: []*bed{third}, strike: third.restartDockerd},
+		{name: "a host is cut off", strike: third.cut},
+		{name: "a host is cut off until it is suspect", strike: c.partSuspect},
+		{name: "the store's host is cut off, and a plugin killed meanwhile", on: []*bed{second}, strike: func(ctx context.Context) error {
 			return errors.Join(deserted(ctx, first.host.Cut, second, third), second.restartPlugin(ctx), c.startAll(ctx), first.host.Heal())
 		}},
-		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
-		{"the store's host is without power for long", []*bed{first}, func(ctx context.Context) error {
+		{name: "one host cannot reach the store, which is compacted, and a plugin freezes", on: []*bed{first}, strike: c.missOut},
+		{name: "the store's host is without power for long", on: []*bed{first}, strike: func(ctx context.Context) error {
 			return c.reboot(ctx, first, func(ctx context.Context) error {
 				return errors.Join(first.host.PowerOff(ctx), lasts(ctx, longOutage), second.startsOne(ctx), third.startsOne(ctx))
 			})
 		}},
 		// From here on the store claims nothing new: some host may not have been there.
-		{"the store is wiped", nil, c.store.wipe},
-		{"a host reboots", []*bed{third}, c.rebootThird},
+		{name: "the store is wiped", strike: c.store.wipe},
+		{name: "a host reboots", on: []*bed{third}, strike: c.rebootThird},
 	}
 }
 
@@ -46,21 +46,21 @@ func (c *brokenCluster) otherFaults() []clusterFault {
 	first, second, third := c.beds[0], c.beds[1], c.beds[2]
 	etcd := c.store.(*otherStore)
 	return []clusterFault{
-		{"the store is compacted and killed", nil, c.compact},
-		{"the store is down, and a plugin and a dockerd are killed meanwhile", []*bed{second, third}, func(ctx context.Context) error {
+		{name: "the store is compacted and killed", strike: c.compact},
+		{name: "the store is down, and a plugin and a dockerd are killed meanwhile", on: []*bed{second, third}, strike: func(ctx context.Context) error {
 			err := deserted(ctx, func() error { return etcd.stop(ctx) }, c.beds...)
 			var killing errgroup.Group
 			killing.Go(func() error { return second.restartPlugin(ctx) })
 			killing.Go(func() error { return third.restartDockerd(ctx) })
 			return errors.Join(err, killing.Wait(), c.startAll(ctx), etcd.start(ctx))
 		}},
-		{"the store is down for long", nil, func(ctx context.Context) error {
+		{name: "the store is down for long", long: true, strike: func(ctx context.Context) error {
 			err := errors.Join(etcd.stop(ctx), lasts(ctx, longOutage), c.startAll(ctx))
 			return errors.Join(err, etcd.start(ctx))
 		}},
-		{"one host cannot reach the store, which is compacted, and a plugin freezes", []*bed{first}, c.missOut},
-		{"the store is wiped", nil, etcd.wipe},
-		{"a host reboots", []*bed{third}, c.rebootThird},
+		{name: "one host cannot reach the store, which is compacted, and a plugin freezes", long: true, on: []*bed{first}, strike: c.missOut},
+		{name: "the store is wiped", strike: etcd.wipe},
+		{name: "a host reboots", on: []*bed{third}, strike: c.rebootThird},
 	}
 }
 
@@ -97,12 +97,12 @@ func (c *brokenCluster) threeFaults() []clusterFault {
 		}
 	}
 	return []clusterFault{
-		{"the server that leads is killed", nil, killed(func(b *bed) error { return ownStore{b}.kill(ctx) })},
-		{"the plugin whose server leads is killed", nil, killed(func(b *bed) error { return b.restartPlugin(ctx) })},
-		{"the server that leads is parted from the others", nil, leading(
+		{name: "the server that leads is killed", strike: killed(func(b *bed) error { return ownStore{b}.kill(ctx) })},
+		{name: "the plugin whose server leads is killed", long: true, strike: killed(func(b *bed) error { return b.restartPlugin(ctx) })},
+		{name: "the server that leads is parted from the others", long: true, strike: leading(
 			func(ctx context.Context, b *bed) error { return b.part(ctx, "-I") },
 			func(ctx context.Context, b *bed) error { return b.part(ctx, "-D") })},
-		{"the host whose server leads is cut off", nil, leading(
+		{name: "the host whose server leads is cut off", strike: leading(
 			func(_ context.Context, b *bed) error { return b.host.Cut() },
 			func(_ context.Context, b *bed) error { return b.host.Heal() })},
 	}

@@ -1,10 +1,14 @@
+//go:build soak
+
 package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/particle-net/particle/internal/lab"
@@ -39,7 +43,7 @@ func (c *brokenCluster) upgrades() (all []clusterFault) {
 	for _, release := range upgradePath {
 		for server := range etcd.releases {
 			name := fmt.Sprintf("server %d becomes etcd %s", server, release)
-			all = append(all, clusterFault{name, nil, func(ctx context.Context) error {
+			all = append(all, clusterFault{name: name, strike: func(ctx context.Context) error {
 				if server == 0 {
 					if err := etcd.fills(ctx, 2*snapshots); err != nil {
 						return err
@@ -50,6 +54,19 @@ func (c *brokenCluster) upgrades() (all []clusterFault) {
 		}
 	}
 	return all
+}
+
+// upgrade stops a server, and has another release take over its data after meanwhile. All
+// have to be well then.
+func (s *otherStore) upgrade(ctx context.Context, server int, release string, meanwhile func() error) error {
+	if err := s.fetch(ctx, release); err != nil { // which may take minutes
+		return err
+	}
+	if _, err := s.lab.Internet().StopService(ctx, serverName(server), syscall.SIGTERM); err != nil {
+		return err
+	}
+	s.releases[server] = release
+	return errors.Join(meanwhile(), s.launch(ctx, server), s.well(ctx))
 }
 
 // fills writes so much that each server makes a snapshot, which the next release reads,

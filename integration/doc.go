@@ -18,6 +18,8 @@
 // testdata/vm has what changes the whole machine, and so runs in virtual machines alone.
 //
 // What is the kernel's or the store's, and not the engine's, is shown on the first engine alone.
+// What is said in numbers is shown in small ones; with the build tag soak, all faults are
+// shown on all engines with all stores, and numbers are large.
 // Every other script runs on each engine named by PARTICLE_ENGINES (default: debian
 // and current), and with PARTICLE_INIT=systemd on hosts of systemd's alone.
 package integration

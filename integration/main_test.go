@@ -24,6 +24,14 @@ var programs struct {
 // virtual machine would take long.
 const built = "PARTICLE_BUILT"
 
+// number is how many of something there are: few, or all of them in a soak.
+func number(few, all int) int {
+	if soak {
+		return all
+	}
+	return few
+}
+
 func TestMain(m *testing.M) {
 	lab.MaybeInit()
 	os.Exit(run(m))
