@@ -95,13 +95,13 @@ func TestCreateNetworkIsParsed(t *testing.T) {
 	r, dockerd := serve(t)
 	status, answer := dockerd.Call("NetworkDriver.CreateNetwork", `{"NetworkID":"`+nid+`","Options":{
 		"com.docker.network.enable_ipv4":true,"com.docker.network.enable_ipv6":true,"com.docker.network.internal":true,
-		"com.docker.network.generic":{"particle.vni":"42","mtu":"1400","particle.scope":"cluster","particle.block":"26","particle.guard":"seccomp","particle.network":"`+eid+`"}},
+		"com.docker.network.generic":{"particle.vni":"42","mtu":"1400","particle.scope":"cluster","particle.block":"26","particle.block6":"100","particle.guard":"seccomp","particle.network":"`+eid+`"}},
 		"IPv4Data":[{"AddressSpace":"particle","Pool":"10.77.0.0/16","Gateway":"10.77.0.1/16","AuxAddresses":{"b":"10.77.0.6/16","a":"10.77.0.5/16"}}],
 		"IPv6Data":[{"AddressSpace":"LocalDefault","Pool":"fd00:77::/64"}]}`)
 	if status != http.StatusOK {
 		t.Fatal(status, answer)
 	}
-	want := fabric.NetworkSpec{ID: nid, VNI: 42, MTU: 1400, Internal: true, Scope: fabric.ScopeCluster, Block: 26, Guard: fabric.GuardSeccomp, Shared: eid, Subnets: []fabric.Subnet{
+	want := fabric.NetworkSpec{ID: nid, VNI: 42, MTU: 1400, Internal: true, Scope: fabric.ScopeCluster, Blocks: fabric.BlockSizes{IPv4: 26, IPv6: 100}, Guard: fabric.GuardSeccomp, Shared: eid, Subnets: []fabric.Subnet{
 		{Subnet: netip.MustParsePrefix("10.77.0.0/16"), Managed: true, Gateway: netip.MustParseAddr("10.77.0.1"),
 			Aux: []netip.Addr{netip.MustParseAddr("10.77.0.5"), netip.MustParseAddr("10.77.0.6")}},
 		{Subnet: netip.MustParsePrefix("fd00:77::/64")},
@@ -153,7 +153,8 @@ func TestRefusals(t *testing.T) {
 		"MTU":                 {"NetworkDriver.CreateNetwork", network(`{"mtu":"big"}`), "not a number of bytes"},
 		"scope":               {"NetworkDriver.CreateNetwork", network(`{"particle.scope":"global"}`), "it is neither local nor cluster"},
 		"guard":               {"NetworkDriver.CreateNetwork", network(`{"particle.guard":"off"}`), "it is neither bpf nor seccomp"},
-		"block":               {"NetworkDriver.CreateNetwork", network(`{"particle.block":"33"}`), "not the length of an IPv4 prefix"},
+		"block":               {"NetworkDriver.CreateNetwork", network(`{"particle.block":"33"}`), "not the length of a prefix, from 1 to 32"},
+		"block6":              {"NetworkDriver.CreateNetwork", network(`{"particle.block6":"129"}`), "not the length of a prefix, from 1 to 128"},
 		"id in the cluster":   {"NetworkDriver.CreateNetwork", network(`{"particle.network":"jobs"}`), "lower-case hex digits"},
 		"two MTUs":            {"NetworkDriver.CreateNetwork", network(`{"mtu":"1400","com.docker.network.driver.mtu":"1300"}`), "differ"},
 		"subnet":              {"NetworkDriver.CreateNetwork", `{"NetworkID":"` + nid + `","IPv4Data":[{"Pool":"10.77.0.0"}]}`, "read subnet"},

@@ -32,13 +32,14 @@ const (
 	optionVNI       = "particle.vni"
 	optionScope     = "particle.scope"   // local or cluster
 	optionBlock     = "particle.block"   // prefix length of the IPv4 blocks that hosts claim
+	optionBlock6    = "particle.block6"  // and of the IPv6 ones
 	optionNetwork   = "particle.network" // the network's id in the cluster: our own plugin sets it on the other hosts
 	optionGuard     = "particle.guard"   // bpf or seccomp, in place of the host's choice
 	optionMTU       = "mtu"
 	optionDockerMTU = "com.docker.network.driver.mtu" // what Docker's own drivers call it
 )
 
-var knownOptions = []string{optionMTU, optionDockerMTU, optionVNI, optionScope, optionBlock, optionGuard}
+var knownOptions = []string{optionMTU, optionDockerMTU, optionVNI, optionScope, optionBlock, optionBlock6, optionGuard}
 
 func parseIDs(network, endpoint string) (topology.NetworkID, topology.EndpointID, error) {
 	n, errN := topology.ParseNetworkID(network)
@@ -82,7 +83,9 @@ func parseOptions(options map[string]any, spec *fabric.NetworkSpec) error {
 		case optionScope:
 			spec.Scope, err = parseScope(value)
 		case optionBlock:
-			spec.Block, err = parseBlock(value)
+			spec.Blocks.IPv4, err = parseBlock(value, 32)
+		case optionBlock6:
+			spec.Blocks.IPv6, err = parseBlock(value, 128)
 		case optionGuard:
 			spec.Guard, err = parseGuard(value)
 		case optionNetwork:
@@ -116,10 +119,10 @@ func parseGuard(value string) (fabric.GuardMode, error) {
 }
 
 // parseBlock leaves it to the domain what fits the network.
-func parseBlock(value string) (int, error) {
+func parseBlock(value string, longest int) (int, error) {
 	bits, err := strconv.Atoi(value)
-	if err != nil || bits < 1 || bits > 32 {
-		return 0, errors.New("it is not the length of an IPv4 prefix")
+	if err != nil || bits < 1 || bits > longest {
+		return 0, fmt.Errorf("it is not the length of a prefix, from 1 to %d", longest)
 	}
 	return bits, nil
 }

@@ -35,7 +35,7 @@ type NetworkSpec struct {
 	Guard    GuardMode // empty leaves it to the host
 	Subnets  []Subnet
 	Scope    Scope
-	Block    int               // prefix length of IPv4 blocks; 0 for BlockBits' choice
+	Blocks   BlockSizes
 	Shared   topology.SharedID // of the network that other hosts have; empty if it is new
 }
 

@@ -66,7 +66,7 @@ type SharedSpec struct {
 	VNI      topology.VNI // 0 chooses a free one
 	MTU      int          // bytes
 	Internal bool
-	Block    int // prefix length of IPv4 blocks, 0 for the default (see BlockBits)
+	Blocks   BlockSizes
 	Subnets  []Subnet
 	Ranges   []netip.Prefix // of the subnet of the same index; invalid: all of it
 }

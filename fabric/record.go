@@ -32,7 +32,8 @@ type Network struct {
 	// Of a network that a cluster shares: its id there, this host's blocks, and
 	// blocks that this host has lost while containers have addresses of them.
 	Shared  topology.SharedID `json:",omitempty"`
-	Block   int               `json:",omitempty"` // prefix length of IPv4 blocks as asked for
+	Block   int               `json:",omitempty"` // BlockSizes as asked for
+	Block6  int               `json:",omitempty"`
 	Claims  []netip.Prefix    `json:",omitempty"`
 	Leaving []netip.Prefix    `json:",omitempty"`
 }

@@ -14,17 +14,23 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-func TestBlockBits(t *testing.T) {
+func TestBlockSizes(t *testing.T) {
 	for _, c := range []struct {
 		cut        string
 		wish, want int
 	}{
 		{"10.0.0.0/8", 0, 24}, {"10.0.0.0/16", 0, 24}, {"10.0.0.0/18", 0, 24}, {"10.0.0.0/20", 0, 26}, {"10.0.0.0/22", 0, 28},
 		{"10.0.0.0/24", 0, 28}, {"10.0.0.0/28", 0, 28}, {"10.0.0.0/29", 0, 29}, {"10.0.0.0/16", 20, 20}, {"10.0.0.0/26", 24, 26},
-		{"fd00::/48", 0, 112}, {"fd00::/64", 0, 112}, {"fd00::/64", 24, 112}, {"fd00::/110", 0, 116}, {"fd00::/120", 0, 124}, {"fd00::/126", 0, 126},
+		{"fd00::/48", 0, 112}, {"fd00::/64", 0, 112}, {"fd00::/110", 0, 116}, {"fd00::/120", 0, 124}, {"fd00::/126", 0, 126},
+		{"fd00::/64", 80, 80}, {"fd00::/120", 126, 126}, {"fd00::/120", 112, 120},
 	} {
-		if got := fabric.BlockBits(netip.MustParsePrefix(c.cut), c.wish); got != c.want {
-			t.Errorf("BlockBits(%s, %d) = %d, want %d", c.cut, c.wish, got, c.want)
+		cut := netip.MustParsePrefix(c.cut)
+		asked := fabric.BlockSizes{IPv4: c.wish, IPv6: 125} // of the other family nothing is asked
+		if cut.Addr().Is6() {
+			asked = fabric.BlockSizes{IPv4: 25, IPv6: c.wish}
+		}
+		if got := asked.Of(cut); got != c.want {
+			t.Errorf("%+v of %s is %d, want %d", asked, c.cut, got, c.want)
 		}
 	}
 }
@@ -135,7 +141,7 @@ func TestRangesThatCannotBeShared(t *testing.T) {
 	} {
 		w, cl, f := inCluster(t)
 		_, subnet := w.request(f, fabric.PoolSpec{Subnet: jobs.Subnet, Range: netip.MustParsePrefix(c.ranged)})
-		spec := fabric.NetworkSpec{ID: netID("a"), Block: c.block, Subnets: []fabric.Subnet{subnet}}
+		spec := fabric.NetworkSpec{ID: netID("a"), Blocks: fabric.BlockSizes{IPv4: c.block}, Subnets: []fabric.Subnet{subnet}}
 		if err := f.CreateNetwork(ctx, spec); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
@@ -149,6 +155,7 @@ func TestRangesThatCannotBeShared(t *testing.T) {
 // asked.
 func TestWhatCannotBeShared(t *testing.T) {
 	subnet := fabric.Subnet{Subnet: jobs.Subnet, Managed: true}
+	six := fabric.Subnet{Subnet: netip.MustParsePrefix("fd77::/64"), Managed: true}
 	for name, c := range map[string]struct {
 		away bool
 		spec fabric.NetworkSpec
@@ -157,10 +164,13 @@ func TestWhatCannotBeShared(t *testing.T) {
 		"Docker's IPAM":      {false, fabric.NetworkSpec{Subnets: []fabric.Subnet{{Subnet: jobs.Subnet}}}, "pass --ipam-driver particle, or -o particle.scope=local"},
 		"alone":              {true, fabric.NetworkSpec{Scope: fabric.ScopeCluster, Subnets: []fabric.Subnet{subnet}}, "in no cluster; run `particle cluster init`"},
 		"another's, alone":   {true, fabric.NetworkSpec{Shared: sharedID, Subnets: []fabric.Subnet{subnet}}, "in no cluster"},
-		"block, alone":       {true, fabric.NetworkSpec{Block: 26, Subnets: []fabric.Subnet{subnet}}, "omit -o particle.block"},
+		"block, alone":       {true, fabric.NetworkSpec{Blocks: fabric.BlockSizes{IPv4: 26}, Subnets: []fabric.Subnet{subnet}}, "omit -o particle.block"},
 		"local and shared":   {false, fabric.NetworkSpec{Scope: fabric.ScopeLocal, Shared: sharedID, Subnets: []fabric.Subnet{subnet}}, "omit one"},
-		"block too large":    {false, fabric.NetworkSpec{Block: 23, Subnets: []fabric.Subnet{subnet}}, "not from 24 to 30"},
-		"block too small":    {false, fabric.NetworkSpec{Block: 31, Subnets: []fabric.Subnet{subnet}}, "not from 24 to 30"},
+		"block too large":    {false, fabric.NetworkSpec{Blocks: fabric.BlockSizes{IPv4: 23}, Subnets: []fabric.Subnet{subnet}}, "not from 24 to 30"},
+		"block too small":    {false, fabric.NetworkSpec{Blocks: fabric.BlockSizes{IPv4: 31}, Subnets: []fabric.Subnet{subnet}}, "not from 24 to 30"},
+		"IPv6 too large":     {false, fabric.NetworkSpec{Blocks: fabric.BlockSizes{IPv6: 47}, Subnets: []fabric.Subnet{subnet, six}}, "not from 64 to 126, as blocks of fd77::/64 are; pass -o particle.block6=N"},
+		"no IPv6":            {false, fabric.NetworkSpec{Blocks: fabric.BlockSizes{IPv6: 80}, Subnets: []fabric.Subnet{subnet}}, "-o particle.block6=80: the network has no IPv6 subnet"},
+		"no IPv4":            {false, fabric.NetworkSpec{Blocks: fabric.BlockSizes{IPv4: 26}, Subnets: []fabric.Subnet{six}}, "-o particle.block=26: the network has no IPv4 subnet"},
 		"subnet too small":   {false, fabric.NetworkSpec{Subnets: []fabric.Subnet{{Subnet: netip.MustParsePrefix("10.0.0.0/31"), Managed: true}}}, "too few addresses"},
 		"pool not on record": {false, fabric.NetworkSpec{Subnets: []fabric.Subnet{subnet}}, "0 address pools"},
 	} {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/particle-net/particle/internal/fault"
@@ -43,13 +44,44 @@ const (
 	ScopeCluster Scope = "cluster"
 )
 
-// BlockBits is the prefix length of the blocks that hosts claim of a subnet or,
-// if it has one, its range: want if that is not 0, else such that there are 64
-// blocks, but of no less than 16 and no more than 256 addresses (IPv6: 65,536).
-// It is never shorter than the prefix that is cut.
-func BlockBits(cut netip.Prefix, want int) int {
-	bits := want
-	if bits == 0 || cut.Addr().Is6() { // the wish is for IPv4
+// BlockSizes are the prefix lengths of the blocks that hosts claim, as asked for; 0 leaves
+// one to Of.
+type BlockSizes struct{ IPv4, IPv6 int }
+
+// of is the one of an address's family.
+func (b *BlockSizes) of(a netip.Addr) *int {
+	if a.Is4() {
+		return &b.IPv4
+	}
+	return &b.IPv6
+}
+
+// String names them as the options do by which they were asked for.
+func (b BlockSizes) String() string {
+	var options []string
+	if b.IPv4 != 0 {
+		options = append(options, fmt.Sprintf("-o particle.block=%d", b.IPv4))
+	}
+	if b.IPv6 != 0 {
+		options = append(options, fmt.Sprintf("-o particle.block6=%d", b.IPv6))
+	}
+	return strings.Join(options, " ")
+}
+
+// asked is what was asked for of an address's family, and by which option.
+func (b BlockSizes) asked(a netip.Addr) (bits int, option string) {
+	if option = "particle.block"; a.Is6() {
+		option = "particle.block6"
+	}
+	return *b.of(a), option
+}
+
+// Of is the prefix length of the blocks of a subnet or, if it has one, its range: what
+// was asked for, else such that there are 64 blocks, but of no less than 16 and no more
+// than 256 addresses (IPv6: 65,536). It is never shorter than the prefix that is cut.
+func (b BlockSizes) Of(cut netip.Prefix) int {
+	bits := *b.of(cut.Addr())
+	if bits == 0 {
 		least, most := 24, 28
 		if cut.Addr().Is6() {
 			least, most = 112, 124
@@ -67,12 +99,14 @@ func (f *Fabric) toShare(spec NetworkSpec) (bool, error) {
 		return false, fault.New("use scope", string(ScopeLocal), "particle.network says that other hosts have the network", "omit one of the two options")
 	case !joined && (spec.Scope == ScopeCluster || spec.Shared != ""):
 		return false, &fault.Error{Op: "share", On: "the network", Err: ErrAlone, Fix: "run `particle cluster init` or `particle cluster join` first, or omit the option"}
-	case spec.Block != 0 && (!joined || spec.Scope == ScopeLocal):
-		return false, fault.New("use block", fmt.Sprint(spec.Block), "only a network that a cluster shares has blocks", "omit -o particle.block")
+	case spec.Blocks != BlockSizes{} && (!joined || spec.Scope == ScopeLocal):
+		return false, fault.New("use", spec.Blocks.String(), "only a network that a cluster shares has blocks", "omit -o particle.block and -o particle.block6")
 	case !joined || spec.Scope == ScopeLocal:
 		return false, nil
 	}
+	unused := spec.Blocks
 	for _, s := range spec.Subnets {
+		*unused.of(s.Subnet.Addr()) = 0
 		if !s.Managed {
 			return false, fault.New("share subnet", s.Subnet.String(), "Docker's own IPAM would give its addresses out on each host as if it were alone",
 				"pass --ipam-driver particle, or -o particle.scope=local to keep the network on this host")
@@ -81,10 +115,17 @@ func (f *Fabric) toShare(spec NetworkSpec) (bool, error) {
 		if s.Subnet.Bits() > longest {
 			return false, fault.New("share subnet", s.Subnet.String(), "it has too few addresses for several hosts", "choose a larger --subnet, or pass -o particle.scope=local")
 		}
-		if spec.Block != 0 && s.Subnet.Addr().Is4() && (spec.Block < s.Subnet.Bits() || spec.Block > longest) {
-			return false, fault.New("use block", fmt.Sprint(spec.Block), fmt.Sprintf("it is not from %d to %d, as blocks of %s are", s.Subnet.Bits(), longest, s.Subnet),
-				"pass -o particle.block=N in that range or omit it")
+		if block, option := spec.Blocks.asked(s.Subnet.Addr()); block != 0 && (block < s.Subnet.Bits() || block > longest) {
+			return false, fault.New("use block", fmt.Sprint(block), fmt.Sprintf("it is not from %d to %d, as blocks of %s are", s.Subnet.Bits(), longest, s.Subnet),
+				"pass -o "+option+"=N in that range or omit it")
 		}
+	}
+	if unused != (BlockSizes{}) {
+		family := "IPv6"
+		if unused.IPv4 != 0 {
+			family = "IPv4"
+		}
+		return false, fault.New("use", unused.String(), "the network has no "+family+" subnet", "omit the option, or pass a --subnet")
 	}
 	return true, nil
 }
@@ -95,14 +136,14 @@ func (f *Fabric) toShare(spec NetworkSpec) (bool, error) {
 func (f *Fabric) share(ctx context.Context, n *network, spec NetworkSpec) error {
 	ask := SharedSpec{
 		ID: spec.Shared, Network: n.ID, VNI: spec.VNI, MTU: n.MTU, Internal: n.Internal,
-		Block: spec.Block, Subnets: n.Subnets,
+		Blocks: spec.Blocks, Subnets: n.Subnets,
 	}
 	f.mu.Lock()
 	err := f.claimPools(n, spec.Shared)
 	for _, s := range n.Subnets {
 		ask.Ranges = append(ask.Ranges, s.Range)
 		if err == nil && spec.Shared == "" {
-			err = checkRange(s.Range, spec.Block)
+			err = checkRange(s.Range, spec.Blocks)
 		}
 	}
 	if n.sharing = spec.Shared; n.sharing == "" {
@@ -119,7 +160,7 @@ func (f *Fabric) share(ctx context.Context, n *network, spec NetworkSpec) error 
 		err = ErrAlone // it has left meanwhile
 	}
 	if err == nil {
-		err = f.accept(n, got, spec.Block)
+		err = f.accept(n, got, spec.Blocks)
 	}
 	if err != nil {
 		err = errors.Join(fixed("share network", n.ID.Short(), err, "repeat it when `particle cluster status` shows the store, or pass -o particle.scope=local"), f.retract(n))
@@ -127,11 +168,10 @@ func (f *Fabric) share(ctx context.Context, n *network, spec NetworkSpec) error 
 	return err
 }
 
-// checkRange says what is wrong with a range that blocks are to be cut from, block
-// being the prefix length that was asked for: one that has room for a single block would
-// be the first host's alone. Only the network's creator is asked: who made one before
+// checkRange says what is wrong with a range that blocks are to be cut from: one that has
+// room for a single block would be the first host's alone. Only the network's creator is asked: who made one before
 // this was refused has it, and so do the other hosts.
-func checkRange(r netip.Prefix, block int) error {
+func checkRange(r netip.Prefix, blocks BlockSizes) error {
 	if !r.IsValid() {
 		return nil
 	}
@@ -139,9 +179,9 @@ func checkRange(r netip.Prefix, block int) error {
 	if r.Bits() > longest {
 		return fault.New("share range", r.String(), "it has too few addresses for several hosts", "choose a larger --ip-range, or pass -o particle.scope=local")
 	}
-	if block != 0 && r.Addr().Is4() && block < r.Bits() {
+	if block, option := blocks.asked(r.Addr()); block != 0 && block < r.Bits() {
 		return fault.New("use block", fmt.Sprint(block), fmt.Sprintf("it is not from %d to %d, as blocks of the range %s are", r.Bits(), longest, r),
-			"pass -o particle.block=N in that range or omit it, or choose a larger --ip-range")
+			"pass -o "+option+"=N in that range or omit it, or choose a larger --ip-range")
 	}
 	return nil
 }
@@ -157,7 +197,7 @@ func fixed(op, on string, err error, fix string) error {
 
 // accept enters the cluster's answer into the record and lets the network's pools
 // hand out its blocks.
-func (f *Fabric) accept(n *network, got Shared, block int) error {
+func (f *Fabric) accept(n *network, got Shared, blocks BlockSizes) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, other := range f.networks {
@@ -170,7 +210,7 @@ func (f *Fabric) accept(n *network, got Shared, block int) error {
 		return fault.New("use mtu", fmt.Sprint(got.MTU), fmt.Sprintf("this host's underlay leaves %d", most),
 			"raise the underlay's MTU here, or create the network with a smaller -o mtu=N")
 	}
-	n.Shared, n.VNI, n.Block = got.ID, got.VNI, block
+	n.Shared, n.VNI, n.Block, n.Block6 = got.ID, got.VNI, blocks.IPv4, blocks.IPv6
 	if got.MTU != 0 {
 		n.MTU = got.MTU
 	}
@@ -224,7 +264,7 @@ type SharedNetwork struct {
 	VNI      topology.VNI
 	MTU      int // bytes
 	Internal bool
-	Block    int // prefix length of IPv4 blocks that was asked for, 0 for the default
+	Blocks   BlockSizes
 	Subnets  []Subnet
 	Ranges   []netip.Prefix  // of the subnet of the same index; invalid: all of it
 	Claims   []netip.Prefix  // blocks and single addresses of this host
@@ -277,7 +317,7 @@ func (n *network) sharedAs() topology.SharedID { return cmp.Or(n.Shared, n.shari
 // sharedNetwork is all but Peers and Live. The caller holds mu.
 func (n *network) sharedNetwork() SharedNetwork {
 	s := SharedNetwork{
-		ID: n.sharedAs(), Network: n.ID, Name: n.Name, VNI: n.VNI, MTU: n.MTU, Internal: n.Internal, Block: n.Block,
+		ID: n.sharedAs(), Network: n.ID, Name: n.Name, VNI: n.VNI, MTU: n.MTU, Internal: n.Internal, Blocks: BlockSizes{IPv4: n.Block, IPv6: n.Block6},
 		Subnets: slices.Clone(n.Subnets), Claims: slices.Clone(n.Claims), Leaving: slices.Clone(n.Leaving), Doomed: n.Doomed,
 	}
 	for _, subnet := range n.Subnets {

@@ -303,7 +303,7 @@ func (m *Member) giveBack(ctx context.Context, s Store, record control.Network, 
 func (m *Member) recordOf(s fabric.SharedNetwork) control.Network {
 	return control.Network{
 		ID: s.ID, VNI: s.VNI, MTU: s.MTU, Internal: s.Internal,
-		Subnets: subnets(s.Subnets, s.Ranges, s.Block), Creator: m.o.Node.ID, Created: m.o.Wall().UTC(),
+		Subnets: subnets(s.Subnets, s.Ranges, s.Blocks), Creator: m.o.Node.ID, Created: m.o.Wall().UTC(),
 	}
 }
 

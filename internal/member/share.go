@@ -150,7 +150,7 @@ func (m *Member) register(ctx context.Context, s Store, spec fabric.SharedSpec) 
 	}
 	record := control.Network{
 		ID: topology.SharedID(spec.Network), VNI: spec.VNI, MTU: spec.MTU, Internal: spec.Internal,
-		Subnets: subnets(spec.Subnets, spec.Ranges, spec.Block), Creator: m.o.Node.ID, Created: m.o.Wall().UTC(),
+		Subnets: subnets(spec.Subnets, spec.Ranges, spec.Blocks), Creator: m.o.Node.ID, Created: m.o.Wall().UTC(),
 	}
 	vni, err := s.ClaimNetwork(ctx, record)
 	record.VNI = vni
@@ -170,7 +170,7 @@ func (m *Member) record(id topology.SharedID) (control.Network, bool) {
 
 // subnets translates the fabric's. It does not know the names of auxiliary
 // addresses; NameNetwork tells them.
-func subnets(of []fabric.Subnet, ranges []netip.Prefix, block int) []control.Subnet {
+func subnets(of []fabric.Subnet, ranges []netip.Prefix, blocks fabric.BlockSizes) []control.Subnet {
 	var all []control.Subnet
 	for i, f := range of {
 		s := control.Subnet{Prefix: f.Subnet, Gateway: f.Gateway}
@@ -187,7 +187,7 @@ func subnets(of []fabric.Subnet, ranges []netip.Prefix, block int) []control.Sub
 		if s.Range.IsValid() {
 			cut = s.Range
 		}
-		s.Block = fabric.BlockBits(cut, block)
+		s.Block = blocks.Of(cut)
 		all = append(all, s)
 	}
 	return all
