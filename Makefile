@@ -143,9 +143,9 @@ test-integration: ## the product on both engines (root)
 	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 ./integration/probe
 
 .PHONY: soak
-soak: packages engine ## each fault of a cluster on each engine with each store, etcd's upgrade, a thousand containers (root; about an hour)
+soak: packages engine ## all of clusters and each fault of them on each engine with each store, etcd's upgrade, a thousand containers (root; about an hour)
 	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -tags soak -count=1 -timeout 5h -parallel 4 \
-		-run '^(TestCluster.*|TestBurstWrites|TestKillAtEveryCall|TestManyCycles)$$' ./integration
+		-run '^(TestCluster.*|TestBurstWrites|TestKillAtEveryCall|TestManyCycles)$$|^TestScripts$$/.*/^cluster' ./integration
 
 .PHONY: test-attack
 test-attack: ## one container against its neighbour, and what sockets do, on both engines (root)

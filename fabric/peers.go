@@ -24,7 +24,8 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 	f.mu.Lock()
 	before, applied, here := n.peers, n.applied, f.networks[n.ID] == n
 	partly := n.unreached != ""
-	n.peers, n.peersNew = peers, true
+	gone, come := changedPeers(before, peers)
+	n.peers, n.peersNew = peers, n.peersNew || len(gone)+len(come) > 0
 	segment := f.segment(n)
 	f.mu.Unlock()
 	if !here {
@@ -32,7 +33,7 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 	}
 	if !applied {
 		_, err = f.apply(ctx, n)
-	} else if gone, come := changedPeers(before, peers); len(gone)+len(come) > 0 {
+	} else if len(gone)+len(come) > 0 {
 		err = f.o.Segments.ChangePeers(ctx, segment, gone, come)
 		if partly || errors.Is(err, topology.ErrUnreached) {
 			_, err = f.apply(ctx, n) // which hosts cannot be reached is known of all together

@@ -65,6 +65,7 @@ type world struct {
 	cluster    fabric.Cluster
 	changes    []peerChange
 	diskErr    error // of the table of networks
+	kept       int   // writes of peers
 }
 
 func newWorld(t testing.TB) *world {
@@ -119,6 +120,19 @@ func (t networksOn) Put(key string, n fabric.Network) error {
 	return t.Table.Put(key, n)
 }
 
+// peersOn is a table whose writes are counted.
+type peersOn struct {
+	*store.Table[[]topology.Peer]
+	w *world
+}
+
+func (t peersOn) Put(key string, all []topology.Peer) error {
+	t.w.mu.Lock()
+	t.w.kept++
+	t.w.mu.Unlock()
+	return t.Table.Put(key, all)
+}
+
 func (w *world) store(file string) *store.DB {
 	db, err := store.Open(filepath.Join(w.dir, file), store.Volatile)
 	if err != nil {
@@ -143,7 +157,7 @@ func (w *world) open() *fabric.Fabric {
 	f, err := fabric.Open(context.Background(), fabric.Options{
 		Segments: w, Branches: w, Sandboxes: sandboxes{w}, Engine: engine{w}, Processes: w, RunFiles: w, Resolvers: resolvers{},
 		Networks: networksOn{table[fabric.Network](w, durable, "networks"), w}, Pools: table[fabric.Pool](w, durable, "pools"),
-		Peers: table[[]topology.Peer](w, durable, "peers"), Cluster: w.cluster,
+		Peers: peersOn{table[[]topology.Peer](w, durable, "peers"), w}, Cluster: w.cluster,
 		Leases: table[fabric.Lease](w, live, "leases"), Endpoints: table[fabric.Endpoint](w, live, "endpoints"), Kept: table[[]netip.Prefix](w, live, "kept"),
 		Defaults:     defaults,
 		Underlay:     topology.Underlay{VTEP: netip.MustParseAddr("192.0.2.1"), MTU: 1500, Port: 4789},

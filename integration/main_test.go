@@ -109,8 +109,12 @@ func eachEngine(t *testing.T, fn func(t *testing.T, engine string)) {
 }
 
 // firstEngine runs fn as a subtest on the first engine, which shows what is the kernel's
-// or the store's and not the engine's.
+// or the store's and not the engine's, and in a soak on each.
 func firstEngine(t *testing.T, fn func(t *testing.T, engine string)) {
+	if soak {
+		eachEngine(t, fn)
+		return
+	}
 	t.Parallel()
 	engine := engines()[0]
 	t.Run(engine, func(t *testing.T) { fn(t, engine) })

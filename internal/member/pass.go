@@ -194,7 +194,9 @@ func (m *Member) unshareAll(ctx context.Context, s *session, here map[topology.S
 			continue
 		}
 		m.mu.Lock()
-		m.at(id).phase, m.at(id).retry = Leaving, m.o.Clock()+time.Second
+		n := m.at(id) // its last container may end at once, or in a month
+		n.phase, n.retry = Leaving, m.o.Clock()+backoff(n.fails)
+		n.fails++
 		m.mu.Unlock()
 	}
 	return nil

@@ -61,6 +61,12 @@ func (m *Membership) Followed(ctx context.Context) {
 // leaves says whether the host gives up its part, or has. The caller holds mu.
 func (c *current) leaves() bool { return c.going || c.record.Leaving }
 
+func (m *Membership) isLeaving(c *current) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return c.leaves()
+}
+
 func (m *Membership) deliver(c *Connection) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -153,8 +153,15 @@ func (s *serving) Admit(ctx context.Context, h enrol.Host) (string, error) {
 	return s.client.Add(ctx, h)
 }
 
-// Dismiss implements enrol.Store.
-func (s *serving) Dismiss(ctx context.Context, h enrol.Host) error { return s.client.Remove(ctx, h) }
+// Dismiss implements enrol.Store. Of servers that leave at the same time none takes one
+// out whose id is lower than its own: etcd carries out that each of the last two removes
+// the other, and none of them starts again, or could be told that it is out.
+func (s *serving) Dismiss(ctx context.Context, h enrol.Host) error {
+	if s.host.ID > h.ID && s.m.isLeaving(s.current) {
+		return fault.New("remove server", h.Name, s.host.Name+" is leaving too, and goes first", "repeat it when that is out")
+	}
+	return s.client.Remove(ctx, h)
+}
 
 // tend does what a server does again and again: enter itself if it is the first, and
 // its certificate, get its vote, and write down what is revoked. It returns at the first failure.
