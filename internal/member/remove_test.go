@@ -58,3 +58,36 @@ func TestHostsLeaveOneAfterTheOther(t *testing.T) {
 		}
 	})
 }
+
+// Docker has removed a network that a process of a container still lives in. The host waits
+// for its end, be it months away, and does not ask Docker for its networks each second.
+func TestWaitForTheLastProcess(t *testing.T) {
+	inWorld(t, 2, func(w *world, hosts []*host) {
+		a, b := hosts[0], hosts[1]
+		if err := a.create(jobs("10.9.0.0/16")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(soon)
+		a.edit("jobs", func(n *docker) { n.containers, n.forgotten = 1, true })
+		if err := a.member.Unshare(a.find("jobs").SharedNetwork.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(soon)
+		w.absent("jobs", "removed", b)
+		asked := func() int {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return a.asked
+		}
+		before := asked()
+		time.Sleep(5 * time.Minute)
+		if n := asked() - before; n > 50 {
+			t.Errorf("Docker was asked %d times in five minutes", n)
+		}
+		a.mu.Lock()
+		clear(a.networks)
+		a.mu.Unlock()
+		time.Sleep(15 * time.Second)
+		w.gone(a, b)
+	})
+}
