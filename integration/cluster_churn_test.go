@@ -132,8 +132,8 @@ func TestAddressHistory(t *testing.T) {
 // that alone, and be slow to mend what broke.
 const (
 	churnFor   = 3 * time.Second
-	churnMost  = 30 * time.Second
-	churnShare = 10
+	churnMost  = 12 * time.Second
+	churnShare = 5
 )
 
 // churn starts and stops containers on one host until told to end, and records
