@@ -120,7 +120,7 @@ func (f *Fabric) toShare(spec NetworkSpec) (bool, error) {
 				"pass -o "+option+"=N in that range or omit it")
 		}
 	}
-	if unused != (BlockSizes{}) {
+	if unused != (BlockSizes{}) && spec.Shared == "" { // others have it as it is
 		family := "IPv6"
 		if unused.IPv4 != 0 {
 			family = "IPv4"
@@ -169,8 +169,8 @@ func (f *Fabric) share(ctx context.Context, n *network, spec NetworkSpec) error 
 }
 
 // checkRange says what is wrong with a range that blocks are to be cut from: one that has
-// room for a single block would be the first host's alone. Only the network's creator is asked: who made one before
-// this was refused has it, and so do the other hosts.
+// room for a single block would be the first host's alone. Only the network's creator is
+// asked: who made one before this was refused has it, and so do the other hosts.
 func checkRange(r netip.Prefix, blocks BlockSizes) error {
 	if !r.IsValid() {
 		return nil
