@@ -21,10 +21,10 @@ func (f *Fabric) SetPeers(ctx context.Context, id topology.SharedID, peers []top
 	}
 	n.work.Lock()
 	defer n.work.Unlock()
+	gone, come := changedPeers(n.peers, peers) // they change under work alone; and containers wait while mu is held
 	f.mu.Lock()
-	before, applied, here := n.peers, n.applied, f.networks[n.ID] == n
+	applied, here := n.applied, f.networks[n.ID] == n
 	partly := n.unreached != ""
-	gone, come := changedPeers(before, peers)
 	n.peers, n.peersNew = peers, n.peersNew || len(gone)+len(come) > 0
 	segment := f.segment(n)
 	f.mu.Unlock()

@@ -59,11 +59,10 @@ func (b *BlockSizes) of(a netip.Addr) *int {
 // String names them as the options do by which they were asked for.
 func (b BlockSizes) String() string {
 	var options []string
-	if b.IPv4 != 0 {
-		options = append(options, fmt.Sprintf("-o particle.block=%d", b.IPv4))
-	}
-	if b.IPv6 != 0 {
-		options = append(options, fmt.Sprintf("-o particle.block6=%d", b.IPv6))
+	for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if bits, option := b.asked(family); bits != 0 {
+			options = append(options, fmt.Sprintf("-o %s=%d", option, bits))
+		}
 	}
 	return strings.Join(options, " ")
 }

@@ -73,7 +73,7 @@ func (s *otherStore) upgrade(ctx context.Context, server int, release string, me
 // and nothing older.
 func (s *otherStore) fills(ctx context.Context, writes int) error {
 	for i := range writes {
-		if _, err := s.ctl(0).run(ctx, "put", "elsewhere", fmt.Sprint(i)); err != nil {
+		if _, err := s.ctl(0).run(ctx, "put", mark, fmt.Sprint(i)); err != nil {
 			return err
 		}
 	}

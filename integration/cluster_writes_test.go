@@ -67,10 +67,10 @@ func (o burstOf) costs(t *testing.T, first *bed, log *writeLog) error {
 		return err
 	}
 	claimed, err := o.paid(ctx, first, log, had, len(before))
-	t.Logf("%+v: %d blocks claimed, and as many writes: %v", o, claimed, err)
 	if err != nil || claimed < o.claims || o.claims == 0 && claimed != 0 {
 		return errors.Join(err, fmt.Errorf("%d blocks claimed", claimed))
 	}
+	t.Logf("%+v: %d blocks claimed, a write each", o, claimed)
 	if err := first.each(func(b *bed) error { return b.clear(ctx) }); err != nil {
 		return err
 	}

@@ -61,6 +61,7 @@ func (m *Membership) Followed(ctx context.Context) {
 // leaves says whether the host gives up its part, or has. The caller holds mu.
 func (c *current) leaves() bool { return c.going || c.record.Leaving }
 
+// isLeaving is leaves for who does not hold mu.
 func (m *Membership) isLeaving(c *current) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
