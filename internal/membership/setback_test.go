@@ -38,24 +38,40 @@ func TestServerIsSetBack(t *testing.T) {
 	}
 	eventually(t, "three alike", func() bool { differ, _ := behind(); return !differ && h3.Status(t.Context()).Problem == nil })
 	saved := filepath.Join(t.TempDir(), "saved")
-	if err := errors.Join(h3.Close(), os.CopyFS(saved, os.DirFS(h3.opts.StateDir))); err != nil {
-		t.Fatal(err)
-	}
-	h3.start()
-	for range 20 {
-		write()
-	}
-	// If it led, the next leader would find out what it has, and send it the rest.
-	eventually(t, "the third to follow", func() bool { differ, leads := behind(); return !differ && !leads })
-	if err := errors.Join(h3.Close(), os.RemoveAll(h3.opts.StateDir), os.Rename(saved, h3.opts.StateDir)); err != nil {
-		t.Fatal(err)
-	}
-	h3.start()
 	var problem error
-	eventually(t, "word of it", func() bool {
-		problem = h3.Status(t.Context()).Problem
-		return problem != nil && strings.Contains(problem.Error(), "older than what it has confirmed")
-	})
+	// A leader that was elected meanwhile counts on nothing of the third, and sends it what it
+	// lacks: on a slow machine that happens, and shows nothing.
+	for tries := 1; problem == nil; tries++ {
+		if tries > 5 {
+			t.Fatal("the third was brought up to date each time, and never told that it is set back")
+		}
+		if err := errors.Join(h3.Close(), os.RemoveAll(saved), os.CopyFS(saved, os.DirFS(h3.opts.StateDir))); err != nil {
+			t.Fatal(err)
+		}
+		h3.start()
+		for range 20 {
+			write()
+		}
+		eventually(t, "the third to follow", func() bool {
+			differ, leads := behind()
+			if leads { // the next leader would find out what it has
+				h3.restart()
+			}
+			return !differ && !leads
+		})
+		if err := errors.Join(h3.Close(), os.RemoveAll(h3.opts.StateDir), os.CopyFS(h3.opts.StateDir, os.DirFS(saved))); err != nil {
+			t.Fatal(err)
+		}
+		h3.start()
+		eventually(t, "word of it, or what it lacks", func() bool {
+			if problem = h3.Status(t.Context()).Problem; problem != nil && strings.Contains(problem.Error(), "older than what it has confirmed") {
+				return true
+			}
+			problem = nil
+			differ, _ := behind()
+			return !differ
+		})
+	}
 	refused(t, problem, "particle cluster join --server")
 	if err := works(t, h3.endpoints(3)); err != nil {
 		t.Errorf("it does not reach the others' store: %v", err)
