@@ -131,6 +131,8 @@ test-kernels: packages build engine ## in virtual machines (KERNELS="6.1 6.12"):
 	CGO_ENABLED=0 GOARCH=386 $(GO) build -trimpath -ldflags "-s -w" -o bin/sockets386 ./integration/sockets
 	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)' -parallel 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 8000 -scratch /var/lib/particle-lab' ./integration
+	PARTICLE_REQUIRE=1 PARTICLE_BUILT=$(CURDIR)/bin $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestClusterFaults/.*/own' -parallel 1 -timeout 60m \
+		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 8000 -scratch /var/lib/particle-lab' ./integration
 	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '^TestAttack$$|^TestSocketTable$$' -parallel 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 6000 -scratch /var/lib/particle-lab' ./integration
 	PARTICLE_INIT=systemd PARTICLE_REQUIRE=1 PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '$(SYSTEMD)' -parallel 1 -timeout 90m \
@@ -143,8 +145,8 @@ test-integration: ## the product on both engines (root)
 	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -count=1 ./integration/probe
 
 .PHONY: soak
-soak: packages engine ## all of clusters and each fault of them on each engine with each store, etcd's upgrade, a thousand containers (root; about an hour)
-	PARTICLE_REQUIRE=1 CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -tags soak -count=1 -timeout 5h -parallel 4 \
+soak: packages engine ## all of clusters and each fault of them on each engine with each store, upgrades of etcd and from another version (FORMER=REVISION), a thousand containers (root; about an hour)
+	PARTICLE_REQUIRE=1 PARTICLE_FORMER=$(FORMER) CGO_ENABLED=0 $(GO) test -trimpath $(GOTESTFLAGS) -tags soak -count=1 -timeout 5h -parallel 4 \
 		-run '^(TestCluster.*|TestBurstWrites|TestKillAtEveryCall|TestManyCycles)$$|^TestScripts$$/.*/^cluster' ./integration
 
 .PHONY: test-attack

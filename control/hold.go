@@ -124,6 +124,11 @@ func (h *Hold[T]) list(u Update[T]) Verdict[T] {
 	for _, v := range u.Put {
 		put[h.key(v)] = true
 	}
+	for _, v := range u.Unread {
+		key := h.key(v)
+		put[key] = true
+		delete(h.held, key)
+	}
 	known, missing := len(h.kept)-len(h.held), 0
 	for key := range h.kept {
 		if !put[key] && h.held[key].standing == Current {
@@ -164,7 +169,7 @@ func (h *Hold[T]) loss(u Update[T], known, missing int) string {
 		return "the list is of another instance of the store"
 	case h.older(u):
 		return "the list is older than what was known"
-	case known > 0 && len(u.Put) == 0:
+	case known > 0 && len(u.Put)+len(u.Unread) == 0:
 		return "the list is empty"
 	case 2*missing > known:
 		return "the list lacks more than half of what was known"

@@ -103,6 +103,10 @@ type Update[T any] struct {
 	Whole   bool
 	Put     []T
 	Deleted []T // as last put
+	// Unread, of a Whole list, are there too, but what they say cannot be read: a newer
+	// version wrote them, or somebody damaged them. They carry no more than what their key
+	// tells, and what was known of them before stays.
+	Unread []T
 	// Down: the watch delivers nothing for now, for the reason given. What was
 	// delivered before may be out of date, and is no less true for it.
 	Down error

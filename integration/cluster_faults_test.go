@@ -84,7 +84,13 @@ type clusterFault struct {
 func newBrokenCluster(t *testing.T, engine string, store func(*bed) clusterStore) *brokenCluster {
 	t.Helper()
 	first := newTestBed(t, lab.Options{Engine: engine, Hosts: 3, LiveRestore: true})
-	c := &brokenCluster{T: t, beds: first.all(), store: store(first), history: newHistory(), held: map[string][]netip.Addr{}, reported: map[*bed]int{}, reportedWays: map[*bed]int{}}
+	return brokenClusterOf(t, first, store(first))
+}
+
+// brokenClusterOf makes it of three hosts that have the plugin.
+func brokenClusterOf(t *testing.T, first *bed, store clusterStore) *brokenCluster {
+	t.Helper()
+	c := &brokenCluster{T: t, beds: first.all(), store: store, history: newHistory(), held: map[string][]netip.Addr{}, reported: map[*bed]int{}, reportedWays: map[*bed]int{}}
 	t.Cleanup(c.explain)
 	if err := c.store.join(t.Context(), c.beds); err != nil {
 		t.Fatal(err)

@@ -258,6 +258,13 @@ func (b *bed) census(t *testing.T) census {
 func newTestBed(t *testing.T, o lab.Options) *bed {
 	t.Helper()
 	b, err := newBed(t.Context(), o, false)
+	closes(t, b, err)
+	return b
+}
+
+// closes has a bed go when the test ends, which fails if it was not made.
+func closes(t *testing.T, b *bed, err error) {
+	t.Helper()
 	if b != nil {
 		t.Cleanup(func() {
 			if err := b.close(); err != nil {
@@ -268,7 +275,6 @@ func newTestBed(t *testing.T, o lab.Options) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
 }
 
 // must runs a docker command that has to succeed.

@@ -12,16 +12,41 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// ensureForwarding lets the host forward IPv4 for the uplink.
-func (h *Host) ensureForwarding(id topology.NetworkID) (changed bool, err error) {
+const forwarding4 = "net/ipv4/ip_forward"
+
+// ensureForwarding lets the host forward IPv4 for the uplink. Where forwarding is off, the
+// host is to be no router for others, as of IPv6.
+func (h *Host) ensureForwarding(ctx context.Context, id topology.NetworkID) (changed bool, err error) {
+	var on string
+	err = enter(h.root.file, func() (err error) {
+		on, err = readSysctl(forwarding4)
+		return err
+	})
+	if err == nil && on == "0" {
+		err = h.routeForNobody(ctx, iptables, forwarding4)
+	}
+	if err != nil {
+		return false, err
+	}
 	err = enter(h.root.file, func() (err error) {
 		changed, err = settle([]sysctl{
-			{"net/ipv4/ip_forward", "1"},
+			{forwarding4, "1"},
 			{"net/ipv4/conf/" + hostEnd(id) + "/forwarding", "1"},
 		})
 		return err
 	})
 	return changed, err
+}
+
+// routeForNobody has a program's FORWARD chain drop what no rule accepts, before forwarding
+// is turned on.
+func (h *Host) routeForNobody(ctx context.Context, program, setting string) error {
+	_, err := h.iptables(ctx, program, "-P", forwardChain, "DROP")
+	if err == nil || errors.Is(err, errNoIptables) {
+		return nil
+	}
+	return &fault.Error{Op: "keep the host from routing for others", On: forwardChain, Err: err,
+		Fix: "run `" + program + " -S` on the host and mend what it reports, or turn " + strings.ReplaceAll(setting, "/", ".") + " on yourself"}
 }
 
 const forwarding6 = "net/ipv6/conf/all/forwarding"
@@ -48,10 +73,8 @@ func (h *Host) ensureForwarding6(ctx context.Context) (changed bool, err error) 
 	if err != nil || on != "0" {
 		return false, err
 	}
-	_, err = h.iptables(ctx, ip6tables, "-P", forwardChain, "DROP")
-	if err != nil && !errors.Is(err, errNoIptables) {
-		return false, &fault.Error{Op: "keep the host from routing IPv6 for others", On: forwardChain, Err: err,
-			Fix: "run `ip6tables -S` on the host and mend what it reports, or turn " + strings.ReplaceAll(forwarding6, "/", ".") + " on yourself"}
+	if err := h.routeForNobody(ctx, ip6tables, forwarding6); err != nil {
+		return false, err
 	}
 	return true, enter(h.root.file, func() error { return writeSysctl(forwarding6, "1") })
 }

@@ -113,7 +113,7 @@ func (h *Host) steps(ctx context.Context, w wayOut, id topology.NetworkID, still
 		}
 	}
 	return append(all,
-		func() (bool, error) { return h.ensureForwarding(id) },
+		func() (bool, error) { return h.ensureForwarding(ctx, id) },
 		func() (bool, error) { return h.ensureAccepted(ctx, iptables) },
 	)
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/internal/fault"
-	"github.com/particle-net/particle/topology"
 )
 
 // Announce implements control.Distributor. A claim is an announcement, so this
@@ -45,78 +44,30 @@ func (s *Store) Announce(ctx context.Context, r control.Route) error {
 // so there is nothing to do.
 func (s *Store) Withdraw(context.Context, control.Route) error { return nil }
 
-// WatchRoutes implements control.Distributor.
-func (s *Store) WatchRoutes(ctx context.Context, n control.Network) <-chan control.Update[control.Route] {
-	return watch(ctx, s, s.k.net(n.ID), func(found map[string]string) []control.Route {
-		var out []control.Route
-		for key, value := range found {
-			if id, p, h, ok := s.k.parseVouched(key, value); ok {
-				r := h.route(id, p)
-				r.Vouched = true
-				out = append(out, r)
-			}
-			id, p, ok := s.k.parseClaim(key)
-			var h holding
-			if ok && json.Unmarshal([]byte(value), &h) == nil && h.Node != "" {
-				out = append(out, h.route(id, p))
-			}
-		}
-		return out
-	}, func(key string) string { return key }, func(a, b control.Route) bool { return a.Node == b.Node })
-}
-
-// WatchNetworks implements control.Directory.
-func (s *Store) WatchNetworks(ctx context.Context) <-chan control.Update[control.Network] {
-	return watch(ctx, s, s.k.specs(), func(found map[string]string) []control.Network {
-		var out []control.Network
-		for _, value := range found {
-			var n control.Network
-			if json.Unmarshal([]byte(value), &n) == nil && n.ID != "" {
-				out = append(out, n)
-			}
-		}
-		return out
-	}, func(key string) string { return key }, always[control.Network])
-}
-
-// WatchNodes implements control.Directory.
-func (s *Store) WatchNodes(ctx context.Context) <-chan control.Update[control.NodeState] {
-	return watch(ctx, s, s.k.nodes(), func(found map[string]string) []control.NodeState {
-		var out []control.NodeState
-		for key, value := range found {
-			id, ok := strings.CutSuffix(strings.TrimPrefix(key, s.k.nodes()), "/info")
-			if !ok {
-				continue
-			}
-			n := control.NodeState{}
-			if json.Unmarshal([]byte(value), &n.Node) != nil {
-				continue
-			}
-			_, n.Alive = found[s.k.alive(topology.NodeID(id))]
-			out = append(out, n)
-		}
-		return out
-	}, func(key string) string { return key[:strings.LastIndexByte(key, '/')+1] }, always[control.NodeState])
-}
-
-func always[T any](T, T) bool { return true }
-
-// view is what a watch knows of a part of the store.
-type view[T any] struct {
-	s      *Store
-	prefix string
-	out    chan control.Update[T]
+// kind is how a watch reads what a part of the store has.
+type kind[T any] struct {
 	// decode makes a value of a group of keys; group says which keys belong to one
 	// value. It gives one value at most for a group.
 	decode func(map[string]string) []T
 	group  func(key string) string
-	same   func(before, now T) bool     // whether a value replaces the one before, or is another
-	groups map[string]map[string]string // key to value, by group
+	same   func(before, now T) bool // whether a value replaces the one before, or is another
+	// check says what is wrong with what a key holds, and what the key itself tells of it.
+	check func(key, value string) (there []T, err error)
+}
+
+// view is what a watch knows of a part of the store.
+type view[T any] struct {
+	kind[T]
+	s      *Store
+	prefix string
+	out    chan control.Update[T]
+	groups map[string]map[string]string // key to value, by group: the last that could be read
+	unread map[string]bool              // keys whose value cannot be, which was told
 }
 
 // watch delivers a part of the store until ctx or the store ends.
-func watch[T any](ctx context.Context, s *Store, prefix string, decode func(map[string]string) []T, group func(string) string, same func(before, now T) bool) <-chan control.Update[T] {
-	v := &view[T]{s: s, prefix: prefix, out: make(chan control.Update[T]), decode: decode, group: group, same: same}
+func watch[T any](ctx context.Context, s *Store, prefix string, k kind[T]) <-chan control.Update[T] {
+	v := &view[T]{kind: k, s: s, prefix: prefix, out: make(chan control.Update[T]), unread: map[string]bool{}}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.ctx, cancel)
 	s.done.Go(func() {
@@ -278,11 +229,22 @@ func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
 	if len(got[0].Kvs) == 0 || json.Unmarshal(got[0].Kvs[0].Value, &id) != nil || id.UUID != v.s.Instance() {
 		return 0, errors.New("the store is another one than a moment ago")
 	}
+	u := control.Update[T]{Whole: true, Instance: id.UUID, Revision: revision}
+	before := v.groups
 	v.groups = map[string]map[string]string{}
 	for _, kv := range got[1].Kvs {
-		v.put(string(kv.Key), string(kv.Value))
+		key, value := string(kv.Key), string(kv.Value)
+		old, known := before[v.group(key)][key]
+		switch {
+		case v.readable(key, value):
+			v.put(key, value)
+		case known:
+			v.put(key, old)
+		default:
+			there, _ := v.check(key, value)
+			u.Unread = append(u.Unread, there...)
+		}
 	}
-	u := control.Update[T]{Whole: true, Instance: id.UUID, Revision: revision}
 	for _, found := range v.groups {
 		u.Put = append(u.Put, v.decode(found)...)
 	}
@@ -320,6 +282,20 @@ func (v *view[T]) ask(ctx context.Context) (got []*clientv3.GetResponse, revisio
 	return v.s.read(ctx, clientv3.OpGet(v.s.k.instance()), clientv3.OpGet(v.prefix, clientv3.WithPrefix()))
 }
 
+// readable says whether a value can be read, and tells of it if not.
+func (v *view[T]) readable(key, value string) bool {
+	_, err := v.check(key, value)
+	if err == nil {
+		delete(v.unread, key)
+		return true
+	}
+	if !v.unread[key] {
+		v.s.log.WithError(damaged(key, err)).Error("a record of the cluster's store is left out; what was known of it stays")
+	}
+	v.unread[key] = true
+	return false
+}
+
 func (v *view[T]) put(key, value string) {
 	g := v.group(key)
 	if v.groups[g] == nil {
@@ -329,21 +305,28 @@ func (v *view[T]) put(key, value string) {
 }
 
 // apply takes the changes of one answer in. A value that comes and goes within
-// it is told as it last was.
+// it is told as it last was, one that cannot be read not at all.
 func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
 	was := map[string][]T{}  // by group: before
 	last := map[string][]T{} // by group: as it was before, or at its last change
 	var order []string
 	for _, e := range r.Events {
-		key := string(e.Kv.Key)
+		key, gone := string(e.Kv.Key), e.Type == clientv3.EventTypeDelete
+		if !gone && !v.readable(key, string(e.Kv.Value)) {
+			continue
+		}
 		g := v.group(key)
 		if _, seen := last[g]; !seen {
 			order = append(order, g)
 			was[g] = v.decode(v.groups[g])
 			last[g] = was[g]
 		}
-		if e.Type == clientv3.EventTypeDelete {
+		if gone {
+			if there, _ := v.check(key, ""); v.unread[key] && len(last[g]) == 0 {
+				last[g] = there // others may know of it from before
+			}
 			delete(v.groups[g], key)
+			delete(v.unread, key)
 		} else {
 			v.put(key, string(e.Kv.Value))
 		}

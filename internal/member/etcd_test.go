@@ -141,6 +141,8 @@ func TestSnapshotRestoredBetweenStarts(t *testing.T) {
 	b.kill()
 	server.Load()
 	a.startWith(server)
+	// A host that comes before any that knows better is granted what it asks for.
+	eventually(t, "a has told the store that it was set back", func() bool { return a.member.Status().Store.Healthy })
 	c.startWith(server)
 	eventually(t, "the new host has to wait", func() bool {
 		return slices.ContainsFunc(c.member.Status().Networks, func(n member.NetworkStatus) bool {
