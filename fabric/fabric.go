@@ -173,6 +173,9 @@ func (f *Fabric) load() error {
 		if err != nil {
 			return fmt.Errorf("pool %s: %w", id, err)
 		}
+		if p.Network != "" && f.networks[p.Network] == nil { // Docker has lost it, and the pool with it
+			loaded.Network, loaded.spent = "", true
+		}
 		f.pools[topology.PoolID(id)] = loaded
 	}
 	for id, e := range endpoints {

@@ -267,8 +267,11 @@ func (f *Fabric) inhabited(n *network) bool {
 // The caller holds n.work.
 func (f *Fabric) demolish(ctx context.Context, n *network) error {
 	f.o.Resolvers.Stop(n.ID)
+	f.mu.Lock()
+	record := n.Network // its name may be learnt meanwhile
+	f.mu.Unlock()
 	// A sandbox key holds the namespace as well as a process would.
-	if err := errors.Join(f.kernelGuard(n.Network).Unprotect(ctx, n.ID), f.concealKeys(n), f.o.Segments.Remove(ctx, n.ID)); err != nil {
+	if err := errors.Join(f.kernelGuard(record).Unprotect(ctx, n.ID), f.concealKeys(n), f.o.Segments.Remove(ctx, n.ID)); err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		n.Doomed, n.creating, n.problem = true, false, err.Error()

@@ -51,4 +51,7 @@
 // are lower. When the keeper finds the store away, back, or another, every watch
 // begins anew with a whole list: those of the networks' claims two at a time, since
 // all hosts ask for them at that moment.
+//
+// A record that cannot be read, of a newer version or damaged, is there: watches go on with
+// what it said before, and lists name it as unread.
 package etcd

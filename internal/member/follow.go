@@ -34,6 +34,9 @@ func (m *Member) followAll(here map[topology.SharedID]fabric.SharedNetwork) {
 		var local fabric.SharedNetwork
 		local, n.here = here[id]
 		n.called = cmp.Or(local.Name, n.called)
+		if !n.here {
+			n.peers, n.peersSet = nil, false // one that is made again has none
+		}
 	}
 	s := m.session
 	if s == nil || !s.started || s.leaving {

@@ -103,7 +103,7 @@ func (m *Member) setSuspended(id topology.SharedID, why error) (before error) {
 	before, n.suspended = n.suspended, why
 	n.GivenUp, n.dirty, n.here = errors.Is(why, fabric.ErrLeaving), true, true
 	m.mu.Unlock()
-	m.o.Fabric.SuspendClaims(id, why)
+	m.tellSuspended(id)
 	return before
 }
 

@@ -80,7 +80,7 @@ func (m *Member) claimMore(ctx context.Context, s Store, id topology.SharedID) {
 		err := m.claimNext(ctx, s, id, subnet)
 		m.mu.Lock()
 		n := m.at(id)
-		if err == nil || errors.Is(err, control.ErrNoNetwork) {
+		if err == nil || errors.Is(err, control.ErrNoNetwork) && (!n.here || n.Network.Removed) {
 			n.lowFails, n.lowRetry = 0, 0
 		} else {
 			if said {

@@ -56,6 +56,8 @@ type Member struct {
 	saving sync.Mutex
 	stored map[string]control.Node // of Options.Hosts
 
+	telling sync.Mutex // held while the fabric hears whether it gives out addresses; before mu
+
 	// mu guards everything below. It is never held over a call to the store, to
 	// Docker, to the fabric or to the disk.
 	mu       sync.Mutex

@@ -331,9 +331,17 @@ func (m *Member) ClaimAddress(ctx context.Context, id topology.SharedID, addr ne
 // ReleaseAddress implements fabric.Cluster. What does not succeed now is found by
 // the watch: an address that the store says is ours, and that nobody here has.
 func (m *Member) ReleaseAddress(id topology.SharedID, addr netip.Addr) {
+	m.giveBackAddress(id, addr, false)
+}
+
+// giveBackAddress is ReleaseAddress; a stray that was claimed meanwhile is none.
+func (m *Member) giveBackAddress(id topology.SharedID, addr netip.Addr, stray bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.at(id)
+	if stray && n.singles[addr] {
+		return
+	}
 	delete(n.singles, addr)
 	s := m.session
 	if s == nil || !s.started || s.leaving || n.releasing[addr] != nil {

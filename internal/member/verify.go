@@ -28,8 +28,19 @@ func (m *Member) verified(id topology.SharedID) {
 		m.logFor(id).Info("claims are verified again")
 	}
 	if resume {
-		m.o.Fabric.SuspendClaims(id, nil)
+		m.tellSuspended(id)
 	}
+}
+
+// tellSuspended tells the fabric whether addresses are given out, as it is by now: who has
+// decided earlier, and comes later, does not have the last word.
+func (m *Member) tellSuspended(id topology.SharedID) {
+	m.telling.Lock()
+	defer m.telling.Unlock()
+	m.mu.Lock()
+	why := m.at(id).suspended
+	m.mu.Unlock()
+	m.o.Fabric.SuspendClaims(id, why)
 }
 
 // Restore stops giving out addresses that may have another owner by now, as far as the
@@ -57,7 +68,7 @@ func (m *Member) suspend(here map[topology.SharedID]fabric.SharedNetwork) {
 		if news {
 			m.logFor(id).WithError(why).Error("no new addresses until the claims are verified")
 		}
-		m.o.Fabric.SuspendClaims(id, why)
+		m.tellSuspended(id)
 	}
 }
 

@@ -178,7 +178,7 @@ func (m *Member) depart(ctx context.Context, s Store, id topology.SharedID) erro
 func (m *Member) giveUp(s Store, id topology.SharedID, strays []netip.Prefix) {
 	for _, p := range strays {
 		if p.IsSingleIP() {
-			m.ReleaseAddress(id, p.Addr())
+			m.giveBackAddress(id, p.Addr(), true)
 		} else {
 			m.release(s, id, p)
 		}
