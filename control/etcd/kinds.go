@@ -10,6 +10,17 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
+// kind is how a watch reads what a part of the store has.
+type kind[T any] struct {
+	// decode makes a value of a group of keys; group says which keys belong to one
+	// value. It gives one value at most for a group.
+	decode func(map[string]string) []T
+	group  func(key string) string
+	same   func(before, now T) bool // whether a value replaces the one before, or is another
+	// check says what is wrong with what a key holds, and what the key itself tells of it.
+	check func(key, value string) (there []T, err error)
+}
+
 // WatchRoutes implements control.Distributor.
 func (s *Store) WatchRoutes(ctx context.Context, n control.Network) <-chan control.Update[control.Route] {
 	return watch(ctx, s, s.k.net(n.ID), kind[control.Route]{

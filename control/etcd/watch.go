@@ -44,17 +44,6 @@ func (s *Store) Announce(ctx context.Context, r control.Route) error {
 // so there is nothing to do.
 func (s *Store) Withdraw(context.Context, control.Route) error { return nil }
 
-// kind is how a watch reads what a part of the store has.
-type kind[T any] struct {
-	// decode makes a value of a group of keys; group says which keys belong to one
-	// value. It gives one value at most for a group.
-	decode func(map[string]string) []T
-	group  func(key string) string
-	same   func(before, now T) bool // whether a value replaces the one before, or is another
-	// check says what is wrong with what a key holds, and what the key itself tells of it.
-	check func(key, value string) (there []T, err error)
-}
-
 // view is what a watch knows of a part of the store.
 type view[T any] struct {
 	kind[T]
