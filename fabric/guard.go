@@ -82,7 +82,8 @@ func (f *Fabric) Supervised(id topology.ContainerID) (i topology.Identity, ok bo
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, e := range f.containers[id] {
-		if n := f.networks[e.Network]; n != nil && e.Link == "" && f.guardOf(n.Network) == GuardSeccomp {
+		n := f.networks[e.Network]
+		if n != nil && e.Link == "" && f.guardOf(n.Network) == GuardSeccomp && f.addressOf(n, id) == e {
 			return e.identity(), true
 		}
 	}

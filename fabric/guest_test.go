@@ -269,3 +269,31 @@ func TestGuestOfNobodyIsRefused(t *testing.T) {
 	}
 	expectHolders(t, f, "10.77.0.2: c2")
 }
+
+// A hosts file may be written to by who shares it. It does not lead to the endpoint of
+// another container that has ended, and that Docker has not deleted yet.
+func TestEndpointOfAnotherIsNotClaimed(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+	others := w.start(f, netID("a"), p, "1", 101)
+	delete(w.processes, 101)
+	got, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := got.Addr()
+	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID("2"), Network: netID("a"), IPv4: own}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Join(ctx, netID("a"), epID("2"), "/var/run/docker/netns/2"); err != nil {
+		t.Fatal(err)
+	}
+	w.processes[102] = 1
+	err = f.Claim(ctx, fabric.ClaimSpec{Container: containerID("2"), Name: "c2", Network: netID("a"), Pid: 102, Hostname: "h2",
+		Hosts: []fabric.HostLine{{Addr: own, Names: []string{"h2"}}, {Addr: others, Names: []string{"h2"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectHolders(t, f, others.String()+": c1", own.String()+": c2")
+}

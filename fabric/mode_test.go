@@ -3,6 +3,7 @@ package fabric_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -40,6 +41,26 @@ func TestSupervisedNetworks(t *testing.T) {
 				t.Errorf("the guard in the kernel admits %v and protects %v", w.admitted, w.protected)
 			}
 		})
+	}
+}
+
+// A container that comes back while a guest still has its former address is held to the one
+// that it has got since.
+func TestSupervisedByTheAddressOfNow(t *testing.T) {
+	w := newWorld(t)
+	w.guardMode = fabric.GuardSeccomp
+	f := w.open()
+	pool := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+	before := w.start(f, netID("a"), pool, "1", 11)
+	if err := w.join(f, "2", "1", 12); err != nil {
+		t.Fatal(err)
+	}
+	w.stop(f, pool, "1", 11, before)
+	now := w.startAs(f, netID("a"), fabric.AddressSpec{Pool: pool.ID}, "f", "1", 13)
+	for c, want := range map[string]netip.Addr{"1": now, "2": before} {
+		if id, ok := f.Supervised(containerID(c)); !ok || id.IPv4 != want || now == before {
+			t.Errorf("container %s is held to %+v, %v; want %s", c, id, ok, want)
+		}
 	}
 }
 

@@ -286,7 +286,10 @@ func (f *Fabric) withClaim(e Endpoint, spec ClaimSpec, start uint64, guarded top
 func (f *Fabric) ownEndpoint(n *network, spec ClaimSpec) *Endpoint {
 	for _, line := range slices.Backward(spec.Hosts) {
 		e := n.addresses[line.Addr]
-		if e == nil || e.Joined.IsZero() || !slices.Contains(line.Names, spec.Hostname) || f.anothers(e, spec.Container) {
+		if e == nil || e.Joined.IsZero() || !slices.Contains(line.Names, spec.Hostname) {
+			continue
+		}
+		if e.Container != "" && e.Container != spec.Container { // also if that has ended: Docker makes another for each start
 			continue
 		}
 		if name := f.leasedTo(n, line.Addr); name != "" && name != spec.Name {

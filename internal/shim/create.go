@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,21 +47,21 @@ func (h *Host) create(c Call) (*confinement, error) {
 		return nil, err
 	}
 	if !ours {
-		return nil, h.refuseUnknown(c, b)
+		return nil, cmp.Or(h.refuseUnknown(c, b), b.disclaim())
 	}
 	if b.JoinsContainer() {
 		return h.createJoiner(c, b)
 	}
 	networks := b.Attachments()
 	if !anyUserDefined(networks) {
-		return nil, nil
+		return nil, b.disclaim()
 	}
 	b.exposed = h.exposure(b)
 	reason := b.wantsOwn(networks)
 	own := reason != ""
 	place, err := h.place(b, networks, own)
 	if err != nil || !place.Member {
-		return nil, err
+		return nil, cmp.Or(err, b.disclaim())
 	}
 	on := "network " + networkLabel(place, networks)
 	switch {
@@ -199,9 +201,9 @@ func (h *Host) createJoiner(c Call, b bundle) (*confinement, error) {
 	resolv := h.joinedResolvConf(b)
 	switch {
 	case path == "" && resolv == "":
-		return nil, nil
+		return nil, b.disclaim()
 	case path == "": // the other has a namespace of its own
-		return nil, b.rewrite(seccomp.Separate, seccomp.Sharing{ResolvConf: resolv})
+		return nil, b.rewrite(seccomp.Separate, seccomp.Sharing{ResolvConf: resolv, Annotations: unsaid()})
 	}
 	b.exposed = h.exposure(b)
 	if err := refuse(c, b, "the network of the container it joins", false); err != nil {
@@ -309,6 +311,15 @@ func (h *Host) sameNamespace(path string) (string, error) {
 // share writes the edited specification back.
 func (b bundle) share(s seccomp.Sharing, supervised bool) (*confinement, error) {
 	return &confinement{container: b.ID, supervised: supervised, fresh: true}, b.rewrite(seccomp.Share, s)
+}
+
+// disclaim takes out of the specification of another's container what the later commands
+// would believe. It is Docker's encoder that wrote the names, as they are.
+func (b bundle) disclaim() error {
+	if !bytes.Contains(b.spec, []byte(`"`+annotationPrefix)) {
+		return nil
+	}
+	return b.rewrite(seccomp.Separate, seccomp.Sharing{Annotations: unsaid()})
 }
 
 func (b bundle) rewrite(edit func([]byte, seccomp.Sharing) ([]byte, error), s seccomp.Sharing) error {

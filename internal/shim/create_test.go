@@ -192,11 +192,12 @@ func TestRunAndRestoreAreRefusedForMembers(t *testing.T) {
 }
 
 func TestCreateJoiner(t *testing.T) {
+	const forged = `"net.particle.directory":"/forged"`
 	joiner := func(w *world, target, host string) string {
 		w.container(webID, "jobs", `"jobs":null`, "")
 		w.container(sideID, "container:"+webID, "", host)
 		w.write("proc-7-ns-net", "")
-		spec := w.spec(webID, `,"annotations":{"net.particle.directory":"/forged"}`, `{"type":"network","path":"`+target+`"}`)
+		spec := w.spec(webID, `,"annotations":{`+forged+`}`, `{"type":"network","path":"`+target+`"}`)
 		w.bundle(sideID, spec)
 		return spec
 	}
@@ -211,7 +212,7 @@ func TestCreateJoiner(t *testing.T) {
 			t.Fatal(r)
 		}
 		want := strings.NewReplacer(`"CAP_NET_RAW",`, ``, `"net.a":"1"`, ``, w.path("ns")+`"}]`, w.path("netns/"+network)+`"}],"readonlyPaths":["/proc/sys/net"]`,
-			`"net.particle.directory":"/forged"`, strings.Join(annotations(w, webID), ","),
+			forged, strings.Join(annotations(w, webID), ","),
 			w.path("containers/"+webID+"/resolv.conf"), w.path("resolv/"+webID)).Replace(spec)
 		if diff := cmp.Diff(want, w.read("moby/"+sideID+"/config.json")); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
@@ -274,15 +275,15 @@ func TestCreateJoiner(t *testing.T) {
 		w := newWorld(t)
 		spec := joiner(w, w.path("proc-7-ns-net"), `"Privileged":true`)
 		w.write("resolv/"+webID, "nameserver 10.0.0.9\n")
-		want := strings.Replace(spec, w.path("containers/"+webID+"/resolv.conf"), w.path("resolv/"+webID), 1)
+		want := strings.NewReplacer(w.path("containers/"+webID+"/resolv.conf"), w.path("resolv/"+webID), forged, "").Replace(spec)
 		if r := w.create(sideID); r.code != 0 || w.read("moby/"+sideID+"/config.json") != want {
 			t.Errorf("%+v\n%s", r, cmp.Diff(want, w.read("moby/"+sideID+"/config.json")))
 		}
 	})
 	t.Run("of another", func(t *testing.T) {
 		w := newWorld(t)
-		spec := joiner(w, w.path("proc-7-ns-net"), `"Privileged":true`)
-		if r := w.create(sideID); r.code != 0 || w.read("moby/"+sideID+"/config.json") != spec {
+		want := strings.Replace(joiner(w, w.path("proc-7-ns-net"), `"Privileged":true`), forged, "", 1)
+		if r := w.create(sideID); r.code != 0 || w.read("moby/"+sideID+"/config.json") != want {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -404,4 +405,39 @@ func FuzzDriverIn(f *testing.F) {
 			t.Fatalf("%q has a driver", reply)
 		}
 	})
+}
+
+// Whose container it is, the later commands ask annotations that users may set, too: those
+// of others lose them.
+func TestCreateDisclaimsAnnotations(t *testing.T) {
+	for name, c := range map[string]struct {
+		mode, networks string
+		prepare        func(w *world)
+	}{
+		"bridge":          {"default", `"bridge":{"NetworkID":"b1"}`, nil},
+		"foreign network": {"blue", `"blue":{"NetworkID":"b1"}`, nil},
+		"joins another's": {"container:" + sideID, "", nil},
+		"no container directory": {"default", "", func(w *world) {
+			if err := os.RemoveAll(w.path("containers/" + webID)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.plugin().answer(runtimeapi.Placement{}, "")
+			w.container(webID, c.mode, c.networks, "")
+			others := `"annotations":{"net.particles":"theirs"}`
+			w.bundle(webID, w.spec(webID, `,"annotations":{"net.particles":"theirs","net.particle.namespace":"own","net.particle.directory":"/forged"}`, `{"type":"network"}`))
+			if c.prepare != nil {
+				c.prepare(w)
+			}
+			if r := w.create(webID); r.code != 0 {
+				t.Fatal(r)
+			}
+			if got := w.read("moby/" + webID + "/config.json"); !strings.Contains(got, others) {
+				t.Errorf("the specification is %s", got)
+			}
+		})
+	}
 }

@@ -71,11 +71,11 @@ func isFallback(servers, host []string) bool {
 
 // tenantResolvConf makes the container's resolv.conf of the one Docker made,
 // which has 127.0.0.11 or the host's loopback servers in it: neither answers
-// in a tenant namespace.
-func tenantResolvConf(docker, host resolvConf, chosen bool, place runtimeapi.Placement) resolvConf {
+// in a tenant namespace. One that the user has chosen is the container's own.
+func tenantResolvConf(docker, host resolvConf, chosen []string, place runtimeapi.Placement) resolvConf {
 	out := docker
-	out.servers = slices.DeleteFunc(slices.Clone(docker.servers), isLocal)
-	if !chosen && (place.Internal || isFallback(out.servers, host.servers) && place.Resolver.IsValid()) {
+	out.servers = slices.DeleteFunc(slices.Clone(docker.servers), func(s string) bool { return isLocal(s) && !slices.Contains(chosen, s) })
+	if len(chosen) == 0 && (place.Internal || isFallback(out.servers, host.servers) && place.Resolver.IsValid()) {
 		out.servers = nil // none reaches out of an internal network
 	}
 	if len(out.servers) == 0 && place.Resolver.IsValid() {
@@ -95,7 +95,7 @@ func (h *Host) writeResolvConf(path, source string, c dockerdir.Container, place
 	if err != nil {
 		host = nil // a host without one has no servers, as Docker sees it
 	}
-	conf := tenantResolvConf(parseResolvConf(string(docker)), parseResolvConf(string(host)), len(c.Host.DNS) > 0, place)
+	conf := tenantResolvConf(parseResolvConf(string(docker)), parseResolvConf(string(host)), c.Host.DNS, place)
 	err = os.MkdirAll(h.Resolv, 0o755)
 	if err == nil {
 		err = writeFile(path, conf.text(), 0o644)

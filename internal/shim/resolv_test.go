@@ -14,26 +14,28 @@ func TestTenantResolvConf(t *testing.T) {
 	const local = "nameserver 127.0.0.53\n"
 	for _, c := range []struct {
 		name, docker, host string
-		chosen, internal   bool
+		chosen             []string
+		internal           bool
 		resolver           netip.Addr
 		want               string
 	}{
-		{"comments go, order stays", "# by Docker\nsearch a b\nnameserver 10.0.0.2\n;x\nnameserver 10.0.0.1\noptions ndots:0 edns0\n", "", false, false, resolver,
+		{"comments go, order stays", "# by Docker\nsearch a b\nnameserver 10.0.0.2\n;x\nnameserver 10.0.0.1\noptions ndots:0 edns0\n", "", nil, false, resolver,
 			"nameserver 10.0.0.2\nnameserver 10.0.0.1\nsearch a b\noptions ndots:0 edns0\n"},
-		{"repetitions go", "nameserver 10.0.0.2\nnameserver\t10.0.0.2 \noptions a\noptions  a\n", "", false, false, resolver, "nameserver 10.0.0.2\noptions a\n"},
-		{"loopback goes", "nameserver 127.0.0.11\nnameserver ::1\nnameserver 0.0.0.0\nnameserver ::ffff:127.0.0.1\nnameserver 10.0.0.2\n", "", false, false, resolver, "nameserver 10.0.0.2\n"},
-		{"only loopback", local + "options edns0\n", local, false, false, resolver, "nameserver 127.0.0.11\noptions edns0\n"},
-		{"only loopback, no resolver", local + "search x\n", local, false, false, netip.Addr{}, "search x\n"},
-		{"Docker's fallback", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", local, false, false, resolver, "nameserver 127.0.0.11\n"},
-		{"Docker's fallback with IPv6", "nameserver 8.8.8.8\nnameserver 8.8.4.4\nnameserver 2001:4860:4860::8888\nnameserver 2001:4860:4860::8844\n", "", false, false, resolver, "nameserver 127.0.0.11\n"},
-		{"Docker's fallback, no resolver", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", local, false, false, netip.Addr{}, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"},
-		{"the user's choice of the same", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", local, true, false, resolver, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"},
-		{"the host's choice of the same", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", false, false, resolver, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"},
-		{"one of the two", "nameserver 8.8.8.8\n", local, false, false, resolver, "nameserver 8.8.8.8\n"},
-		{"internal", "nameserver 10.0.0.2\nsearch x\n", "", false, true, resolver, "nameserver 127.0.0.11\nsearch x\n"},
-		{"internal, no resolver", "nameserver 10.0.0.2\nsearch x\n", "", false, true, netip.Addr{}, "search x\n"},
-		{"internal, the user's choice", "nameserver 10.0.0.2\n", "", true, true, resolver, "nameserver 10.0.0.2\n"},
-		{"empty", "", "", false, false, netip.Addr{}, ""},
+		{"repetitions go", "nameserver 10.0.0.2\nnameserver\t10.0.0.2 \noptions a\noptions  a\n", "", nil, false, resolver, "nameserver 10.0.0.2\noptions a\n"},
+		{"loopback goes", "nameserver 127.0.0.11\nnameserver ::1\nnameserver 0.0.0.0\nnameserver ::ffff:127.0.0.1\nnameserver 10.0.0.2\n", "", nil, false, resolver, "nameserver 10.0.0.2\n"},
+		{"only loopback", local + "options edns0\n", local, nil, false, resolver, "nameserver 127.0.0.11\noptions edns0\n"},
+		{"only loopback, no resolver", local + "search x\n", local, nil, false, netip.Addr{}, "search x\n"},
+		{"Docker's fallback", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", local, nil, false, resolver, "nameserver 127.0.0.11\n"},
+		{"Docker's fallback with IPv6", "nameserver 8.8.8.8\nnameserver 8.8.4.4\nnameserver 2001:4860:4860::8888\nnameserver 2001:4860:4860::8844\n", "", nil, false, resolver, "nameserver 127.0.0.11\n"},
+		{"Docker's fallback, no resolver", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", local, nil, false, netip.Addr{}, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"},
+		{"the user's choice of the same", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", local, []string{"8.8.8.8"}, false, resolver, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"},
+		{"the host's choice of the same", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", nil, false, resolver, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"},
+		{"one of the two", "nameserver 8.8.8.8\n", local, nil, false, resolver, "nameserver 8.8.8.8\n"},
+		{"internal", "nameserver 10.0.0.2\nsearch x\n", "", nil, true, resolver, "nameserver 127.0.0.11\nsearch x\n"},
+		{"internal, no resolver", "nameserver 10.0.0.2\nsearch x\n", "", nil, true, netip.Addr{}, "search x\n"},
+		{"internal, the user's choice", "nameserver 10.0.0.2\n", "", []string{"8.8.8.8", "10.0.0.2"}, true, resolver, "nameserver 10.0.0.2\n"},
+		{"the container's own server", "nameserver 127.0.0.1\nnameserver 1.1.1.1\n", local, []string{"127.0.0.1", "1.1.1.1"}, false, resolver, "nameserver 127.0.0.1\nnameserver 1.1.1.1\n"},
+		{"empty", "", "", nil, false, netip.Addr{}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := tenantResolvConf(parseResolvConf(c.docker), parseResolvConf(c.host), c.chosen,
@@ -49,7 +51,7 @@ func FuzzResolvConf(f *testing.F) {
 	f.Add("nameserver 127.0.0.53\nsearch a\n# x\noptions ndots:0\n", "nameserver ::1\n")
 	f.Fuzz(func(t *testing.T, docker, host string) {
 		place := runtimeapi.Placement{Resolver: netip.MustParseAddr("10.9.0.1")}
-		got := tenantResolvConf(parseResolvConf(docker), parseResolvConf(host), false, place)
+		got := tenantResolvConf(parseResolvConf(docker), parseResolvConf(host), nil, place)
 		if len(got.servers) == 0 {
 			t.Fatalf("%q left no server although there is a resolver", docker)
 		}

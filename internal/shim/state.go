@@ -30,6 +30,18 @@ const (
 	annotationReason    = "net.particle.reason" // why it is not
 )
 
+// annotationPrefix is what the names of all begin with.
+const annotationPrefix = "net.particle."
+
+// unsaid has none of them.
+func unsaid() map[string]string {
+	none := map[string]string{}
+	for _, name := range []string{annotationDir, annotationNetwork, annotationJoin, annotationGuard, annotationNamespace, annotationReason} {
+		none[name] = ""
+	}
+	return none
+}
+
 // guardSeccomp is the value of annotationGuard.
 const guardSeccomp = "seccomp"
 
