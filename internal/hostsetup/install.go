@@ -25,8 +25,9 @@ type InstallRequest struct {
 	MakeDefault bool `json:"makeDefault"`
 	// InForce says that the engine has the wanted configuration loaded already.
 	InForce bool `json:"inForce"`
-	// Settings are those of the plugin now; nil if there is no plugin.
-	Settings map[string]string `json:"settings,omitempty"`
+	// Settings are those of the plugin now; nil if there is none, or one that was never
+	// finished. Empty are those of one that has no other than it comes with.
+	Settings map[string]string `json:"settings"`
 }
 
 // EngineRuntime is a runtime as the engine knows it.
@@ -88,6 +89,7 @@ func Install(req InstallRequest, programs Programs) (InstallResult, error) {
 	if req.Settings != nil {
 		now.Settings = req.Settings
 	}
+	now.MadeState = missingDir(hostpath.StateDir) != ""
 	if err := os.MkdirAll(hostpath.StateDir, 0o700); err != nil {
 		return InstallResult{}, &fault.Error{Op: "make directory", On: hostpath.StateDir, Err: err}
 	}
@@ -143,8 +145,13 @@ func planConfig(d daemon, old record, makeDefault bool) (configPlan, error) {
 		return configPlan{}, broken(err)
 	}
 	absent := have == nil || (old.Config.Absent && len(before) == 0)
+	// If this is cut off before it writes the file, that still is wholly ours.
+	handover := ""
+	if hash := hashText(have); hash == old.Config.Written || hash == old.Config.Handover {
+		handover = hash
+	}
 	return configPlan{have: have, want: want, record: configRecord{
-		Path: d.config, Absent: absent, Original: before, Written: hashText(want), Edit: edit,
+		Path: d.config, Absent: absent, Original: before, Written: hashText(want), Handover: handover, Edit: edit,
 		MadeDir: cmp.Or(old.Config.MadeDir, missingDir(filepath.Dir(d.config))),
 	}}, nil
 }

@@ -27,6 +27,8 @@ type record struct {
 	// Settings are the plugin's, so that an upgrade which was cut off between
 	// removing the old plugin and making the new one does not lose them.
 	Settings map[string]string `json:"settings,omitempty"`
+	// MadeState: the directory of state was not there before this installation.
+	MadeState bool `json:"madeState,omitempty"`
 }
 
 // configRecord tells of the daemon's configuration file.

@@ -93,6 +93,9 @@ func beforeUs(path string, rec record) (have, before []byte, err error) {
 // RemoveRequest is what Remove is asked for.
 type RemoveRequest struct {
 	DataRoot string `json:"dataRoot"`
+	// Undo takes back an installation that has failed: what the host had before in the
+	// directory of state, such as an administrator's keys for etcd, stays.
+	Undo bool `json:"undo,omitempty"`
 }
 
 // RemoveResult tells what Remove has done.
@@ -104,8 +107,9 @@ type RemoveResult struct {
 
 // Remove puts the configuration file from before the installation back and
 // removes every file of ours. dockerd must have let go of the runtime, and the
-// plugin must be gone. What is gone already is passed over.
-func Remove(ctx context.Context, req RemoveRequest) (RemoveResult, error) {
+// plugin must be gone. What is gone already is passed over. Without a record of an
+// installation only such programs are ours as programs has.
+func Remove(ctx context.Context, req RemoveRequest, programs Programs) (RemoveResult, error) {
 	rec, known, err := loadRecord(recordFile)
 	if err != nil {
 		return RemoveResult{}, err
@@ -136,15 +140,35 @@ func Remove(ctx context.Context, req RemoveRequest) (RemoveResult, error) {
 		sweep(file)
 	}
 	// The record goes last: with it, an interrupted removal can be taken up.
-	for _, file := range []string{
-		hostpath.RuntimeBinary, hostpath.CLIBinary, filepath.Dir(hostpath.RuntimeConfig),
-		hostpath.DriverSocket, hostpath.RunDir, hostpath.StateDir,
-	} {
+	files := append(programs.installed(known), hostpath.DriverSocket, hostpath.RunDir)
+	if made := known && rec.MadeState; req.Undo && !made {
+		files = append(files, recordFile)
+	} else {
+		files = append(files, hostpath.StateDir)
+	}
+	for _, file := range files {
 		if err := os.RemoveAll(file); err != nil {
 			return RemoveResult{}, &fault.Error{Op: "remove", On: file, Err: err, Fix: "remove it and uninstall again"}
 		}
 	}
+	for _, dir := range []string{filepath.Dir(hostpath.RuntimeConfig), hostpath.StateDir} {
+		_ = os.Remove(dir) // if nobody has anything else there
+	}
 	return RemoveResult{Exact: known && exact}, nil
+}
+
+// installed are the programs of ours that are on the host, and their configuration. Other
+// programs have our names, too.
+func (p Programs) installed(known bool) (files []string) {
+	for path, program := range p.targets() {
+		if known || same(path, program) {
+			files = append(files, path)
+		}
+	}
+	if known || slices.Contains(files, hostpath.RuntimeBinary) {
+		files = append(files, hostpath.RuntimeConfig)
+	}
+	return files
 }
 
 // endHolder ends the process of the guard by system calls, once the kernel has told

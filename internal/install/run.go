@@ -189,9 +189,19 @@ func (i *installation) setUp(ctx context.Context, image string, makeDefault, inF
 	err := helper{command: "install", network: "none", host: true, caps: hostCaps(),
 		request: hostsetup.InstallRequest{
 			DataRoot: i.info.DockerRootDir, Current: currentRuntime(i.info), MakeDefault: makeDefault, InForce: inForce,
-			Settings: settingsOf(i.oldPlugin),
+			Settings: i.settled(),
 		}}.run(ctx, i.api, image, &result)
 	return result, err
+}
+
+// settled are the settings of the plugin that is there. One that an installation made and
+// was cut off from setting has none yet: those on record are to be its.
+func (i *installation) settled() map[string]string {
+	settings := settingsOf(i.oldPlugin)
+	if i.oldPlugin != nil && !i.oldPlugin.Enabled && len(settings) == 0 {
+		return nil
+	}
+	return settings
 }
 
 // unregister takes the runtime back. An engine that had an installation before
@@ -202,10 +212,10 @@ func (i *installation) unregister(ctx context.Context, before registration) erro
 		_, err := i.setUp(ctx, i.oldImage, before.isDefault, false)
 		return err
 	}
-	if i.inUse {
+	if i.inUse || i.oldPlugin != nil {
 		return nil
 	}
-	_, err := takeOff(ctx, i.api, i.image, i.info.DockerRootDir)
+	_, err := takeOff(ctx, i.api, i.image, i.info.DockerRootDir, true)
 	return err
 }
 

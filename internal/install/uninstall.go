@@ -285,7 +285,7 @@ func (r *removal) plugin(ctx context.Context) (string, error) {
 }
 
 func (r *removal) host(ctx context.Context) (string, error) {
-	result, err := takeOff(ctx, r.api, r.image, r.dataRoot)
+	result, err := takeOff(ctx, r.api, r.image, r.dataRoot, false)
 	if err != nil {
 		return "", err
 	}
@@ -307,8 +307,9 @@ func (r *removal) images(ctx context.Context) (string, error) {
 }
 
 // takeOff takes the runtime out of the daemon's configuration and removes
-// everything from the host. The plugin must be gone.
-func takeOff(ctx context.Context, api *client.Client, image, dataRoot string) (hostsetup.RemoveResult, error) {
+// everything from the host; to undo an installation, what that has made. The plugin must
+// be gone.
+func takeOff(ctx context.Context, api *client.Client, image, dataRoot string, undo bool) (hostsetup.RemoveResult, error) {
 	var result hostsetup.RemoveResult
 	info, err := engineInfo(ctx, api)
 	if err != nil {
@@ -327,7 +328,7 @@ func takeOff(ctx context.Context, api *client.Client, image, dataRoot string) (h
 	// The kernel's state first: what it is made of is named in the files.
 	remove := helper{command: "remove", network: "host", host: true, shared: true,
 		caps:    append(hostCaps(), "SYS_ADMIN", "NET_ADMIN", "NET_RAW"),
-		request: hostsetup.RemoveRequest{DataRoot: dataRoot}}
+		request: hostsetup.RemoveRequest{DataRoot: dataRoot, Undo: undo}}
 	err = remove.run(ctx, api, image, &result)
 	if err != nil && strings.Contains(err.Error(), "it is not a shared mount") {
 		// Docker mounts nothing for a container there that the host would see, nor did it

@@ -89,8 +89,8 @@ func Merge(text []byte, rt Runtime) ([]byte, Edit, error) {
 	}
 	var edit Edit
 	text, err = mergeRuntime(text, top, rt, &edit)
-	if err != nil || !rt.Default {
-		return text, edit, err
+	if err != nil {
+		return nil, Edit{}, err
 	}
 	// Positions have moved.
 	if top, err = parse(text); err != nil {
@@ -101,13 +101,21 @@ func Merge(text []byte, rt Runtime) ([]byte, Edit, error) {
 		return nil, Edit{}, err
 	}
 	if i < 0 {
-		return top.add(text, keyDefault, quote(rt.Name)), edit, nil
+		if rt.Default {
+			text = top.add(text, keyDefault, quote(rt.Name))
+		}
+		return text, edit, nil
 	}
+	// Noted also where it stays: the text that this is to replace may name ours, and is
+	// taken for what it is by this edit if it is not replaced after all.
 	value := top.members[i].value
 	if old := text[value.from:value.to]; !isString(old, rt.Name) {
 		edit.Default = bytes.Clone(old)
 	}
-	return splice(text, value, quote(rt.Name)), edit, nil
+	if rt.Default {
+		text = splice(text, value, quote(rt.Name))
+	}
+	return text, edit, nil
 }
 
 func mergeRuntime(text []byte, top object, rt Runtime, edit *Edit) ([]byte, error) {
