@@ -73,8 +73,8 @@ func describe(w io.Writer, l *lab.Lab) {
 	for _, h := range l.Hosts() {
 		fmt.Fprintf(w, "export DOCKER_HOST=%s  # %s, %s\n", h.DockerHost(), h.Name(), h.Addr4())
 	}
-	fmt.Fprintf(w, "# a shell on a host: particle-lab exec --name %s h1 -- bash\n", l.Name())
-	fmt.Fprintf(w, "# take it down:      particle-lab down --name %s\n", l.Name())
+	fmt.Fprintf(w, "# a shell on a host: %s exec --name %s h1 -- bash\n", os.Args[0], l.Name())
+	fmt.Fprintf(w, "# take it down:      %s down --name %s\n", os.Args[0], l.Name())
 }
 
 func downCommand() *cobra.Command {

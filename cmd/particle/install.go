@@ -86,7 +86,11 @@ engine's host, and restores dockerd's configuration file as it was.
 It refuses on a host that is in a cluster: run particle cluster leave first. And it
 refuses while there are particle networks, or containers that were made while
 particle was the default runtime: Docker remembers the runtime's name in each of
-them, and could not start them again.`,
+them, and could not start them again.
+
+It refuses, too, while other plugins of Docker run through particle-runtime, as those
+do that were started after a restart of dockerd since the install: disable them,
+uninstall, restart dockerd, and enable them again.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			api, err := install.Connect()

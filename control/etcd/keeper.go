@@ -14,6 +14,7 @@ import (
 
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -228,7 +229,7 @@ func agree(theirs, own topology.Encryption) error {
 		return nil
 	case own == topology.Plain:
 		return fault.New(op, on, "the cluster's hosts encrypt what they send each other, and this one does not",
-			"install the same version of particle on all hosts and join anew, or with an etcd of yours `particle install --set PARTICLE_ENCRYPT="+string(theirs)+"`")
+			"install the same version of particle on all hosts and join anew, or with an etcd of yours `"+hostpath.SetPlugin("PARTICLE_ENCRYPT="+string(theirs))+"`")
 	case theirs == topology.Plain:
 		return fault.New(op, on, "this host encrypts what it sends to others, and the cluster's others do not",
 			"empty PARTICLE_ENCRYPT on this host, or set it on all hosts and begin with another etcd")

@@ -45,3 +45,14 @@ const (
 	RuntimeName = "particle"            // of the OCI runtime
 	PluginName  = "particle-net:latest" // of the managed plugin; must differ from DriverName
 )
+
+// SetPlugin is what a user types to change settings of the plugin, each NAME=VALUE with
+// spaces between. It works on any host, where `particle install --set` needs the folder in
+// which the programs were built.
+func SetPlugin(settings string) string {
+	return "docker plugin disable -f particle-net && docker plugin set particle-net " + settings + " && docker plugin enable particle-net"
+}
+
+// WithoutEtcd has the next plugin use no etcd of others. One that is told to encrypt and has
+// none does not start: that would be in plain.
+func WithoutEtcd() string { return SetPlugin("PARTICLE_ETCD= PARTICLE_ENCRYPT=") }

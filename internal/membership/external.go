@@ -15,6 +15,7 @@ import (
 	"github.com/particle-net/particle/control"
 	"github.com/particle-net/particle/control/enrol"
 	"github.com/particle-net/particle/internal/fault"
+	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/topology"
 )
 
@@ -110,10 +111,6 @@ func (m *Membership) useExternal() error {
 	return err
 }
 
-// withoutEtcd has the next plugin use no etcd of others. One that is told to encrypt and has
-// none does not start: that would be in plain.
-const withoutEtcd = "particle install --set PARTICLE_ETCD= --set PARTICLE_ENCRYPT="
-
 // unheeded says why External is set and not in force; nil if it is, or is not set.
 // Two clusters at once would not do: what the host has of one would be told to the
 // other.
@@ -121,7 +118,8 @@ func (m *Membership) unheeded() error {
 	if m.o.External == nil || m.external() != nil {
 		return nil
 	}
-	const op, empty = "use the etcd of PARTICLE_ETCD", "empty it (`" + withoutEtcd + "`)"
+	const op = "use the etcd of PARTICLE_ETCD"
+	empty := "empty it (`" + hostpath.WithoutEtcd() + "`)"
 	if m.state() != nil {
 		return fault.New(op, "", "this host is in a cluster of particle's own, and stays in it", empty+", or run `particle cluster leave` and restart the plugin")
 	}
@@ -139,7 +137,7 @@ func (m *Membership) refuseExternal(op string) error {
 	if m.o.External == nil || m.state() != nil {
 		return nil
 	}
-	fix := "set PARTICLE_ETCD on each host instead, or empty it first: `" + withoutEtcd + "`"
+	fix := "set PARTICLE_ETCD on each host instead, or empty it first: `" + hostpath.WithoutEtcd() + "`"
 	switch op {
 	case opToken:
 		fix = "set PARTICLE_ETCD on the host that is to join: it needs no token"

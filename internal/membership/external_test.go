@@ -18,7 +18,7 @@ func (h *host) useEtcd() {
 }
 
 // emptied is all that has to be: a plugin that is to encrypt and has no etcd does not start.
-const emptied = "particle install --set PARTICLE_ETCD= --set PARTICLE_ENCRYPT="
+const emptied = "docker plugin disable -f particle-net && docker plugin set particle-net PARTICLE_ETCD= PARTICLE_ENCRYPT= && docker plugin enable particle-net"
 
 // What is refused to hosts that use an etcd of an administrator's names what is there
 // in its place.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/particle-net/particle/internal/hostpath"
 	"github.com/particle-net/particle/internal/runtimeapi"
 	"github.com/particle-net/particle/topology"
 )
@@ -113,7 +114,7 @@ func ClusterLeft(w io.Writer, l runtimeapi.ClusterLeft) error {
 			"\nRun `particle cluster remove` for it on a host that serves the store.\n"
 	}
 	if l.External {
-		text += "PARTICLE_ETCD is still set, by which the host is in the cluster again when the plugin starts next: empty it with `particle install --set PARTICLE_ETCD= --set PARTICLE_ENCRYPT=`.\n"
+		text += "PARTICLE_ETCD is still set, by which the host is in the cluster again when the plugin starts next: empty it with `" + hostpath.WithoutEtcd() + "`.\n"
 	}
 	return write(w, text)
 }

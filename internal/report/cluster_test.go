@@ -183,7 +183,7 @@ func TestLeftEtcd(t *testing.T) {
 	if err := report.ClusterLeft(&b, runtimeapi.ClusterLeft{External: true}); err != nil {
 		t.Fatal(err)
 	}
-	if want := "`particle install --set PARTICLE_ETCD= --set PARTICLE_ENCRYPT=`"; !strings.Contains(b.String(), want) {
+	if want := "`docker plugin disable -f particle-net && docker plugin set particle-net PARTICLE_ETCD= PARTICLE_ENCRYPT= && docker plugin enable particle-net`"; !strings.Contains(b.String(), want) {
 		t.Errorf("%s\nwant %s", b.String(), want)
 	}
 }
