@@ -41,6 +41,11 @@ Running containers go on meanwhile. If it fails, it takes its steps back.`,
 				return err
 			}
 			defer api.Close()
+			if !cmd.Flags().Changed("no-default-runtime") {
+				if opts.NoDefaultRuntime, err = install.LeavesDefault(cmd.Context(), api); err != nil {
+					return err
+				}
+			}
 			what := "This changes the default runtime of the containers on"
 			if opts.NoDefaultRuntime {
 				what = "This adds a runtime to the configuration of Docker on"
@@ -67,7 +72,7 @@ Particle is installed. Create a network and run containers on it:
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&opts.From, "from", "", "`directory` of the three programs (default: where this one is)")
-	flags.BoolVar(&opts.NoDefaultRuntime, "no-default-runtime", false, "leave the engine's default runtime as it is; run containers with --runtime particle")
+	flags.BoolVar(&opts.NoDefaultRuntime, "no-default-runtime", false, "leave the engine's default runtime as it is; run containers with --runtime particle (default: as it is installed)")
 	flags.StringArrayVar(&set, "set", nil, "plugin setting as `NAME=VALUE`, for example PARTICLE_VTEP=192.0.2.7; may be repeated")
 	flags.BoolVar(&opts.NoVerify, "no-test", false, "leave out the test with a network and a container")
 	flags.BoolVarP(&yes, "yes", "y", false, "do not ask")

@@ -134,6 +134,14 @@ func registrationOf(info system.Info) registration {
 	}
 }
 
+// LeavesDefault tells whether an installation on the engine has left its default runtime
+// as it was, as an upgrade then does, too.
+func LeavesDefault(ctx context.Context, api *client.Client) (bool, error) {
+	info, err := engineInfo(ctx, api)
+	now := registrationOf(info)
+	return now.registered && !now.isDefault, err
+}
+
 // failure turns the missing things among the checks into one error, nil if
 // there are none.
 func failure(checks []report.Check) error {

@@ -31,6 +31,9 @@ func TestInstallAndUninstallLeaveTheHostAsItWas(t *testing.T) {
 			if report.Failed(checks) {
 				t.Errorf("something is missing after installation: %+v", checks)
 			}
+			if left, err := install.LeavesDefault(t.Context(), h.api); err != nil || left {
+				t.Errorf("an upgrade would not make it the default runtime again: %v", err)
+			}
 			h.install(t, install.Options{}) // again, as an upgrade
 			if n := strings.Count(h.read(t, "/etc/docker/daemon.json"), `"particle": {`); n != 1 {
 				t.Errorf("the runtime is in the configuration %d times after two installations", n)
@@ -80,6 +83,9 @@ func TestNamedRuntimeOnly(t *testing.T) {
 	info, err := h.api.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if left, err := install.LeavesDefault(t.Context(), h.api); err != nil || !left {
+		t.Errorf("an upgrade would not leave the default runtime: %v", err)
 	}
 	if info.DefaultRuntime != "other" || info.Runtimes["particle"].Path != hostpath.RuntimeBinary {
 		t.Errorf("the default runtime is %s, ours is %+v", info.DefaultRuntime, info.Runtimes["particle"])
