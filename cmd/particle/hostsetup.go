@@ -27,11 +27,7 @@ func hostSetupCommand() *cobra.Command {
 			return onHost(cmd, args, func(req hostsetup.UnregisterRequest) (any, error) { return hostsetup.Unregister(req) })
 		}},
 		&cobra.Command{Use: "remove", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-			programs, err := hostsetup.OpenPrograms()
-			if err != nil {
-				return err
-			}
-			return onHost(cmd, args, func(req hostsetup.RemoveRequest) (any, error) { return hostsetup.Remove(cmd.Context(), req, programs) })
+			return onHost(cmd, args, func(req hostsetup.RemoveRequest) (any, error) { return hostsetup.Remove(cmd.Context(), req) })
 		}},
 		&cobra.Command{Use: "probe", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 			return onHost(cmd, args, func(req hostsetup.ProbeRequest) (any, error) { return hostsetup.Probe(cmd.Context(), req), nil })

@@ -3,6 +3,7 @@ package hostsetup
 import (
 	"bytes"
 	"context"
+	"debug/buildinfo"
 	"errors"
 	"os"
 	"path/filepath"
@@ -107,9 +108,8 @@ type RemoveResult struct {
 
 // Remove puts the configuration file from before the installation back and
 // removes every file of ours. dockerd must have let go of the runtime, and the
-// plugin must be gone. What is gone already is passed over. Without a record of an
-// installation only such programs are ours as programs has.
-func Remove(ctx context.Context, req RemoveRequest, programs Programs) (RemoveResult, error) {
+// plugin must be gone. What is gone already is passed over.
+func Remove(ctx context.Context, req RemoveRequest) (RemoveResult, error) {
 	rec, known, err := loadRecord(recordFile)
 	if err != nil {
 		return RemoveResult{}, err
@@ -140,7 +140,7 @@ func Remove(ctx context.Context, req RemoveRequest, programs Programs) (RemoveRe
 		sweep(file)
 	}
 	// The record goes last: with it, an interrupted removal can be taken up.
-	files := append(programs.installed(known), hostpath.DriverSocket, hostpath.RunDir)
+	files := append(installed(known), hostpath.DriverSocket, hostpath.RunDir)
 	if made := known && rec.MadeState; req.Undo && !made {
 		files = append(files, recordFile)
 	} else {
@@ -158,10 +158,12 @@ func Remove(ctx context.Context, req RemoveRequest, programs Programs) (RemoveRe
 }
 
 // installed are the programs of ours that are on the host, and their configuration. Other
-// programs have our names, too.
-func (p Programs) installed(known bool) (files []string) {
-	for path, program := range p.targets() {
-		if known || same(path, program) {
+// programs have our names, too: without a record of an installation only what was built of
+// this module is ours.
+func installed(known bool) (files []string) {
+	for path, name := range map[string]string{hostpath.RuntimeBinary: "particle-runtime", hostpath.CLIBinary: "particle"} {
+		built, err := buildinfo.ReadFile(path)
+		if known || err == nil && built.Path == module+"/cmd/"+name {
 			files = append(files, path)
 		}
 	}
@@ -170,6 +172,9 @@ func (p Programs) installed(known bool) (files []string) {
 	}
 	return files
 }
+
+// module is the path of this one, as go.mod has it.
+const module = "github.com/particle-net/particle"
 
 // endHolder ends the process of the guard by system calls, once the kernel has told
 // it that the last container is gone.
