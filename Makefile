@@ -131,8 +131,6 @@ test-kernels: packages build engine ## in virtual machines (KERNELS="6.1 6.12"):
 	CGO_ENABLED=0 GOARCH=386 $(GO) build -trimpath -ldflags "-s -w" -o bin/sockets386 ./integration/sockets
 	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestScripts/.*/cluster-(encrypted|clock)' -parallel 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 8000 -scratch /var/lib/particle-lab' ./integration
-	PARTICLE_REQUIRE=1 PARTICLE_BUILT=$(CURDIR)/bin $(GO) test $(GOTESTFLAGS) -count=1 -run 'TestClusterFaults/.*/own' -parallel 1 -timeout 60m \
-		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 8000 -scratch /var/lib/particle-lab' ./integration
 	PARTICLE_REQUIRE=wireguard PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '^TestAttack$$|^TestSocketTable$$' -parallel 1 -timeout 60m \
 		-exec '$(CURDIR)/bin/particle-vm -timeout 60m -memory 6000 -scratch /var/lib/particle-lab' ./integration
 	PARTICLE_INIT=systemd PARTICLE_REQUIRE=1 PARTICLE_BUILT=$(CURDIR)/bin PARTICLE_ENGINES=debian $(GO) test $(GOTESTFLAGS) -count=1 -run '$(SYSTEMD)' -parallel 1 -timeout 90m \

@@ -16,33 +16,8 @@ import (
 	"github.com/particle-net/particle/internal/lab"
 )
 
-// clockFaults are those of the clock that all hosts have, where it may be set.
-func (c *brokenCluster) clockFaults() []clusterFault {
-	second := c.beds[1]
-	jump := func(ctx context.Context, to string) error {
-		_, err := c.beds[0].host.Exec(ctx, "date", "-s", to)
-		return err
-	}
-	jumps := func(to string) func(context.Context) error {
-		return func(ctx context.Context) error { return errors.Join(jump(ctx, to), c.startAll(ctx)) }
-	}
-	return []clusterFault{
-		{name: "clocks jump an hour ahead", strike: jumps("1 hour")},
-		{name: "clocks jump back by two hours", strike: jumps("2 hours ago")},
-		{name: "clocks jump to when no certificate is good, a plugin is killed there, and they jump back", on: []*bed{second}, strike: func(ctx context.Context) error {
-			err := errors.Join(jump(ctx, "400 days"), second.restartPlugin(ctx), c.startAll(ctx))
-			return errors.Join(err, jump(ctx, "400 days ago"))
-		}},
-		{name: "the store is killed after that", strike: c.store.kill},
-	}
-}
-
-// ownFaults are those of a cluster whose first host serves the store. In a virtual machine
-// they are those that are shown nowhere else.
+// ownFaults are those of a cluster whose first host serves the store.
 func (c *brokenCluster) ownFaults() []clusterFault {
-	if virtual(c.T) {
-		return c.clockFaults()
-	}
 	first, second, third := c.beds[0], c.beds[1], c.beds[2]
 	return []clusterFault{
 		{name: "the store is compacted and killed", strike: c.compact},

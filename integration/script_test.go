@@ -88,8 +88,12 @@ func TestScripts(t *testing.T) {
 // machine, such as its clock.
 func scripts(t *testing.T) []string {
 	t.Helper()
+	machine, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
 	files, err := filepath.Glob("testdata/*.txtar")
-	if virtual(t) && err == nil {
+	if machine == vm.Hostname && err == nil {
 		var more []string
 		more, err = filepath.Glob("testdata/vm/*.txtar")
 		files = append(files, more...)
@@ -98,16 +102,6 @@ func scripts(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	return files
-}
-
-// virtual says whether this is a virtual machine, all of which may be changed.
-func virtual(t *testing.T) bool {
-	t.Helper()
-	machine, err := os.Hostname()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return machine == vm.Hostname
 }
 
 type bedKey struct{}
