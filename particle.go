@@ -7,6 +7,9 @@ import _ "embed" // of the two files below
 // Version is the release, in the form of semver.org without a leading v.
 const Version = "0.1.0"
 
+// Module is the path that this module has in go.mod, by which what was built of it is known.
+const Module = "github.com/particle-net/particle"
+
 // Dockerfile makes the image from a folder that holds the three programs.
 //
 //go:embed Dockerfile

@@ -17,22 +17,25 @@ const forwarding4 = "net/ipv4/ip_forward"
 // ensureForwarding lets the host forward IPv4 for the uplink. Where forwarding is off, the
 // host is to be no router for others, as of IPv6.
 func (h *Host) ensureForwarding(ctx context.Context, id topology.NetworkID) (changed bool, err error) {
+	wanted := []sysctl{
+		{forwarding4, "1"},
+		{"net/ipv4/conf/" + hostEnd(id) + "/forwarding", "1"},
+	}
 	var on string
 	err = enter(h.root.file, func() (err error) {
-		on, err = readSysctl(forwarding4)
+		if on, err = readSysctl(forwarding4); err == nil && on != "0" {
+			changed, err = settle(wanted)
+		}
 		return err
 	})
-	if err == nil && on == "0" {
-		err = h.routeForNobody(ctx, iptables, forwarding4)
+	if err != nil || on != "0" {
+		return changed, err
 	}
-	if err != nil {
+	if err := h.routeForNobody(ctx, iptables, forwarding4); err != nil {
 		return false, err
 	}
 	err = enter(h.root.file, func() (err error) {
-		changed, err = settle([]sysctl{
-			{forwarding4, "1"},
-			{"net/ipv4/conf/" + hostEnd(id) + "/forwarding", "1"},
-		})
+		changed, err = settle(wanted)
 		return err
 	})
 	return changed, err

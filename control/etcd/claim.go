@@ -176,6 +176,14 @@ func parseHolding(got *clientv3.GetResponse) (h holding, ok bool) {
 	return holdingOf(got.Kvs[0]), true
 }
 
+// readHolding reads the value of a claim.
+func readHolding(value string) (h holding, err error) {
+	if err = json.Unmarshal([]byte(value), &h); err == nil && h.Node == "" {
+		err = errUnnamed
+	}
+	return h, err
+}
+
 // holdingOf reads a claim. A value that cannot be read is one all the same, of nobody we
 // know.
 func holdingOf(kv *mvccpb.KeyValue) (h holding) {

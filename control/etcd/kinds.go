@@ -12,113 +12,100 @@ import (
 
 // kind is how a watch reads what a part of the store has.
 type kind[T any] struct {
-	// decode makes a value of a group of keys; group says which keys belong to one
-	// value. It gives one value at most for a group.
-	decode func(map[string]string) []T
-	group  func(key string) string
-	same   func(before, now T) bool // whether a value replaces the one before, or is another
-	// check says what is wrong with what a key holds, and what the key itself tells of it.
-	check func(key, value string) (there []T, err error)
+	// read makes a value of what a key holds: none, if it is there and no more. With an
+	// error, because it cannot be read, it is what the key itself tells.
+	read func(key, value string) ([]T, error)
+	// group says which keys belong to one value, and join makes that of them: one at most.
+	group func(key string) string
+	join  func(found map[string][]T) []T
+	same  func(before, now T) bool // whether a value replaces the one before, or is another
 }
+
+// errUnnamed is what is wrong with a record that is none of ours, whatever wrote it.
+var errUnnamed = errors.New("it does not say whose it is")
+
+// record reads one that has its name in it; there is what the key tells of it.
+func record[T any](there T, value string, named func(T) bool) ([]T, error) {
+	var v T
+	err := json.Unmarshal([]byte(value), &v)
+	if err == nil && !named(v) {
+		err = errUnnamed
+	}
+	if err != nil {
+		v = there
+	}
+	return []T{v}, err
+}
+
+// each key is a group of its own.
+func each(key string) string { return key }
+
+func alone[T any](found map[string][]T) []T {
+	for _, values := range found {
+		return values
+	}
+	return nil
+}
+
+func always[T any](T, T) bool { return true }
 
 // WatchRoutes implements control.Distributor.
 func (s *Store) WatchRoutes(ctx context.Context, n control.Network) <-chan control.Update[control.Route] {
 	return watch(ctx, s, s.k.net(n.ID), kind[control.Route]{
-		decode: func(found map[string]string) []control.Route {
-			var out []control.Route
-			for key, value := range found {
-				if id, p, h, ok := s.k.parseVouched(key, value); ok {
-					r := h.route(id, p)
-					r.Vouched = true
-					out = append(out, r)
-				}
-				if id, p, ok := s.k.parseClaim(key); ok {
-					var h holding
-					_ = json.Unmarshal([]byte(value), &h) // check has read it
-					out = append(out, h.route(id, p))
-				}
+		read: func(key, value string) ([]control.Route, error) {
+			if id, p, h, ok := s.k.parseVouched(key, value); ok {
+				r := h.route(id, p)
+				r.Vouched = true
+				return []control.Route{r}, nil
 			}
-			return out
-		},
-		check: func(key, value string) ([]control.Route, error) {
-			if _, _, ok := s.k.parseClaim(key); !ok {
+			id, p, ok := s.k.parseClaim(key)
+			if !ok {
 				return nil, nil
 			}
-			var h holding
-			err := json.Unmarshal([]byte(value), &h)
-			if err == nil && h.Node == "" {
-				err = errUnnamed
+			h, err := readHolding(value)
+			if err != nil {
+				return nil, err // whose it is, no key tells
 			}
-			return nil, err // whose it is, no key tells
+			return []control.Route{h.route(id, p)}, nil
 		},
-		group: func(key string) string { return key },
-		same:  func(a, b control.Route) bool { return a.Node == b.Node },
+		group: each, join: alone[control.Route],
+		same: func(a, b control.Route) bool { return a.Node == b.Node },
 	})
 }
 
 // WatchNetworks implements control.Directory.
 func (s *Store) WatchNetworks(ctx context.Context) <-chan control.Update[control.Network] {
 	return watch(ctx, s, s.k.specs(), kind[control.Network]{
-		decode: func(found map[string]string) []control.Network {
-			var out []control.Network
-			for _, value := range found {
-				var n control.Network
-				_ = json.Unmarshal([]byte(value), &n) // likewise
-				out = append(out, n)
-			}
-			return out
-		},
-		check: func(key, value string) ([]control.Network, error) {
+		read: func(key, value string) ([]control.Network, error) {
 			id := topology.SharedID(strings.TrimPrefix(key, s.k.specs()))
-			var n control.Network
-			err := json.Unmarshal([]byte(value), &n)
-			if err == nil && n.ID != id {
-				err = errUnnamed
-			}
-			return []control.Network{{ID: id}}, err
+			return record(control.Network{ID: id}, value, func(n control.Network) bool { return n.ID == id })
 		},
-		group: func(key string) string { return key },
-		same:  always[control.Network],
+		group: each, join: alone[control.Network], same: always[control.Network],
 	})
 }
 
 // WatchNodes implements control.Directory.
 func (s *Store) WatchNodes(ctx context.Context) <-chan control.Update[control.NodeState] {
-	infoOf := func(key string) (topology.NodeID, bool) {
-		id, ok := strings.CutSuffix(strings.TrimPrefix(key, s.k.nodes()), "/info")
-		return topology.NodeID(id), ok
-	}
 	return watch(ctx, s, s.k.nodes(), kind[control.NodeState]{
-		decode: func(found map[string]string) []control.NodeState {
-			var out []control.NodeState
-			for key, value := range found {
-				if id, ok := infoOf(key); ok {
-					n := control.NodeState{}
-					_ = json.Unmarshal([]byte(value), &n.Node) // likewise
-					_, n.Alive = found[s.k.alive(id)]
-					out = append(out, n)
-				}
-			}
-			return out
-		},
-		check: func(key, value string) ([]control.NodeState, error) {
-			id, ok := infoOf(key)
+		read: func(key, value string) ([]control.NodeState, error) {
+			id, ok := strings.CutSuffix(strings.TrimPrefix(key, s.k.nodes()), "/info")
 			if !ok {
 				return nil, nil
 			}
-			var n control.Node
-			err := json.Unmarshal([]byte(value), &n)
-			if err == nil && n.ID != id {
-				err = errUnnamed
-			}
-			return []control.NodeState{{Node: control.Node{ID: id}}}, err
+			there := control.Node{ID: topology.NodeID(id)}
+			node, err := record(there, value, func(n control.Node) bool { return n.ID == there.ID })
+			return []control.NodeState{{Node: node[0]}}, err
 		},
 		group: func(key string) string { return key[:strings.LastIndexByte(key, '/')+1] },
-		same:  always[control.NodeState],
+		join: func(found map[string][]control.NodeState) []control.NodeState {
+			for _, values := range found {
+				for _, n := range values {
+					_, n.Alive = found[s.k.alive(n.ID)]
+					return []control.NodeState{n}
+				}
+			}
+			return nil
+		},
+		same: always[control.NodeState],
 	})
 }
-
-func always[T any](T, T) bool { return true }
-
-// errUnnamed is what is wrong with a record that is none of ours, whatever wrote it.
-var errUnnamed = errors.New("it does not say whose it is")

@@ -21,7 +21,7 @@ func next[T any](t *testing.T, updates <-chan control.Update[T]) control.Update[
 	return control.Update[T]{}
 }
 
-// first is the record with the key that a watch tells of when it begins.
+// first says whether the list with which a watch begins has a record, read or unread.
 func first[T any](t *testing.T, updates <-chan control.Update[T], is func(T) bool) (read, unread bool) {
 	t.Helper()
 	u := next(t, updates)

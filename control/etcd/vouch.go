@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 
@@ -107,7 +106,9 @@ func (s *Store) vouchedTaken(ctx context.Context, addr netip.Addr, got []*client
 
 // parseVouched reads a key and its value.
 func (k keys) parseVouched(key, value string) (id topology.SharedID, p netip.Prefix, h holding, ok bool) {
-	id, p, ok = k.parseKey(key, "vouched")
-	ok = ok && json.Unmarshal([]byte(value), &h) == nil && h.Node != ""
-	return id, p, h, ok
+	if id, p, ok = k.parseKey(key, "vouched"); !ok {
+		return id, p, h, false
+	}
+	h, err := readHolding(value)
+	return id, p, h, err == nil
 }

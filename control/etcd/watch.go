@@ -50,8 +50,8 @@ type view[T any] struct {
 	s      *Store
 	prefix string
 	out    chan control.Update[T]
-	groups map[string]map[string]string // key to value, by group: the last that could be read
-	unread map[string]bool              // keys whose value cannot be, which was told
+	groups map[string]map[string][]T // key to what it held when it could be read last, by group
+	unread map[string]bool           // keys whose value cannot be, which was told
 }
 
 // watch delivers a part of the store until ctx or the store ends.
@@ -220,22 +220,22 @@ func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
 	}
 	u := control.Update[T]{Whole: true, Instance: id.UUID, Revision: revision}
 	before := v.groups
-	v.groups = map[string]map[string]string{}
+	v.groups = map[string]map[string][]T{}
 	for _, kv := range got[1].Kvs {
-		key, value := string(kv.Key), string(kv.Value)
+		key := string(kv.Key)
+		values, ok := v.take(key, string(kv.Value))
 		old, known := before[v.group(key)][key]
 		switch {
-		case v.readable(key, value):
-			v.put(key, value)
+		case ok:
+			v.put(key, values)
 		case known:
 			v.put(key, old)
 		default:
-			there, _ := v.check(key, value)
-			u.Unread = append(u.Unread, there...)
+			u.Unread = append(u.Unread, values...)
 		}
 	}
 	for _, found := range v.groups {
-		u.Put = append(u.Put, v.decode(found)...)
+		u.Put = append(u.Put, v.join(found)...)
 	}
 	if !v.send(ctx, u) {
 		return 0, nil
@@ -271,26 +271,26 @@ func (v *view[T]) ask(ctx context.Context) (got []*clientv3.GetResponse, revisio
 	return v.s.read(ctx, clientv3.OpGet(v.s.k.instance()), clientv3.OpGet(v.prefix, clientv3.WithPrefix()))
 }
 
-// readable says whether a value can be read, and tells of it if not.
-func (v *view[T]) readable(key, value string) bool {
-	_, err := v.check(key, value)
+// take reads what a key holds, and tells of it if that cannot be read.
+func (v *view[T]) take(key, value string) (values []T, ok bool) {
+	values, err := v.read(key, value)
 	if err == nil {
 		delete(v.unread, key)
-		return true
+		return values, true
 	}
 	if !v.unread[key] {
 		v.s.log.WithError(damaged(key, err)).Error("a record of the cluster's store is left out; what was known of it stays")
 	}
 	v.unread[key] = true
-	return false
+	return values, false
 }
 
-func (v *view[T]) put(key, value string) {
+func (v *view[T]) put(key string, values []T) {
 	g := v.group(key)
 	if v.groups[g] == nil {
-		v.groups[g] = map[string]string{}
+		v.groups[g] = map[string][]T{}
 	}
-	v.groups[g][key] = value
+	v.groups[g][key] = values
 }
 
 // apply takes the changes of one answer in. A value that comes and goes within
@@ -301,25 +301,29 @@ func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
 	var order []string
 	for _, e := range r.Events {
 		key, gone := string(e.Kv.Key), e.Type == clientv3.EventTypeDelete
-		if !gone && !v.readable(key, string(e.Kv.Value)) {
-			continue
+		var values []T
+		if !gone {
+			var ok bool
+			if values, ok = v.take(key, string(e.Kv.Value)); !ok {
+				continue
+			}
 		}
 		g := v.group(key)
 		if _, seen := last[g]; !seen {
 			order = append(order, g)
-			was[g] = v.decode(v.groups[g])
+			was[g] = v.join(v.groups[g])
 			last[g] = was[g]
 		}
 		if gone {
-			if there, _ := v.check(key, ""); v.unread[key] && len(last[g]) == 0 {
-				last[g] = there // others may know of it from before
+			if v.unread[key] && len(last[g]) == 0 {
+				last[g], _ = v.read(key, "") // others may know of it from before
 			}
 			delete(v.groups[g], key)
 			delete(v.unread, key)
 		} else {
-			v.put(key, string(e.Kv.Value))
+			v.put(key, values)
 		}
-		if now := v.decode(v.groups[g]); len(now) > 0 {
+		if now := v.join(v.groups[g]); len(now) > 0 {
 			last[g] = now
 		}
 		if len(v.groups[g]) == 0 {
@@ -328,7 +332,7 @@ func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
 	}
 	u := control.Update[T]{Revision: r.Header.Revision, Instance: v.s.Instance()}
 	for _, g := range order {
-		now := v.decode(v.groups[g])
+		now := v.join(v.groups[g])
 		if len(now) == 0 {
 			u.Deleted = append(u.Deleted, last[g]...)
 			now = last[g]

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/particle-net/particle"
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/internal/holder"
 	"github.com/particle-net/particle/internal/hostpath"
@@ -141,7 +142,7 @@ func Remove(ctx context.Context, req RemoveRequest) (RemoveResult, error) {
 	}
 	// The record goes last: with it, an interrupted removal can be taken up.
 	files := append(installed(known), hostpath.DriverSocket, hostpath.RunDir)
-	if made := known && rec.MadeState; req.Undo && !made {
+	if req.Undo && !rec.MadeState {
 		files = append(files, recordFile)
 	} else {
 		files = append(files, hostpath.StateDir)
@@ -162,8 +163,7 @@ func Remove(ctx context.Context, req RemoveRequest) (RemoveResult, error) {
 // this module is ours.
 func installed(known bool) (files []string) {
 	for path, name := range map[string]string{hostpath.RuntimeBinary: "particle-runtime", hostpath.CLIBinary: "particle"} {
-		built, err := buildinfo.ReadFile(path)
-		if known || err == nil && built.Path == module+"/cmd/"+name {
+		if known || builtOf(path) == particle.Module+"/cmd/"+name {
 			files = append(files, path)
 		}
 	}
@@ -173,8 +173,15 @@ func installed(known bool) (files []string) {
 	return files
 }
 
-// module is the path of this one, as go.mod has it.
-const module = "github.com/particle-net/particle"
+// builtOf is the package that a program was built of; empty if it is no program of Go's, or
+// is not there.
+func builtOf(path string) string {
+	built, err := buildinfo.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return built.Path
+}
 
 // endHolder ends the process of the guard by system calls, once the kernel has told
 // it that the last container is gone.

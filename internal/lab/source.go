@@ -9,14 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/particle-net/particle"
 	"github.com/particle-net/particle/internal/fault"
 )
 
-// modulePath is the module whose checkout holds the probe and the engine's pins.
-const modulePath = "github.com/particle-net/particle"
-
-// sourceDir finds the checkout of the module: around the working directory, as for
-// tests, or around the program itself.
+// sourceDir finds the checkout of the module, which holds the probe and the engine's pins:
+// around the working directory, as for tests, or around the program itself.
 func sourceDir() (string, error) {
 	var starts []string
 	if dir, err := os.Getwd(); err == nil {
@@ -28,7 +26,7 @@ func sourceDir() (string, error) {
 	for _, dir := range starts {
 		for {
 			raw, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-			if err == nil && strings.HasPrefix(string(raw), "module "+modulePath+"\n") {
+			if err == nil && strings.HasPrefix(string(raw), "module "+particle.Module+"\n") {
 				return dir, nil
 			}
 			if dir == filepath.Dir(dir) {
@@ -37,7 +35,7 @@ func sourceDir() (string, error) {
 			dir = filepath.Dir(dir)
 		}
 	}
-	return "", fault.New("find source", modulePath, "the working directory is in no checkout of it", "run it inside a checkout")
+	return "", fault.New("find source", particle.Module, "the working directory is in no checkout of it", "run it inside a checkout")
 }
 
 // goCommand runs the go command in a module's directory, with additions to its

@@ -80,15 +80,11 @@ func (h *Host) create(c Call) (*confinement, error) {
 	}
 	sharing := seccomp.Sharing{
 		Namespace: place.Namespace,
-		Annotations: map[string]string{
+		Annotations: saying(map[string]string{
 			annotationDir:     b.Dir,
 			annotationNetwork: string(place.Network),
-			annotationJoin:    "",
 			annotationGuard:   guardName(place.Supervised),
-
-			annotationNamespace: "",
-			annotationReason:    "",
-		},
+		}),
 	}
 	if source := b.facts.Source(seccomp.ResolvConf); source != "" && filepath.Dir(source) == b.Dir {
 		sharing.ResolvConf = filepath.Join(h.Resolv, c.ID)
@@ -203,7 +199,7 @@ func (h *Host) createJoiner(c Call, b bundle) (*confinement, error) {
 	case path == "" && resolv == "":
 		return nil, b.disclaim()
 	case path == "": // the other has a namespace of its own
-		return nil, b.rewrite(seccomp.Separate, seccomp.Sharing{ResolvConf: resolv, Annotations: unsaid()})
+		return nil, b.rewrite(seccomp.Separate, seccomp.Sharing{ResolvConf: resolv, Annotations: saying(nil)})
 	}
 	b.exposed = h.exposure(b)
 	if err := refuse(c, b, "the network of the container it joins", false); err != nil {
@@ -219,15 +215,12 @@ func (h *Host) createJoiner(c Call, b bundle) (*confinement, error) {
 	}
 	sharing := seccomp.Sharing{
 		Namespace: path, // one spelling, so that later commands recognise it
-		Annotations: map[string]string{
+		Annotations: saying(map[string]string{
 			annotationDir:     b.Dir,
 			annotationNetwork: filepath.Base(path),
 			annotationJoin:    string(target),
 			annotationGuard:   guardName(supervised),
-
-			annotationNamespace: "",
-			annotationReason:    "",
-		},
+		}),
 		ResolvConf: resolv,
 	}
 	return b.share(sharing, supervised)
@@ -319,7 +312,7 @@ func (b bundle) disclaim() error {
 	if !bytes.Contains(b.spec, []byte(`"`+annotationPrefix)) {
 		return nil
 	}
-	return b.rewrite(seccomp.Separate, seccomp.Sharing{Annotations: unsaid()})
+	return b.rewrite(seccomp.Separate, seccomp.Sharing{Annotations: saying(nil)})
 }
 
 func (b bundle) rewrite(edit func([]byte, seccomp.Sharing) ([]byte, error), s seccomp.Sharing) error {

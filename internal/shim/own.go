@@ -47,14 +47,12 @@ func (h *Host) createOwn(c Call, b bundle, place runtimeapi.Placement, networks 
 	if cause, fix := impossible(c, b, on); cause != "" {
 		return fault.New("start container", b.Label(), cause, fix)
 	}
-	s := seccomp.Sharing{Annotations: map[string]string{
+	s := seccomp.Sharing{Annotations: saying(map[string]string{
 		annotationDir:       b.Dir,
 		annotationNetwork:   string(place.Network),
-		annotationJoin:      "",
-		annotationGuard:     "",
 		annotationNamespace: ownNamespace,
 		annotationReason:    reason,
-	}}
+	})}
 	// Docker's resolver works in such a namespace. It knows the names on other
 	// networks, and asks beyond them if one of those is its way out.
 	if source := b.facts.Source(seccomp.ResolvConf); len(networks) == 1 && source != "" && filepath.Dir(source) == b.Dir {

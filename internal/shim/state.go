@@ -33,13 +33,13 @@ const (
 // annotationPrefix is what the names of all begin with.
 const annotationPrefix = "net.particle."
 
-// unsaid has none of them.
-func unsaid() map[string]string {
-	none := map[string]string{}
+// saying gives each of the names what is said by it. What is not said is taken out.
+func saying(said map[string]string) map[string]string {
+	all := map[string]string{}
 	for _, name := range []string{annotationDir, annotationNetwork, annotationJoin, annotationGuard, annotationNamespace, annotationReason} {
-		none[name] = ""
+		all[name] = said[name]
 	}
-	return none
+	return all
 }
 
 // guardSeccomp is the value of annotationGuard.
