@@ -31,11 +31,10 @@ const (
 //
 // A Hold is not safe for concurrent use.
 type Hold[T any] struct {
-	key      func(T) string
-	kept     map[string]*T
-	held     map[string]holding // those of kept that are not Current
-	instance string
-	revision int64
+	key    func(T) string
+	kept   map[string]*T
+	held   map[string]holding // those of kept that are not Current
+	origin Origin
 
 	healthy bool
 	read    time.Duration // the clock at the last look
@@ -69,9 +68,9 @@ type Verdict[T any] struct {
 }
 
 // Remember enters what was known before a restart.
-func (h *Hold[T]) Remember(all []T, instance string, revision int64) {
+func (h *Hold[T]) Remember(all []T, origin Origin) {
 	h.put(all)
-	h.instance, h.revision = instance, revision
+	h.origin = origin
 }
 
 func (h *Hold[T]) put(all []T) {
@@ -97,7 +96,10 @@ func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict[T] {
 	} else {
 		v.Changed = h.change(u)
 		v.Grown = len(u.Deleted) == 0 && len(h.kept) == before+len(u.Put)
-		h.revision = max(h.revision, u.Revision)
+		h.origin.Revision = max(h.origin.Revision, u.Revision)
+		if u.Mark.Revision > h.origin.Mark.Revision {
+			h.origin.Mark = u.Mark
+		}
 	}
 	v.Changed = v.Changed || changed
 	return v
@@ -159,7 +161,7 @@ func (h *Hold[T]) list(u Update[T]) Verdict[T] {
 		}
 	}
 	h.put(u.Put)
-	h.instance, h.revision = u.Instance, u.Revision
+	h.origin = Origin{u.Instance, u.Revision, u.Mark}
 	return v
 }
 
@@ -178,10 +180,10 @@ func (h *Hold[T]) loss(u Update[T], known, missing int) string {
 }
 
 func (h *Hold[T]) another(u Update[T]) bool {
-	return h.instance != "" && u.Instance != "" && h.instance != u.Instance
+	return h.origin.Instance != "" && u.Instance != "" && h.origin.Instance != u.Instance
 }
 
-func (h *Hold[T]) older(u Update[T]) bool { return u.Revision != 0 && u.Revision < h.revision }
+func (h *Hold[T]) older(u Update[T]) bool { return u.Revision != 0 && u.Revision < h.origin.Revision }
 
 // Tick lets time pass. Call it at least every few seconds while Waiting.
 func (h *Hold[T]) Tick(now time.Duration) (changed bool) {
@@ -209,7 +211,7 @@ func (h *Hold[T]) drop(gone func(T, holding) bool) bool {
 func (h *Hold[T]) Healthy() bool { return h.healthy }
 
 // Origin is what Remember needs beside the records.
-func (h *Hold[T]) Origin() (instance string, revision int64) { return h.instance, h.revision }
+func (h *Hold[T]) Origin() Origin { return h.origin }
 
 // Waiting says whether time will change anything.
 func (h *Hold[T]) Waiting() bool { return len(h.held) > 0 }

@@ -41,8 +41,8 @@ func routeKey(r Route) string {
 }
 
 // Remember enters what was known before a restart.
-func (r *Routes) Remember(all []Route, instance string, revision int64) {
-	r.hold.Remember(all, instance, revision)
+func (r *Routes) Remember(all []Route, origin Origin) {
+	r.hold.Remember(all, origin)
 	r.single = false
 	r.forget()
 }
@@ -172,13 +172,12 @@ func (r *Routes) Healthy() bool { return r.hold.Healthy() }
 func (r *Routes) Count(s Standing) int { return r.hold.Count(s) }
 
 // Known lists all routes that are kept, with what Remember needs beside them.
-func (r *Routes) Known() (all []Route, instance string, revision int64) {
-	instance, revision = r.Origin()
-	return r.hold.All(Current, Withdrawn, Doubted), instance, revision
+func (r *Routes) Known() ([]Route, Origin) {
+	return r.hold.All(Current, Withdrawn, Doubted), r.Origin()
 }
 
 // Origin tells of which store they are, and how far that had come (see Hold).
-func (r *Routes) Origin() (instance string, revision int64) { return r.hold.Origin() }
+func (r *Routes) Origin() Origin { return r.hold.Origin() }
 
 // Own lists what the watch says that this host answers for.
 func (r *Routes) Own() []netip.Prefix { return r.mine(false) }

@@ -243,9 +243,9 @@ func TestWithdrawalBeforeALoss(t *testing.T) {
 
 func TestRememberedRoutesAreGuarded(t *testing.T) {
 	before := listed(&clock{})
-	known, instance, revision := before.Known()
+	known, origin := before.Known()
 	after := control.NewRoutes("0")
-	after.Remember(known, instance, revision)
+	after.Remember(known, origin)
 	want(t, after, "before the first list", all)
 	if v := after.Update(update{Whole: true, Instance: "b"}, 0); v.Loss == "" {
 		t.Error("a wiped store was believed after a restart")
@@ -319,7 +319,7 @@ func TestRulesHoldForAnyWatch(t *testing.T) {
 				healthy = true
 			},
 			"": func(t *rapid.T) {
-				known, _, _ := r.Known()
+				known, _ := r.Known()
 				for i, route := range pool {
 					if said[i] {
 						last[i], taken[i] = elapsed, false

@@ -114,4 +114,22 @@ type Update[T any] struct {
 	// last one was of, and later. Empty and 0 if the source has no such thing.
 	Instance string
 	Revision int64
+	// Mark is of what the source has told with this message or before; none if it has no
+	// such thing.
+	Mark Mark
+}
+
+// Origin is what a host knows of the source that a watch told of last: enough to tell, after
+// a restart too, whether that is another one now, or has been set back.
+type Origin struct {
+	Instance string `json:",omitempty"`
+	Revision int64  `json:",omitempty"`
+	Mark     Mark   `json:",omitzero"`
+}
+
+// Mark is a record of the source and the revision at which it was written. A source that was
+// set back to before that, and has come further since, has written something else then.
+type Mark struct {
+	Record   string
+	Revision int64
 }

@@ -162,10 +162,9 @@ func (c *cluster) connect(ctx context.Context, conn *membership.Connection) {
 	c.following.Lock()
 	node := c.node
 	c.following.Unlock()
-	instance, revision := c.member.Origin()
 	s, err := etcd.Open(ctx, etcd.Options{
 		Endpoints: conn.Endpoints, TLS: conn.TLS, User: conn.User, Password: conn.Password, Node: node, Encryption: conn.Encryption,
-		Instance: instance, Revision: revision, Log: c.log,
+		Origin: c.member.Origin(), Log: c.log,
 	})
 	if err != nil {
 		c.log.WithError(err).Error("the cluster's store cannot be used")

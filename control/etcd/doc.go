@@ -48,9 +48,10 @@
 // lease and whenever something is strange: the connection breaks, an attempt
 // fails, or an answer is of an older revision than one before. It needs to: a
 // watch waits silently for ever if its store was replaced by one whose revisions
-// are lower. When the keeper finds the store away, back, or another, every watch
-// begins anew with a whole list: those of the networks' claims two at a time, since
-// all hosts ask for them at that moment.
+// are lower. A store that has come further again since it was set back the keeper knows by
+// what was written at a revision of which the watches have told. When it finds the store
+// away, back, or another, every watch begins anew with a whole list: those of the networks'
+// claims two at a time, since all hosts ask for them at that moment.
 //
 // A record that cannot be read, of a newer version or damaged, is there: watches go on with
 // what it said before, and lists name it as unread.

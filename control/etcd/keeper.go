@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -161,19 +162,26 @@ func (s *Store) check() error {
 
 // look compares the store, and this host's record in it, with what they should be.
 func (s *Store) look(ctx context.Context) error {
-	me := s.self()
-	got, revision, err := s.read(ctx, clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me.ID)), clientv3.OpGet(s.k.alive(me.ID)), clientv3.OpGet(s.k.lost(me.ID)))
+	me, known := s.self(), s.Instance()
+	mark, next := s.marked()
+	got, revision, err := s.read(ctx, clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me.ID)), clientv3.OpGet(s.k.alive(me.ID)), clientv3.OpGet(s.k.lost(me.ID)),
+		clientv3.OpGet(cmp.Or(mark.Record, s.k.instance())))
 	if err != nil {
 		if s.o.User != "" {
 			s.signOut()
 		}
 		return err
 	}
-	known, named := s.Instance(), got[0]
+	named := got[0]
 	if err := s.identify(ctx, named, revision); err != nil {
 		return err
 	}
-	if len(named.Kvs) == 0 || known != "" && s.Instance() != known {
+	if is := s.Instance(); is == cmp.Or(known, s.o.Origin.Instance) {
+		if err := s.compare(ctx, mark, got[4]); err != nil {
+			return err
+		}
+		s.advance(next)
+	} else if len(named.Kvs) == 0 || known != "" {
 		named = nil // it has got another, or its first, just now
 	}
 	if err := s.settle(ctx, named); err != nil {
@@ -209,10 +217,14 @@ func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse, revisio
 	if s.instance == id.UUID {
 		return nil
 	}
-	if s.instance != "" {
+	switch was := s.o.Origin; {
+	case s.instance != "":
 		s.log.WithFields(map[string]any{"known": s.instance, "instance": id.UUID}).Warn("the cluster's store is another one than before")
-	} else if id.UUID == s.o.Instance && revision < s.o.Revision {
-		s.log.WithFields(map[string]any{"known": s.o.Revision, "revision": revision}).Warn("the cluster's store has gone back in time since this host saw it last")
+		s.mark, s.last = control.Mark{}, control.Mark{}
+	case id.UUID != was.Instance:
+		s.mark, s.last = control.Mark{}, control.Mark{}
+	case revision < was.Revision:
+		s.log.WithFields(map[string]any{"known": was.Revision, "revision": revision}).Warn("the cluster's store has gone back in time since this host saw it last")
 		s.rewound = true
 	}
 	s.instance = id.UUID

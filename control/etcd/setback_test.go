@@ -45,7 +45,7 @@ func TestSetBackWhileNobodyLooks(t *testing.T) {
 			t.Fatal(err)
 		}
 		srv.Load()
-		other := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Instance: before.Instance, Revision: before.Revision})
+		other := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Origin: control.Origin{Instance: before.Instance, Revision: before.Revision}})
 		knowsNothing := func() *etcd.Store { return open(t, srv.Endpoint(), controltest.Node(3)) }
 		if c, err := other.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); !errors.Is(err, control.ErrSettling) {
 			t.Errorf("who knows how far it had come: %v, %v", c, err)
@@ -65,6 +65,128 @@ func TestSetBackWhileNobodyLooks(t *testing.T) {
 		if c, err := other.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); err != nil || c.Prefix.Overlaps(its.Prefix) {
 			t.Errorf("in the end: %v, %v; %s is the owner's", c, err, its.Prefix)
 		}
+	})
+}
+
+// setBackAndFurther restores what the server has saved. A host that knows nothing comes
+// first, and writes until the store has come further than it had.
+func setBackAndFurther(t *testing.T, srv *etcdtest.Server, revision int64) {
+	t.Helper()
+	srv.Load()
+	stranger := open(t, srv.Endpoint(), controltest.Node(9))
+	n := controltest.Network(2)
+	var err error
+	if n.VNI, err = stranger.ClaimNetwork(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	for listed(t, stranger, n).Revision <= revision {
+		if _, err := stranger.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Who has seen the store before tells by what was written then, if it starts after the
+// stranger.
+func TestSetBackAndFurtherBeforeItsStart(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		srv := etcdtest.Start(t, release)
+		n := controltest.Network(1)
+		owner := open(t, srv.Endpoint(), controltest.Node(1))
+		if _, err := owner.ClaimNetwork(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		srv.Save()
+		its, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := listed(t, owner, n)
+		if err := owner.Close(); err != nil {
+			t.Fatal(err)
+		}
+		setBackAndFurther(t, srv, before.Revision)
+		seen := control.Origin{Instance: before.Instance, Revision: before.Revision, Mark: before.Mark}
+		other := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Origin: seen})
+		if c, err := other.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); !errors.Is(err, control.ErrSettling) {
+			t.Errorf("%v, %v; %s is the owner's, and the store lacks it", c, err, its.Prefix)
+		}
+	})
+}
+
+// So does one that has run all the time, and did not reach the store meanwhile.
+func TestSetBackAndFurtherBehindItsBack(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		srv := etcdtest.Start(t, release)
+		gate := etcdtest.NewGate(t, srv)
+		n := controltest.Network(1)
+		owner := open(t, srv.Endpoint(), controltest.Node(1))
+		if _, err := owner.ClaimNetwork(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		srv.Save()
+		routes := controltest.Follow(t, open(t, gate.Endpoint(), controltest.Node(2)).WatchRoutes(t.Context(), n), controltest.Key)
+		if _, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); err != nil {
+			t.Fatal(err)
+		}
+		routes.UntilHave(1)
+		before := routes.Instance
+		gate.Close()
+		revision := listed(t, owner, n).Revision
+		if err := owner.Close(); err != nil {
+			t.Fatal(err)
+		}
+		setBackAndFurther(t, srv, revision)
+		gate.Open()
+		routes.Until("a list of the older store, as of another one", func() bool { return routes.Instance != before })
+	})
+}
+
+// A host that was away finds the record that it keeps in mind written again, or taken away,
+// or compacted with all of that time: the store is the one that it was.
+func TestMarkThatHasChanged(t *testing.T) {
+	releases(t, func(t *testing.T, release string) {
+		srv := etcdtest.Start(t, release)
+		n := controltest.Network(1)
+		owner := open(t, srv.Endpoint(), controltest.Node(1))
+		var err error
+		if n.VNI, err = owner.ClaimNetwork(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		claim := func() control.Claim {
+			c, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		its := claim()
+		before := listed(t, owner, n)
+		seen := control.Origin{Instance: before.Instance, Revision: before.Revision, Mark: before.Mark}
+		returns := func(to string) {
+			t.Helper()
+			other := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Origin: seen})
+			if now := listed(t, other, n); now.Instance != before.Instance {
+				t.Errorf("%s: the store is %s, and was %s", to, now.Instance, before.Instance)
+			}
+			if err := other.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		returns("what it was")
+		moved := controltest.Node(1)
+		moved.VTEP = moved.VTEP.Next()
+		if err := owner.SetNode(t.Context(), moved); err != nil {
+			t.Fatal(err)
+		}
+		returns("one written again")
+		if err := owner.Release(t.Context(), its); err != nil {
+			t.Fatal(err)
+		}
+		returns("none")
+		claim()
+		srv.Compact()
+		returns("one that nobody can tell of")
 	})
 }
 

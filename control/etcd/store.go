@@ -32,8 +32,7 @@ type Options struct {
 	Prefix         string              // of all keys; empty is "/particle/v1/"
 	Node           control.Node        // this host
 	Encryption     topology.Encryption // as this host has it; a store whose hosts have another serves it nothing
-	Instance       string              // the name that the store had when this host saw it last; empty if it never did
-	Revision       int64               // and how far it had come: one that has not come so far was set back
+	Origin         control.Origin      // the store as this host saw it last; zero if it never did
 	LeaseTTL       time.Duration       // 0 is 30 s; a host is suspect when it has been silent for so long
 	Settle         time.Duration       // 0 is 10 min; how long hosts have to claim again what the store has lost
 	Abandon        time.Duration       // 0 is 24 h; a host that has been away for so long loses its claims
@@ -69,6 +68,8 @@ type Store struct {
 	client   *clientv3.Client // nil until the first connection, see connect
 	node     control.Node
 	instance string        // of the store; empty until it has answered
+	mark     control.Mark  // of what the store has told; see compare
+	last     control.Mark  // of what it told last
 	rewound  bool          // the store was set back, and does not know it yet
 	down     error         // why the store is unhealthy; nil if it is not
 	refused  error         // why this host is none of the store's; nil if it is
@@ -93,7 +94,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		o: o, k: keys(o.Prefix), log: o.Log, node: o.Node,
+		o: o, k: keys(o.Prefix), log: o.Log, node: o.Node, mark: o.Origin.Mark, last: o.Origin.Mark,
 		wake: make(chan struct{}, 1), listing: make(chan struct{}, listsAtOnce), down: errUnknown, changed: make(chan struct{}), sightings: map[topology.NodeID]sighting{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -128,7 +128,7 @@ func (v *view[T]) follow(ctx context.Context, changed <-chan struct{}) (healthy 
 	// context to learn that this is known by now.
 	ctx, cancel := until(clientv3.WithRequireLeader(ctx), changed)
 	defer cancel()
-	revision, err := v.list(ctx)
+	revision, err := v.list(ctx, changed)
 	if ctx.Err() != nil {
 		return false, nil
 	}
@@ -179,7 +179,9 @@ func (v *view[T]) hear(ctx context.Context, events clientv3.WatchChan, at int64,
 				v.s.note(at, r.Header.Revision)
 				at = r.Header.Revision
 			}
-			if u := v.apply(r); len(u.Put)+len(u.Deleted) > 0 && !v.send(ctx, u) {
+			u := v.apply(r)
+			v.s.told(changed, u.Mark)
+			if len(u.Put)+len(u.Deleted) > 0 && !v.send(ctx, u) {
 				return true, nil
 			}
 		}
@@ -209,7 +211,7 @@ func (s *Store) askProgress() {
 }
 
 // list reads everything and delivers it.
-func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
+func (v *view[T]) list(ctx context.Context, changed <-chan struct{}) (revision int64, err error) {
 	got, revision, err := v.ask(ctx)
 	if err != nil {
 		return 0, err
@@ -223,6 +225,7 @@ func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
 	v.groups = map[string]map[string][]T{}
 	for _, kv := range got[1].Kvs {
 		key := string(kv.Key)
+		u.Mark = newer(u.Mark, kv)
 		values, ok := v.take(key, string(kv.Value))
 		old, known := before[v.group(key)][key]
 		switch {
@@ -237,6 +240,7 @@ func (v *view[T]) list(ctx context.Context) (revision int64, err error) {
 	for _, found := range v.groups {
 		u.Put = append(u.Put, v.join(found)...)
 	}
+	v.s.told(changed, u.Mark)
 	if !v.send(ctx, u) {
 		return 0, nil
 	}
@@ -299,11 +303,13 @@ func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
 	was := map[string][]T{}  // by group: before
 	last := map[string][]T{} // by group: as it was before, or at its last change
 	var order []string
+	var mark control.Mark
 	for _, e := range r.Events {
 		key, gone := string(e.Kv.Key), e.Type == clientv3.EventTypeDelete
 		var values []T
 		if !gone {
 			var ok bool
+			mark = newer(mark, e.Kv)
 			if values, ok = v.take(key, string(e.Kv.Value)); !ok {
 				continue
 			}
@@ -330,7 +336,7 @@ func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
 			delete(v.groups, g)
 		}
 	}
-	u := control.Update[T]{Revision: r.Header.Revision, Instance: v.s.Instance()}
+	u := control.Update[T]{Revision: r.Header.Revision, Instance: v.s.Instance(), Mark: mark}
 	for _, g := range order {
 		now := v.join(v.groups[g])
 		if len(now) == 0 {

@@ -37,9 +37,8 @@ func eventually(t *testing.T, what string, is func() bool) {
 func (h *host) startWith(server *etcdtest.Server) {
 	h.w.t.Helper()
 	h.start()
-	instance, revision := h.member.Origin()
 	s, err := etcd.Open(context.Background(), etcd.Options{
-		Endpoints: []string{server.Endpoint()}, Node: h.node, LeaseTTL: 5 * time.Second, Instance: instance, Revision: revision,
+		Endpoints: []string{server.Endpoint()}, Node: h.node, LeaseTTL: 5 * time.Second, Origin: h.member.Origin(),
 	})
 	if err != nil {
 		h.w.t.Fatal(err)

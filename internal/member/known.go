@@ -18,9 +18,9 @@ type Known struct {
 	// something.
 	Seen bool `json:",omitempty"`
 
-	Routes   []control.Route // rule M survives a restart; on disk alone, network has them otherwise
-	Instance string          `json:",omitempty"`
-	Revision int64           `json:",omitempty"`
+	// Rule M survives a restart. On disk alone; network has them otherwise.
+	Routes []control.Route
+	control.Origin
 
 	Vouch []control.Route `json:",omitempty"` // what the store has lost of others, and they have not claimed again
 
@@ -67,17 +67,22 @@ func (s Stamp) age(now Stamp) time.Duration {
 }
 
 // Origin is what this host knows of the store that it saw last, on the disk of an
-// earlier plugin perhaps: its name, and how far it had come at least.
-func (m *Member) Origin() (instance string, revision int64) {
+// earlier plugin perhaps; how far that had come at least.
+func (m *Member) Origin() control.Origin {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	instance, revision = m.cluster.Origin()
+	last := m.cluster.Origin()
 	for _, n := range m.networks {
-		if of, at := n.routes.Origin(); of == instance {
-			revision = max(revision, at)
+		o := n.routes.Origin()
+		if o.Instance != last.Instance {
+			continue
+		}
+		last.Revision = max(last.Revision, o.Revision)
+		if o.Mark.Revision > last.Mark.Revision {
+			last.Mark = o.Mark
 		}
 	}
-	return instance, revision
+	return last
 }
 
 func (m *Member) stamp() Stamp {
@@ -143,7 +148,7 @@ func (m *Member) newNetwork(k Known) *network {
 		low: map[netip.Prefix]bool{}, refills: map[netip.Prefix][]chan error{},
 		kick: make(chan struct{}, 1), saved: k.Verified,
 	}
-	n.routes.Remember(k.Routes, k.Instance, k.Revision)
+	n.routes.Remember(k.Routes, k.Origin)
 	n.Routes = nil
 	return n
 }
@@ -169,7 +174,7 @@ func (m *Member) load() error {
 			seen = append(seen, k.Network)
 		}
 	}
-	m.cluster.Remember(seen, origin.Instance, origin.Revision)
+	m.cluster.Remember(seen, origin.Origin)
 	if m.stored, err = m.o.Hosts.All(); err != nil {
 		return err
 	}
@@ -177,7 +182,7 @@ func (m *Member) load() error {
 	for _, n := range m.stored {
 		nodes = append(nodes, control.NodeState{Node: n})
 	}
-	m.nodes.Remember(nodes, "", 0)
+	m.nodes.Remember(nodes, control.Origin{})
 	return nil
 }
 
@@ -232,7 +237,7 @@ func (m *Member) unwritten(of []topology.SharedID) map[string]Known {
 	writes := map[string]Known{}
 	if m.listed && len(of) == 0 {
 		var origin Known
-		origin.Instance, origin.Revision = m.cluster.Origin()
+		origin.Origin = m.cluster.Origin()
 		origin.Node = m.o.Node.ID
 		writes[originKey], m.listed = origin, false
 	}
@@ -245,7 +250,7 @@ func (m *Member) unwritten(of []topology.SharedID) map[string]Known {
 			continue
 		}
 		k := n.Known
-		k.Routes, k.Instance, k.Revision = n.routes.Known()
+		k.Routes, k.Origin = n.routes.Known()
 		k.Vouch = slices.Clone(n.Vouch) // vouch takes out of it while this is written
 		writes[string(id)] = k
 		n.dirty = false
