@@ -62,6 +62,9 @@ func Install(req InstallRequest, programs Programs) (InstallResult, error) {
 	if err != nil {
 		return InstallResult{}, err
 	}
+	if old, err = old.at(d.config); err != nil {
+		return InstallResult{}, err
+	}
 	plan, err := planConfig(d, old, req.MakeDefault)
 	if err != nil {
 		return InstallResult{}, err

@@ -57,6 +57,42 @@ func TestCutOffAfterHandover(t *testing.T) {
 	}
 }
 
+// dockerd reads another file than at the installation: each gets its own text back.
+func TestConfigurationThatMoved(t *testing.T) {
+	texts := map[string]string{"before.json": `{"debug": true}`, "now.json": `{"log-level": "warn"}`}
+	files := map[string]string{}
+	for name, text := range texts {
+		files[name] = filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(files[name], []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rec record
+	for _, name := range []string{"before.json", "now.json"} { // installed, moved by its user, and installed again
+		d := daemon{config: files[name]}
+		var err error
+		if rec, err = rec.at(d.config); err != nil {
+			t.Fatal(err)
+		}
+		plan, err := planConfig(d, rec, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := plan.apply(); err != nil {
+			t.Fatal(err)
+		}
+		rec.Config = plan.record
+	}
+	if _, err := restoreConfig(rec.Config.Path, rec); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range texts {
+		if got, err := os.ReadFile(files[name]); string(got) != text {
+			t.Errorf("%s has %s (%v), want %s", name, got, err, text)
+		}
+	}
+}
+
 // A plugin whose settings are all as they come is not no plugin: Install would take those of
 // an earlier installation from its record.
 func TestEmptySettingsAreTold(t *testing.T) {

@@ -54,6 +54,18 @@ func (c configRecord) without(text []byte) ([]byte, error) {
 	return daemonjson.Unmerge(text, ours(), c.Edit)
 }
 
+// at is the record for the configuration file that dockerd reads now, which somebody may have
+// changed for another since: what installation did to the former one is taken back there, and
+// the latter goes by its keys alone.
+func (r record) at(path string) (record, error) {
+	if r.Config.Path == "" || r.Config.Path == path {
+		return r, nil
+	}
+	_, err := restoreConfig(r.Config.Path, r)
+	r.Config = configRecord{}
+	return r, err
+}
+
 // loadRecord gives the record, or a zero one and false.
 func loadRecord(path string) (record, bool, error) {
 	raw, err := os.ReadFile(path)

@@ -43,22 +43,26 @@ func Unregister(req UnregisterRequest) (UnregisterResult, error) {
 	if err != nil {
 		return UnregisterResult{}, err
 	}
-	rec, known, err := loadRecord(recordFile)
+	rec, _, err := loadRecord(recordFile)
 	if err != nil {
+		return UnregisterResult{}, err
+	}
+	if !req.InForce {
+		_, _, err := beforeUs(d.config, rec)
+		return UnregisterResult{Config: d.config}, err
+	}
+	if rec, err = rec.at(d.config); err != nil {
 		return UnregisterResult{}, err
 	}
 	have, before, err := beforeUs(d.config, rec)
 	if err != nil {
 		return UnregisterResult{}, err
 	}
-	if !req.InForce {
-		return UnregisterResult{Config: d.config}, nil
-	}
 	text, err := daemonjson.Handover(before)
 	if err != nil {
 		return UnregisterResult{}, &fault.Error{Op: "restore dockerd's configuration", On: d.config, Err: err, Fix: "correct the file"}
 	}
-	if !known {
+	if rec.Config.Path == "" {
 		// Without a record the handover could not be told from the
 		// administrator's own text.
 		rec.Config = configRecord{Path: d.config, Absent: have == nil}
