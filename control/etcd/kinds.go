@@ -10,14 +10,17 @@ import (
 	"github.com/particle-net/particle/topology"
 )
 
-// kind is how a watch reads what a part of the store has.
+// kind is how a watch reads what a part of the store has. Several keys may be of one value;
+// what is left of it without any of them is the zero value.
 type kind[T any] struct {
-	// read makes a value of what a key holds: none, if it is there and no more. With an
-	// error, because it cannot be read, it is what the key itself tells.
-	read func(key, value string) ([]T, error)
-	// group says which keys belong to one value, and join makes that of them: one at most.
-	group func(key string) string
-	join  func(found map[string][]T) []T
+	of func(key string) string // names the value
+	// set gives a value what a key holds. With an error, because that cannot be read, it is
+	// what the key itself tells.
+	set   func(v T, key, value string) (T, error)
+	unset func(v T, key string) T  // takes that back
+	keep  func(v, old T) T         // gives a value what the old one had of a key that cannot be read any more
+	left  func(v T) bool           // whether anything is known
+	told  func(v T) bool           // whether that is enough to tell others
 	same  func(before, now T) bool // whether a value replaces the one before, or is another
 }
 
@@ -25,87 +28,103 @@ type kind[T any] struct {
 var errUnnamed = errors.New("it does not say whose it is")
 
 // record reads one that has its name in it; there is what the key tells of it.
-func record[T any](there T, value string, named func(T) bool) ([]T, error) {
+func record[T any](there T, value string, named func(T) bool) (T, error) {
 	var v T
 	err := json.Unmarshal([]byte(value), &v)
 	if err == nil && !named(v) {
 		err = errUnnamed
 	}
 	if err != nil {
-		v = there
+		return there, err
 	}
-	return []T{v}, err
+	return v, nil
 }
 
-// each key is a group of its own.
-func each(key string) string { return key }
-
-func alone[T any](found map[string][]T) []T {
-	for _, values := range found {
-		return values
+// single is the kind of what has one key, below prefix.
+func single[T any](prefix string, set func(key, value string) (T, error), told func(T) bool, same func(before, now T) bool) kind[T] {
+	return kind[T]{
+		of:    func(key string) string { return strings.TrimPrefix(key, prefix) },
+		set:   func(_ T, key, value string) (T, error) { return set(key, value) },
+		unset: func(T, string) (none T) { return none },
+		keep:  func(_, old T) T { return old },
+		left:  told, told: told, same: same,
 	}
-	return nil
 }
 
 func always[T any](T, T) bool { return true }
 
 // WatchRoutes implements control.Distributor.
 func (s *Store) WatchRoutes(ctx context.Context, n control.Network) <-chan control.Update[control.Route] {
-	return watch(ctx, s, s.k.net(n.ID), kind[control.Route]{
-		read: func(key, value string) ([]control.Route, error) {
-			if id, p, h, ok := s.k.parseVouched(key, value); ok {
-				r := h.route(id, p)
-				r.Vouched = true
-				return []control.Route{r}, nil
-			}
-			id, p, ok := s.k.parseClaim(key)
-			if !ok {
-				return nil, nil
-			}
-			h, err := readHolding(value)
-			if err != nil {
-				return nil, err // whose it is, no key tells
-			}
-			return []control.Route{h.route(id, p)}, nil
-		},
-		group: each, join: alone[control.Route],
-		same: func(a, b control.Route) bool { return a.Node == b.Node },
-	})
+	return watch(ctx, s, s.k.net(n.ID), s.routes(n.ID))
+}
+
+func (s *Store) routes(id topology.SharedID) kind[control.Route] {
+	return single(s.k.net(id), func(key, value string) (none control.Route, err error) {
+		if id, p, h, ok := s.k.parseVouched(key, value); ok {
+			r := h.route(id, p)
+			r.Vouched = true
+			return r, nil
+		}
+		id, p, ok := s.k.parseClaim(key)
+		if !ok {
+			return none, nil
+		}
+		h, err := readHolding(value)
+		if err != nil {
+			return none, err // whose it is, no key tells
+		}
+		return h.route(id, p), nil
+	}, func(r control.Route) bool { return r.Node != "" }, func(a, b control.Route) bool { return a.Node == b.Node })
 }
 
 // WatchNetworks implements control.Directory.
 func (s *Store) WatchNetworks(ctx context.Context) <-chan control.Update[control.Network] {
-	return watch(ctx, s, s.k.specs(), kind[control.Network]{
-		read: func(key, value string) ([]control.Network, error) {
-			id := topology.SharedID(strings.TrimPrefix(key, s.k.specs()))
-			return record(control.Network{ID: id}, value, func(n control.Network) bool { return n.ID == id })
-		},
-		group: each, join: alone[control.Network], same: always[control.Network],
-	})
+	return watch(ctx, s, s.k.specs(), single(s.k.specs(), func(key, value string) (control.Network, error) {
+		id := topology.SharedID(strings.TrimPrefix(key, s.k.specs()))
+		return record(control.Network{ID: id}, value, func(n control.Network) bool { return n.ID == id })
+	}, func(n control.Network) bool { return n.ID != "" }, always[control.Network]))
 }
 
 // WatchNodes implements control.Directory.
 func (s *Store) WatchNodes(ctx context.Context) <-chan control.Update[control.NodeState] {
-	return watch(ctx, s, s.k.nodes(), kind[control.NodeState]{
-		read: func(key, value string) ([]control.NodeState, error) {
-			id, ok := strings.CutSuffix(strings.TrimPrefix(key, s.k.nodes()), "/info")
-			if !ok {
-				return nil, nil
+	return watch(ctx, s, s.k.nodes(), s.nodes())
+}
+
+// nodes is the kind of what has two keys: the record of a host, and that its lease lives.
+func (s *Store) nodes() kind[control.NodeState] {
+	parse := func(key string) (id, what string) {
+		id, what, _ = strings.Cut(strings.TrimPrefix(key, s.k.nodes()), "/")
+		return id, what
+	}
+	return kind[control.NodeState]{
+		of: func(key string) string { id, _ := parse(key); return id },
+		set: func(n control.NodeState, key, value string) (control.NodeState, error) {
+			id, what := parse(key)
+			var err error
+			switch what {
+			case "info":
+				there := control.Node{ID: topology.NodeID(id)}
+				n.Node, err = record(there, value, func(r control.Node) bool { return r.ID == there.ID })
+			case "alive":
+				n.Alive = true
 			}
-			there := control.Node{ID: topology.NodeID(id)}
-			node, err := record(there, value, func(n control.Node) bool { return n.ID == there.ID })
-			return []control.NodeState{{Node: node[0]}}, err
+			return n, err
 		},
-		group: func(key string) string { return key[:strings.LastIndexByte(key, '/')+1] },
-		join: func(found map[string][]control.NodeState) []control.NodeState {
-			for _, values := range found {
-				for _, n := range values {
-					_, n.Alive = found[s.k.alive(n.ID)]
-					return []control.NodeState{n}
-				}
+		unset: func(n control.NodeState, key string) control.NodeState {
+			switch _, what := parse(key); what {
+			case "info":
+				n.Node = control.Node{}
+			case "alive":
+				n.Alive = false
 			}
-			return nil
+			return n
 		},
+		keep: func(n, old control.NodeState) control.NodeState {
+			n.Node = old.Node
+			return n
+		},
+		left: func(n control.NodeState) bool { return n.ID != "" || n.Alive },
+		told: func(n control.NodeState) bool { return n.ID != "" },
 		same: always[control.NodeState],
-	})
+	}
 }

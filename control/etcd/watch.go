@@ -50,8 +50,8 @@ type view[T any] struct {
 	s      *Store
 	prefix string
 	out    chan control.Update[T]
-	groups map[string]map[string][]T // key to what it held when it could be read last, by group
-	unread map[string]bool           // keys whose value cannot be, which was told
+	values map[string]*T   // by name, as they could be read last
+	unread map[string]bool // keys whose value cannot be, which was told
 }
 
 // watch delivers a part of the store until ctx or the store ends.
@@ -221,24 +221,27 @@ func (v *view[T]) list(ctx context.Context, changed <-chan struct{}) (revision i
 		return 0, errors.New("the store is another one than a moment ago")
 	}
 	u := control.Update[T]{Whole: true, Instance: id.UUID, Revision: revision}
-	before := v.groups
-	v.groups = map[string]map[string][]T{}
+	before := v.values
+	v.values = map[string]*T{}
 	for _, kv := range got[1].Kvs {
 		key := string(kv.Key)
 		u.Mark = newer(u.Mark, kv)
-		values, ok := v.take(key, string(kv.Value))
-		old, known := before[v.group(key)][key]
+		name := v.of(key)
+		was, old := value(v.values, name), value(before, name)
+		now, ok := v.take(was, key, string(kv.Value))
 		switch {
 		case ok:
-			v.put(key, values)
-		case known:
-			v.put(key, old)
-		default:
-			u.Unread = append(u.Unread, values...)
+			v.put(name, now)
+		case v.told(old):
+			v.put(name, v.keep(was, old))
+		case v.told(now):
+			u.Unread = append(u.Unread, now)
 		}
 	}
-	for _, found := range v.groups {
-		u.Put = append(u.Put, v.join(found)...)
+	for _, value := range v.values {
+		if v.told(*value) {
+			u.Put = append(u.Put, *value)
+		}
 	}
 	v.s.told(changed, u.Mark)
 	if !v.send(ctx, u) {
@@ -275,78 +278,82 @@ func (v *view[T]) ask(ctx context.Context) (got []*clientv3.GetResponse, revisio
 	return v.s.read(ctx, clientv3.OpGet(v.s.k.instance()), clientv3.OpGet(v.prefix, clientv3.WithPrefix()))
 }
 
-// take reads what a key holds, and tells of it if that cannot be read.
-func (v *view[T]) take(key, value string) (values []T, ok bool) {
-	values, err := v.read(key, value)
+// take gives a value what a key holds, and tells of it if that cannot be read.
+func (v *view[T]) take(was T, key, value string) (now T, ok bool) {
+	now, err := v.set(was, key, value)
 	if err == nil {
 		delete(v.unread, key)
-		return values, true
+		return now, true
 	}
 	if !v.unread[key] {
 		v.s.log.WithError(damaged(key, err)).Error("a record of the cluster's store is left out; what was known of it stays")
 	}
 	v.unread[key] = true
-	return values, false
+	return now, false
 }
 
-func (v *view[T]) put(key string, values []T) {
-	g := v.group(key)
-	if v.groups[g] == nil {
-		v.groups[g] = map[string][]T{}
+// put keeps a value, unless nothing is left of it. name may be a part of a key: that is much
+// longer, and would be kept with it.
+func (v *view[T]) put(name string, value T) {
+	if v.left(value) {
+		v.values[strings.Clone(name)] = &value
+	} else {
+		delete(v.values, name)
 	}
-	v.groups[g][key] = values
+}
+
+// value is the zero value where there is none.
+func value[T any](of map[string]*T, name string) (v T) {
+	if p := of[name]; p != nil {
+		v = *p
+	}
+	return v
 }
 
 // apply takes the changes of one answer in. A value that comes and goes within
 // it is told as it last was, one that cannot be read not at all.
 func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
-	was := map[string][]T{}  // by group: before
-	last := map[string][]T{} // by group: as it was before, or at its last change
+	was := map[string]T{}  // before
+	last := map[string]T{} // as it was before, or at its last change
 	var order []string
 	var mark control.Mark
 	for _, e := range r.Events {
 		key, gone := string(e.Kv.Key), e.Type == clientv3.EventTypeDelete
-		var values []T
+		name := v.of(key)
+		before := value(v.values, name)
+		now, ok := v.unset(before, key), true
 		if !gone {
-			var ok bool
 			mark = newer(mark, e.Kv)
-			if values, ok = v.take(key, string(e.Kv.Value)); !ok {
-				continue
-			}
+			now, ok = v.take(before, key, string(e.Kv.Value))
 		}
-		g := v.group(key)
-		if _, seen := last[g]; !seen {
-			order = append(order, g)
-			was[g] = v.join(v.groups[g])
-			last[g] = was[g]
+		if !ok {
+			continue
 		}
-		if gone {
-			if v.unread[key] && len(last[g]) == 0 {
-				last[g], _ = v.read(key, "") // others may know of it from before
-			}
-			delete(v.groups[g], key)
-			delete(v.unread, key)
-		} else {
-			v.put(key, values)
+		if _, seen := last[name]; !seen {
+			order = append(order, name)
+			was[name], last[name] = before, before
 		}
-		if now := v.join(v.groups[g]); len(now) > 0 {
-			last[g] = now
+		if v.unread[key] && !v.told(last[name]) { // it is gone
+			last[name], _ = v.set(last[name], key, "") // others may know of it from before
 		}
-		if len(v.groups[g]) == 0 {
-			delete(v.groups, g)
+		delete(v.unread, key)
+		v.put(name, now)
+		if v.told(now) {
+			last[name] = now
 		}
 	}
 	u := control.Update[T]{Revision: r.Header.Revision, Instance: v.s.Instance(), Mark: mark}
-	for _, g := range order {
-		now := v.join(v.groups[g])
-		if len(now) == 0 {
-			u.Deleted = append(u.Deleted, last[g]...)
-			now = last[g]
-		} else {
-			u.Put = append(u.Put, now...)
+	for _, name := range order {
+		was, now, last := was[name], value(v.values, name), last[name]
+		switch {
+		case v.told(now):
+			u.Put = append(u.Put, now)
+		case v.told(last):
+			u.Deleted = append(u.Deleted, last)
+			now = last
 		}
-		if len(was[g]) > 0 && !v.same(was[g][0], now[0]) {
-			u.Deleted = append(u.Deleted, was[g]...)
+		if v.told(was) && !v.same(was, now) {
+			u.Deleted = append(u.Deleted, was)
 		}
 	}
 	return u
