@@ -165,7 +165,7 @@ func (s *Store) look(ctx context.Context) error {
 	me, known := s.self(), s.Instance()
 	mark, next := s.marked()
 	got, revision, err := s.read(ctx, clientv3.OpGet(s.k.instance()), clientv3.OpGet(s.k.info(me.ID)), clientv3.OpGet(s.k.alive(me.ID)), clientv3.OpGet(s.k.lost(me.ID)),
-		clientv3.OpGet(cmp.Or(mark.Record, s.k.instance())))
+		clientv3.OpGet(cmp.Or(mark.Record, s.k.instance()))) // any key, if there is no mark
 	if err != nil {
 		if s.o.User != "" {
 			s.signOut()
@@ -176,7 +176,7 @@ func (s *Store) look(ctx context.Context) error {
 	if err := s.identify(ctx, named, revision); err != nil {
 		return err
 	}
-	if is := s.Instance(); is == cmp.Or(known, s.o.Origin.Instance) {
+	if s.Instance() == cmp.Or(known, s.o.Origin.Instance) { // the mark is of this store
 		if err := s.compare(ctx, mark, got[4]); err != nil {
 			return err
 		}
