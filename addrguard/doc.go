@@ -93,6 +93,10 @@
 //     before it was connected cannot connect (EADDRNOTAVAIL).
 //   - A socket bound to 0.0.0.0 that connects to 127.0.0.1 comes from the own
 //     address.
+//   - What comes for an IPv6 address in pieces is put together after steer has seen
+//     it, so a socket for both families does not hear it.
+//   - A port that one container has bound is not chosen for connections of others,
+//     and connections that end keep their port from the next who has the address.
 //   - Ancillary data (IP_PKTINFO, IP_RECVERR), sockets for ping and /proc/net show
 //     addresses as the namespace knows them.
 //   - 127.0.0.0/8 beyond 127.0.0.0/24 does not exist.

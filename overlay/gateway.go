@@ -20,7 +20,7 @@ import (
 //	┌──────────────────────┐   ┌──────────────────────┐   ┌────────────────┐
 //	│ up0 ─── veth pair ───┼───┼─ in0            up0 ─┼───┼─ pu4f2a9c01d3b7│
 //	│ default via in0      │   │ default via pu…      │   └────────────────┘
-//	└──────────────────────┘   │ from up0: via in0    │
+//	└──────────────────────┘   │ from up0, lo: via in0│
 //	                           │ masquerade to up0    │
 //	                           └──────────────────────┘
 //
@@ -30,7 +30,9 @@ import (
 // leave the host by the uplink never meets it.
 //
 // What comes back is routed by the link it came in by, so the gateway knows none of
-// the network's subnets.
+// the network's subnets. What the gateway says itself, that a packet has expired
+// above all, is for containers: by its default route it would leave the host, for an
+// address that may be somebody else's there.
 
 const (
 	// gatewayName is the gateway's end of the link to the tenant namespace.
@@ -39,8 +41,10 @@ const (
 	// before it is the network's.
 	gatewaySuffix = ".gateway"
 	// returnTable is the routing table for what comes back, and the priority of the
-	// rule that leads there: after table local's, before table main's.
+	// rules that lead there: after table local's, before table main's.
 	returnTable = 112
+	// selfName is the link that packets of a namespace's own come from to its rules.
+	selfName = "lo"
 )
 
 // wayOut is the way from a tenant namespace by its gateway to the host.
@@ -70,7 +74,8 @@ func (w wayOut) ensureRoutes(addr func(end) netip.Addr) (changed bool, err error
 			return w.tenant.ensureDefault(uplinkName, unix.RT_TABLE_MAIN, addr(w.inside.outer))
 		},
 		func() (bool, error) { return w.gate.ensureDefault(gatewayName, returnTable, back) },
-		func() (bool, error) { return w.gate.ensureReturnRule(familyOf(back)) },
+		func() (bool, error) { return w.gate.ensureReturnRule(familyOf(back), uplinkName) },
+		func() (bool, error) { return w.gate.ensureReturnRule(familyOf(back), selfName) },
 	})
 }
 
@@ -134,21 +139,21 @@ func gatewayRules() ruleset {
 	}
 }
 
-// ensureReturnRule has what comes in by the uplink follow returnTable.
-func (n *namespace) ensureReturnRule(family int) (changed bool, err error) {
+// ensureReturnRule has what comes in by a link follow returnTable.
+func (n *namespace) ensureReturnRule(family int, link string) (changed bool, err error) {
 	rules, err := listed(func() ([]netlink.Rule, error) { return n.route.RuleList(family) })
 	if err != nil {
 		return false, fmt.Errorf("list routing rules: %w", err)
 	}
 	if slices.ContainsFunc(rules, func(r netlink.Rule) bool {
-		return r.IifName == uplinkName && r.Table == returnTable && r.Priority == returnTable
+		return r.IifName == link && r.Table == returnTable && r.Priority == returnTable
 	}) {
 		return false, nil
 	}
 	rule := netlink.NewRule()
-	rule.Family, rule.IifName, rule.Table, rule.Priority = family, uplinkName, returnTable, returnTable
+	rule.Family, rule.IifName, rule.Table, rule.Priority = family, link, returnTable, returnTable
 	if err := n.route.RuleAdd(rule); err != nil {
-		return false, fmt.Errorf("set routing rule for %s: %w", uplinkName, err)
+		return false, fmt.Errorf("set routing rule for %s: %w", link, err)
 	}
 	return true, nil
 }

@@ -183,6 +183,7 @@ func TestForgedRouterAdvertisement(t *testing.T) {
 			m, _ := routed(t)
 			m.tenantWithUplink(1)
 			ns := m.gateway(network(1))
+			letSpeak(ns)
 			pu := "pu" + network(1).Short()
 			if name != "settings alone" {
 				m.Run("sh", "-c", "echo 2 > /proc/sys/net/ipv6/conf/"+pu+"/accept_ra")
