@@ -39,7 +39,9 @@
 // Maps and links are pinned below Options.Pins/layout-1. A new version replaces
 // the programs link by link; the maps stay, and a version with other maps takes
 // another directory. The links of a container's own anchor end with its cgroup; their
-// pins are cleared when it, or the next one, is expelled, or by the next Open.
+// pins are cleared when it, or the next one, is expelled, or by the next Open. Who
+// unmounts the pins takes all programs away; the next call that changes what is
+// attached puts them back.
 //
 // # What a program sees
 //

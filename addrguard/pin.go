@@ -15,9 +15,74 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock keeps others from changing what is attached, in this process and in any.
+// lock keeps others from changing what is attached, in this process and in any. Where
+// the pins are gone, they are there again when it returns.
 func (g *Guard) lock(ctx context.Context) (unlock func(), err error) {
+	unlock, err = g.flock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.restore(); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// restore pins and attaches again what went with the pins' file system, which somebody
+// has unmounted: programs hang nowhere then, and containers are kept apart by nothing.
+// The maps are still this process's, so it is known who was admitted. Devices get theirs
+// by the next Protect. The pins' lock is held.
+func (g *Guard) restore() error {
+	if g.core == nil { // Open has not loaded any yet
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(g.dir, guardMapContainers)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, p := range []*part{g.core, g.unix, g.device} {
+		if err := g.pinMaps(p); err != nil {
+			return err
+		}
+	}
+	g.mu.Lock()
+	clear(g.anchors)
+	clear(g.leaving)
+	g.mu.Unlock()
+	clear(g.branches)
+	return g.takeOver()
+}
+
+// pinMaps pins those of a part's maps that are to be, and are not.
+func (g *Guard) pinMaps(p *part) error {
+	if p == nil {
+		return nil
+	}
+	for name, m := range p.Maps {
+		path := filepath.Join(g.dir, name)
+		if _, err := os.Lstat(path); err == nil || p.spec.Maps[name].Pinning != ebpf.PinByName {
+			continue
+		}
+		bare, err := m.Clone() // the map itself takes itself for pinned
+		if err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+		if err := errors.Join(bare.Pin(path), bare.Close()); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// flock takes the lock of the pins' directory, which it makes if it is gone.
+func (g *Guard) flock(ctx context.Context) (unlock func(), err error) {
 	dir, err := os.Open(g.dir)
+	if errors.Is(err, fs.ErrNotExist) && g.core != nil {
+		if err := g.remount(); err != nil {
+			return nil, err
+		}
+		dir, err = os.Open(g.dir)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -38,6 +103,16 @@ func (g *Guard) lock(ctx context.Context) (unlock func(), err error) {
 		case <-time.After(again):
 		}
 	}
+}
+
+// remount makes the directory of the pins.
+func (g *Guard) remount() error {
+	g.mu.Lock() // two would mount one on the other
+	defer g.mu.Unlock()
+	if err := mountBPF(g.opts.Pins); err != nil {
+		return err
+	}
+	return os.MkdirAll(g.dir, 0o700)
 }
 
 // errNoTarget is the cause when what a link hangs on is gone.

@@ -123,6 +123,40 @@ func TestTakeOver(t *testing.T) {
 	expect(t, "after Unprotect", b.canBind("10.77.0.1"), true)
 }
 
+// Who unmounts the pins takes the guard from all containers that run. It is there again
+// when it is looked at next, with all that was known.
+func TestUnmountedPins(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := h.network(1, v4)
+	a, b := h.box(network, 1, v4), h.box(network, 2, v4)
+	before := h.programs()
+	if err := unix.Unmount(h.opts.Pins, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the programs go with the pins", func() bool { return b.canBind("10.77.0.1") })
+	if err := h.Protect(t.Context(), network, false); err != nil {
+		t.Fatal(err)
+	}
+	after := h.programs()
+	expect(t, "links", len(after), len(before))
+	for name := range before {
+		if after[name] == 0 {
+			t.Errorf("%s is not there again", name)
+		}
+	}
+	expect(t, "one that runs", b.confined("10.77.0.2"), true)
+	expect(t, "a stranger", h.start(h.top, h.spaces[network]).refused(), unix.EPERM)
+	exchange(t, "a server", b.socket(unix.AF_INET, udp), a.bound(udp, "0.0.0.0:53"), "10.77.0.1:53")
+	expect(t, "a new one", h.box(network, 3, v4).confined("10.77.0.3"), true)
+	// What the next version takes over is all of it.
+	if err := h.Guard.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	expect(t, "after another start", b.confined("10.77.0.2"), true)
+}
+
 // pinAs pins a link under a name with program replaced instead, if it is one of that
 // program.
 func (h *host) pinAs(name, program, other string) {

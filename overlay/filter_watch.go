@@ -51,11 +51,38 @@ func (h *Host) WatchFilter(ctx context.Context, lost func()) error {
 		if err != nil {
 			return nil
 		}
-		h.filter.seen = time.Time{}
 		clear(h.accepted)
+		gone := h.lacking()
 		release()
-		lost()
+		if gone {
+			lost()
+		}
 	}
+}
+
+// lacking says whether something is missing from our tables, and has them looked at if
+// so. The kernel tells of what we have taken out ourselves, too: a network that cannot
+// be made is in the filter for as long as it is tried, and would be tried again at once,
+// for ever. The caller has the turn to write.
+func (h *Host) lacking() bool {
+	known := h.filter.have
+	conn, err := h.root.firewall()
+	if err != nil {
+		return true
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	sound, err := h.readFilter(conn)
+	if err == nil && sound && known.equals(h.filter.have) {
+		state := matching
+		if !h.surveyed.when.IsZero() {
+			state, err = inspect(conn, table(tableName), hostRules(h.ports(), h.surveyed.outward))
+		}
+		if err == nil && state == matching {
+			return false
+		}
+	}
+	h.filter.seen = time.Time{}
+	return true
 }
 
 // takings are the messages of nf_tables that tell of something that is gone.

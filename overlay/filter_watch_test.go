@@ -2,6 +2,7 @@ package overlay_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/particle-net/particle/internal/netnstest"
 	"github.com/particle-net/particle/overlay"
+	"github.com/particle-net/particle/topology"
 )
 
 // What takes rules from the filter is told at once, and repaired though the filter was
@@ -33,15 +35,7 @@ func TestLostFilterIsTold(t *testing.T) {
 	})
 	defer watching.Wait()
 	defer stop()
-	// There is no telling when it listens: it does once it has told of something.
-	for heard := false; !heard; {
-		m.Run("nft", "add element inet particle-vxlan members4 { 192.0.2.66 }; delete element inet particle-vxlan members4 { 192.0.2.66 }")
-		select {
-		case <-told:
-			heard = true
-		default:
-		}
-	}
+	m.awaitWatch(told)
 	for _, loss := range []string{"flush ruleset", "flush chain inet particle-vxlan members", "delete element inet particle-vxlan members4 { 192.0.2.2 }"} {
 		m.Run("nft", loss)
 		for now := range told {
@@ -67,5 +61,53 @@ func TestLostFilterIsTold(t *testing.T) {
 	}
 	if calls >= others {
 		t.Errorf("%d calls: what others have removed was told", calls)
+	}
+}
+
+// awaitWatch returns when WatchFilter listens, of which there is no telling: it does once
+// it has told of something.
+func (m *machine) awaitWatch(told <-chan string) {
+	m.t.Helper()
+	for heard := false; !heard; {
+		m.Run("nft", "delete element inet particle-vxlan members4 { 192.0.2.2 }")
+		select {
+		case <-told:
+			heard = true
+		case <-time.After(50 * time.Millisecond):
+		}
+		m.Run("nft", "add element inet particle-vxlan members4 { 192.0.2.2 }")
+	}
+}
+
+// A network that cannot be made is in the filter for as long as it is tried. That it is
+// taken out again is no loss: who is told would try at once, for ever.
+func TestOwnDoingIsNoLoss(t *testing.T) {
+	t.Parallel()
+	netnstest.RequireTool(t, "nft")
+	m := newMachine(t, "192.0.2.1/24", func(o *overlay.Options) { o.AcceptEvery = time.Hour })
+	m.members("192.0.2.2")
+	m.Run("ip", "link", "add", "vxlan7", "type", "vxlan", "id", "42", "dstport", "4789")
+	ctx, stop := context.WithCancel(t.Context())
+	told := make(chan string, 1000)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if err := m.WatchFilter(ctx, func() { told <- "" }); err != nil {
+			t.Error(err)
+		}
+	})
+	defer watching.Wait()
+	defer stop()
+	m.awaitWatch(told)
+	if _, err := m.RepairMembers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	changed, err := m.Apply(t.Context(), part([]string{"10.9.1.0/24"}, []string{"10.9.0.0/16"}))
+	if !errors.Is(err, topology.ErrVNIInUse) || changed {
+		t.Fatalf("changed %v, %v, want nothing changed and %v", changed, err, topology.ErrVNIInUse)
+	}
+	select {
+	case <-told:
+		t.Error("what Apply has taken back was told as lost")
+	case <-time.After(500 * time.Millisecond):
 	}
 }

@@ -29,7 +29,7 @@ type Options struct {
 	Ready int
 	// AcceptEvery is how long the rules in the host's own firewall, and where its
 	// links lead, are taken for granted once they were seen; 0 looks at each
-	// ApplyUplink. A look runs the host's iptables three times for each IP
+	// ApplyUplink. A look runs the host's iptables four times for each IP
 	// version, and lists links and routes. ApplyBranch takes the tenant
 	// namespace's rules for granted as long, and Apply those of SetMembers.
 	AcceptEvery time.Duration

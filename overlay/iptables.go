@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,11 +28,14 @@ const (
 	ip6tables = "ip6tables"
 )
 
-// userChain is Docker's chain for rules of others; Docker passes through it
-// first and never clears it.
-const userChain = "DOCKER-USER"
-
-const forwardChain = "FORWARD"
+// Our rules stand in FORWARD, right behind Docker's chain for rules of its users. In
+// that chain they would outrun what a user drops there, which is to hold for our
+// networks as for Docker's, or not be reached, where a user's rules return early; and
+// whoever clears FORWARD takes the way into the chain and leaves the chain.
+const (
+	forwardChain = "FORWARD"
+	userChain    = "DOCKER-USER"
+)
 
 // passes are the accept rules, as iptables arguments.
 func passes() [][]string {
@@ -56,25 +60,54 @@ func (h *Host) ensureAccepted(ctx context.Context, program string) (changed bool
 			h.accepted[program] = time.Now()
 		}
 	}()
-	target := userChain
-	_, err = h.iptables(ctx, program, "-S", userChain)
+	rules, err := h.iptables(ctx, program, "-S", forwardChain)
 	switch {
 	case errors.Is(err, errNoIptables):
 		return false, nil
 	case err != nil:
-		target = forwardChain
+		return false, acceptError(program, err)
 	}
+	place := behindUserChain(rules)
 	for _, pass := range passes() {
-		if _, err := h.iptables(ctx, program, append([]string{"-C", target}, pass...)...); err == nil {
+		if _, err := h.iptables(ctx, program, append([]string{"-C", forwardChain}, pass...)...); err == nil {
 			continue
 		}
-		if _, err := h.iptables(ctx, program, append([]string{"-I", target}, pass...)...); err != nil {
-			return changed, &fault.Error{Op: "accept forwarding from uplinks", On: target, Err: err,
-				Fix: "run `" + program + " -S` on the host and mend what it reports"}
+		if _, err := h.iptables(ctx, program, append([]string{"-I", forwardChain, place}, pass...)...); err != nil {
+			return changed, acceptError(program, err)
 		}
 		changed = true
 	}
+	users, err := h.iptables(ctx, program, "-S", userChain)
+	if err != nil || !strings.Contains(users, uplinkPrefix+"+") {
+		return changed, nil // most often there is no such chain
+	}
+	for _, pass := range passes() { // which earlier versions put there
+		if err := h.withdraw(ctx, program, userChain, pass); err != nil {
+			return changed, acceptError(program, err)
+		}
+	}
 	return changed, nil
+}
+
+// behindUserChain is the place in FORWARD, whose rules are given as -S lists them, behind
+// the jump to Docker's chain: the first if there is none.
+func behindUserChain(rules string) string {
+	place := 1
+	for line := range strings.Lines(rules) {
+		if !strings.HasPrefix(line, "-A ") {
+			continue // the policy
+		}
+		place++
+		if strings.TrimSpace(line) == "-A "+forwardChain+" -j "+userChain {
+			return strconv.Itoa(place)
+		}
+	}
+	return "1"
+}
+
+func acceptError(program string, err error) error {
+	return &fault.Error{Op: "accept forwarding from uplinks", On: forwardChain, Err: err,
+		Fix: "run `" + program + " -S` on the host and mend what it reports"}
 }
 
 // withdrawAccepted deletes the accept rules, however often they are there.

@@ -85,6 +85,10 @@ type admission struct {
 	own       map[netip.Addr]bool // at which receivers listen
 }
 
+func (a admission) equals(b admission) bool {
+	return maps.Equal(a.receivers, b.receivers) && maps.Equal(a.members, b.members) && maps.Equal(a.ports, b.ports) && maps.Equal(a.own, b.own)
+}
+
 // listener is the network that a receiver is of, and the tunnel address that it has
 // on this host; earlier versions did not note that.
 type listener struct {

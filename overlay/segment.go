@@ -41,7 +41,8 @@ func (h *Host) Apply(ctx context.Context, seg topology.Segment) (changed bool, e
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		h.unwatch(path)
-		return true, h.found(ctx, path, seg)
+		err := h.found(ctx, path, seg)
+		return err == nil || errors.Is(err, topology.ErrUnreached), err
 	case err != nil:
 		return false, applyError(seg, err)
 	}

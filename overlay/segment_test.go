@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/particle-net/particle/internal/fault"
 	"github.com/particle-net/particle/overlay"
@@ -172,6 +175,34 @@ func TestVNIInUse(t *testing.T) {
 	if want := []topology.NetworkID{network(1)}; err != nil || !slices.Equal(ids, want) {
 		t.Errorf("Networks() = %v, %v; want %v: a failed Apply leaves nothing", ids, err, want)
 	}
+}
+
+// Whose namespace was unmounted, by a careless umount -R of /run/particle, is told so, and
+// not sent to look for another program. It is made anew when its containers have ended.
+func TestUnmountedNamespace(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "192.0.2.1/24")
+	seg := segment(1, 42, "192.0.2.1", "10.9.0.0/24")
+	m.apply(seg, true)
+	path := filepath.Join(m.opts.NamespaceDir, string(network(1)))
+	container, err := os.Open(path) // holds it as a process in it would
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		t.Fatal(errors.Join(err, container.Close()))
+	}
+	_, err = m.Apply(t.Context(), seg)
+	if !errors.Is(err, topology.ErrVNIInUse) || !strings.Contains(err.Error(), "unmounted from "+path) {
+		t.Errorf("after unmounting: %v", err)
+	}
+	if err := container.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for err = errors.New("not tried"); err != nil && t.Context().Err() == nil; { // the kernel ends namespaces in its own time
+		_, err = m.Apply(t.Context(), seg)
+	}
+	m.apply(seg, false)
 }
 
 func TestPortTaken(t *testing.T) {

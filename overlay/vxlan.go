@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -196,12 +197,31 @@ func mtuError(seg topology.Segment, err error) error {
 // one table of them for each namespace that holds the sockets, whatever
 // namespace the devices are in.
 func (h *Host) clash(ctx context.Context, seg topology.Segment) error {
-	return &fault.Error{Op: "create network", On: seg.Network.Short(),
-		Err: fmt.Errorf("VNI %d: %w by %s", seg.VNI, topology.ErrVNIInUse, h.holder(ctx, seg)),
-		Fix: "pass another -o particle.vni=N, or remove what holds it"}
+	by, fix := h.holder(ctx, seg), "pass another -o particle.vni=N, or remove what holds it"
+	if by == "" {
+		by = "a VXLAN device in another namespace, such as that of a Swarm network"
+		path, err := h.path(seg.Network)
+		if err != nil {
+			return err
+		}
+		if bare(path) {
+			by = "what seems to be its own namespace, which somebody has unmounted from " + path + " while containers are in it"
+			fix = "stop the network's containers: with the last the namespace ends, and is made anew"
+		}
+	}
+	return &fault.Error{Op: "create network", On: seg.Network.Short(), Err: fmt.Errorf("VNI %d: %w by %s", seg.VNI, topology.ErrVNIInUse, by), Fix: fix}
 }
 
-// holder names what has the segment's VNI on this host.
+// bare says whether a namespace's file is there, and none is bound on it.
+func bare(path string) bool {
+	if _, err := os.Lstat(path); err != nil {
+		return false
+	}
+	bound, err := isBound(path)
+	return err == nil && !bound
+}
+
+// holder names what has the segment's VNI on this host; it is empty if that cannot be told.
 func (h *Host) holder(ctx context.Context, seg topology.Segment) string {
 	links, _ := listed(h.root.route.LinkList)
 	for _, link := range links {
@@ -215,5 +235,5 @@ func (h *Host) holder(ctx context.Context, seg topology.Segment) string {
 			return "network " + id.Short()
 		}
 	}
-	return "a VXLAN device in another namespace, such as that of a Swarm network"
+	return ""
 }

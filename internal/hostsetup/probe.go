@@ -41,7 +41,7 @@ func Probe(ctx context.Context, req ProbeRequest) []report.Check {
 		req.Port = topology.VXLANPort
 	}
 	checks := daemonChecks(req)
-	checks = append(checks, sharedRun(), underlay(ctx, req), port(ctx, req), ipv6())
+	checks = append(checks, programs(), sharedRun(), underlay(ctx, req), port(ctx, req), ipv6())
 	if len(req.Subnets) > 0 {
 		checks = append(checks, subnets(ctx, req))
 	}
@@ -79,6 +79,28 @@ func daemonChecks(req ProbeRequest) []report.Check {
 		runtime.Finding, runtime.Remedy = tell(err, "install runc")
 	}
 	return []report.Check{config, runtime}
+}
+
+// programs looks whether dockerd will be able to execute what installation puts on the
+// host. A runtime that it cannot execute keeps it from ending plugins, too.
+func programs() report.Check {
+	dir := filepath.Dir(hostpath.RuntimeBinary)
+	c := report.Check{Name: "programs", Grade: report.OK, Finding: "can be executed from " + dir}
+	at := dir
+	var st unix.Statfs_t
+	err := unix.Statfs(at, &st)
+	for errors.Is(err, unix.ENOENT) { // installation makes it
+		at = filepath.Dir(at)
+		err = unix.Statfs(at, &st)
+	}
+	switch {
+	case err != nil:
+		c.Grade, c.Finding, c.Remedy = report.Warn, at+": "+err.Error(), "run as root"
+	case st.Flags&unix.ST_NOEXEC != 0:
+		c.Grade, c.Finding = report.Missing, "no program can be executed from "+dir+": it is mounted with noexec"
+		c.Remedy = "run `mount -o remount,exec` on the host, on what `findmnt -T " + dir + "` shows, and change /etc/fstab likewise"
+	}
+	return c
 }
 
 // sharedRun looks whether mounts that the plugin makes under /run reach the

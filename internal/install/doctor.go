@@ -51,7 +51,7 @@ func Doctor(ctx context.Context, api *client.Client) ([]report.Check, error) {
 	checks = append(checks, host...)
 	checks = append(checks, runtimeCheck(now), pluginCheck(plugin))
 	if plugin != nil && plugin.Enabled {
-		checks = append(checks, answerCheck(ctx, api))
+		checks = append(checks, answerChecks(ctx, api)...)
 		// What does not answer has been told by then.
 		if reply, err := Cluster(ctx, api, runtimeapi.Cluster{Status: &runtimeapi.Query{}}); err == nil && reply.Status != nil {
 			checks = append(checks, report.ClusterChecks(*reply.Status, time.Now())...)
@@ -146,13 +146,13 @@ func pluginCheck(plugin *types.Plugin) report.Check {
 	return c
 }
 
-func answerCheck(ctx context.Context, api *client.Client) report.Check {
+func answerChecks(ctx context.Context, api *client.Client) []report.Check {
 	c := report.Check{Name: "answers", Grade: report.OK}
 	status, err := Status(ctx, api)
 	if err != nil {
 		c.Grade, c.Finding = report.Missing, err.Error()
 		c.Remedy = "run `docker plugin disable -f " + hostpath.PluginName + "`, then enable it again"
-		return c
+		return []report.Check{c}
 	}
 	c.Finding = fmt.Sprintf("version %s, networks: %d", status.Version, len(status.Networks))
 	var problems int
@@ -165,5 +165,5 @@ func answerCheck(ctx context.Context, api *client.Client) report.Check {
 		c.Grade, c.Remedy = report.Warn, "see `particle status`"
 		c.Finding += fmt.Sprintf(", %d of them with a problem", problems)
 	}
-	return c
+	return append([]report.Check{c}, report.MTUChecks(status)...)
 }

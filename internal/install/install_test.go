@@ -278,6 +278,7 @@ func TestDoctorNamesWhatIsMissing(t *testing.T) {
 	}
 	h.sh(t, "docker run -d --network host "+lab.TestImage+" probe echo -listen 0.0.0.0:4789")
 	h.sh(t, "mount --make-rprivate /run")
+	h.sh(t, "mount --bind /usr/local/bin /usr/local/bin; mount -o remount,bind,noexec /usr/local/bin")
 	before := h.sh(t, snapshot)
 	cmd := h.command(join(programs, "particle"), "doctor")
 	out, err := cmd.CombinedOutput()
@@ -285,6 +286,7 @@ func TestDoctorNamesWhatIsMissing(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 	for _, want := range []string{"missing  dockerd", "line 1", "missing  VXLAN port", "(probe)", "missing  mounts", "--make-rshared /run",
+		"missing  programs", "noexec",
 		"missing  runtime", "missing  plugin", "ok       tunnels"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("%q is not in\n%s", want, out)

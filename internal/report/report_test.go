@@ -115,3 +115,24 @@ missing  vxlan     not in this kernel
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// An underlay whose MTU was lowered after a network of the cluster came.
+func TestMTUChecks(t *testing.T) {
+	status := func(vtep string, mtu int) runtimeapi.Status {
+		return runtimeapi.Status{Underlay: runtimeapi.UnderlayStatus{VTEP: vtep, MTU: mtu}, Networks: []runtimeapi.NetworkStatus{
+			{Name: "jobs", MTU: 1450, Scope: runtimeapi.ScopeCluster}, {Name: "own", MTU: 1450, Scope: runtimeapi.ScopeHost},
+		}}
+	}
+	for _, fine := range []runtimeapi.Status{status("192.0.2.7", 1500), status("2001:db8::7", 1520), status("", 1400), {}} {
+		if got := report.MTUChecks(fine); got != nil {
+			t.Errorf("VTEP %s, MTU %d: %v", fine.Underlay.VTEP, fine.Underlay.MTU, got)
+		}
+	}
+	for _, low := range []runtimeapi.Status{status("192.0.2.7", 1499), status("2001:db8::7", 1519)} {
+		got := report.MTUChecks(low)
+		if len(got) != 1 || got[0].Grade != report.Warn || !strings.Contains(got[0].Finding, "jobs (1450)") || strings.Contains(got[0].Finding, "own") ||
+			!strings.Contains(got[0].Remedy, "mtu=1449") {
+			t.Errorf("VTEP %s, MTU %d: %v", low.Underlay.VTEP, low.Underlay.MTU, got)
+		}
+	}
+}

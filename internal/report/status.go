@@ -266,3 +266,26 @@ func (t table) write(b *strings.Builder) {
 		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
 }
+
+// MTUChecks names the networks of a cluster whose packets the underlay does not carry
+// whole any more: its MTU is looked at when a network comes, and may be lowered later.
+func MTUChecks(s runtimeapi.Status) []Check {
+	vtep, err := netip.ParseAddr(s.Underlay.VTEP)
+	if err != nil || s.Underlay.MTU == 0 {
+		return nil // no other host is reached anyway, which is told elsewhere
+	}
+	most := s.Underlay.MTU - topology.Underlay{VTEP: vtep}.Overhead()
+	var names []string
+	for _, n := range s.Networks {
+		if n.Scope == runtimeapi.ScopeCluster && n.MTU > most {
+			names = append(names, fmt.Sprintf("%s (%d)", cmp.Or(n.Name, short(string(n.ID))), n.MTU))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []Check{{Name: "MTU", Grade: Warn,
+		Finding: fmt.Sprintf("the underlay's MTU of %d leaves %d, and networks have more: %s; packets between hosts go in pieces, or are lost",
+			s.Underlay.MTU, most, strings.Join(names, ", ")),
+		Remedy: "raise the MTU of the link that carries " + s.Underlay.VTEP + ", or create the networks anew with `-o mtu=" + strconv.Itoa(most) + "`"}}
+}
