@@ -177,7 +177,7 @@ func TestVNIInUse(t *testing.T) {
 	}
 }
 
-// Whose namespace was unmounted, by a careless umount -R of /run/particle, is told so, and
+// "`/run/particle` is no cache to be cleaned": whose namespace was unmounted is told so, and
 // not sent to look for another program. It is made anew when its containers have ended.
 func TestUnmountedNamespace(t *testing.T) {
 	t.Parallel()

@@ -47,8 +47,11 @@ func (n *namespace) ensureEnd6(ctx context.Context, name string, addr netip.Pref
 		return changed, err
 	}
 	did, err := n.ensureAddress(end, addr)
-	if err == nil && did {
+	switch {
+	case err == nil && did:
 		err = n.awaitDelivery(ctx, addr.Addr())
+	case err == nil:
+		did, err = n.ensureConnected(end, addr)
 	}
 	return changed || did, err
 }

@@ -179,7 +179,7 @@ func (h *Host) raise(ns *namespace, link netlink.Link, seg topology.Segment) err
 	if errors.Is(err, unix.EADDRINUSE) {
 		return &fault.Error{Op: "listen on UDP port", On: fmt.Sprint(seg.Port),
 			Err: errors.New("it is taken by a program, or by a VXLAN device of another kind (external, gbp)"),
-			Fix: fmt.Sprintf("find it with `ss -ulpn sport = :%d` or `ip -d link show type vxlan`, or give particle another port on all hosts", seg.Port)}
+			Fix: fmt.Sprintf("find it with `ss -ulpn sport = :%d` or `ip -d link show type vxlan`, or give particle on this host another by PARTICLE_VXLAN_PORT", seg.Port)}
 	}
 	if err != nil {
 		return fmt.Errorf("set %s up: %w", vxlanName, err)
