@@ -206,28 +206,19 @@ func (n *namespace) ensureAddress(on netlink.Link, addr netip.Prefix) (changed b
 
 // ensureConnected makes the route to what is on the link, which the kernel makes with an
 // address of a link that is up: whoever flushes the host's routes to set them anew knows
-// nothing of it.
+// nothing of it. It is not looked for: the kernel would list all of the host's.
 func (n *namespace) ensureConnected(on netlink.Link, addr netip.Prefix) (changed bool, err error) {
-	have, err := listed(func() ([]netlink.Route, error) {
-		filter := &netlink.Route{LinkIndex: on.Attrs().Index, Table: unix.RT_TABLE_MAIN}
-		return n.route.RouteListFiltered(familyOf(addr.Addr()), filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
-	})
-	if err != nil {
-		return false, fmt.Errorf("list routes: %w", err)
-	}
-	if slices.ContainsFunc(have, func(r netlink.Route) bool { return r.Dst != nil && prefix(r.Dst) == addr.Masked() }) {
-		return false, nil
-	}
 	route := &netlink.Route{LinkIndex: on.Attrs().Index, Dst: ipNet(addr.Masked()), Protocol: unix.RTPROT_KERNEL}
 	if addr.Addr().Is4() {
 		route.Src, route.Scope = addr.Addr().AsSlice(), unix.RT_SCOPE_LINK
 	} else {
 		route.Priority = 256 // as the kernel's (include/uapi/linux/ipv6_route.h, IP6_RT_PRIO_ADDRCONF)
 	}
-	if err := n.route.RouteReplace(route); err != nil {
+	err = n.route.RouteAdd(route)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return false, fmt.Errorf("set route to %s by %s: %w", addr.Masked(), on.Attrs().Name, err)
 	}
-	return true, nil
+	return err == nil, nil
 }
 
 // ensureDefault makes an address the gateway by a link, for its family, in a routing
