@@ -85,7 +85,7 @@ func (f *Fabric) branch(n *network, id topology.EndpointID) (topology.Branch, bo
 	if e == nil {
 		return topology.Branch{}, false
 	}
-	b := topology.Branch{Network: n.ID, Endpoint: id, IPv4: e.IPv4, IPv6: e.IPv6, MTU: n.MTU, Link: e.Link, MAC: e.MAC}
+	b := topology.Branch{Network: n.ID, Endpoint: id, IPv4: e.IPv4, IPv6: e.IPv6, MTU: n.MTU, Link: e.Link, MAC: e.MAC, Internal: n.Internal}
 	for _, s := range n.Subnets {
 		b.Subnets = append(b.Subnets, s.Subnet)
 	}

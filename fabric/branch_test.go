@@ -127,6 +127,31 @@ func TestOwnNamespaceUnderNewDocker(t *testing.T) {
 	}
 }
 
+// No start of a container claims what it was connected to while it ran, and Docker alone
+// knows who that is.
+func TestConnectedWhileItRanHasAName(t *testing.T) {
+	w, f, p, a := prepare(t)
+	w.sandboxes[key1] = fabric.SandboxForeign
+	w.joined(f, "1")
+	for _, known := range []bool{false, true} { // Docker lists it a moment later
+		holder := w.endpoints[epID("1")]
+		if !known {
+			delete(w.endpoints, epID("1"))
+		}
+		if err := f.Reconcile(ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.endpoints[epID("1")] = holder
+	}
+	_, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: p.ID, Addr: a})
+	if err == nil || !strings.Contains(err.Error(), "container c1 holds it") {
+		t.Errorf("got %v", err)
+	}
+	if got := f.View().Networks[0].Endpoints[0].Name; got != "c1" {
+		t.Errorf("the status names %q", got)
+	}
+}
+
 func TestFailedBranch(t *testing.T) {
 	w, f, _, a := prepare(t)
 	w.branchErr = errKernel

@@ -166,6 +166,45 @@ func TestHostComesBackToItsGuests(t *testing.T) {
 	mustBeFree(t, f, p, wish.Addr)
 }
 
+// Docker 29 and later ask for an address by the container's name, which may be another by
+// now than it was at the start.
+func TestRenamedHostComesBackToItsGuests(t *testing.T) {
+	w := newWorld(t)
+	f := w.open()
+	p := w.create(f, netID("a"), "jobs", "10.77.0.0/24")
+	wish := fabric.AddressSpec{Pool: p.ID, Addr: netip.MustParseAddr("10.77.0.9"), Name: "c1"}
+	w.startAs(f, netID("a"), wish, "1", "1", 101)
+	if err := w.join(f, "2", "1", 102); err != nil {
+		t.Fatal(err)
+	}
+	f.ContainerRenamed(containerID("1"), "web")
+	f.ContainerRenamed(containerID("2"), "side")
+	f.ContainerRenamed(containerID("3"), "stranger")
+	expectHolders(t, f, "10.77.0.9: web side")
+	w.stop(f, p, "1", 101, wish.Addr)
+	f = w.reopen()
+	if _, err := f.RequestAddress(ctx, wish); err == nil || !strings.Contains(err.Error(), "container side as a guest of web holds it") {
+		t.Errorf("another container was given the address, or: %v", err)
+	}
+	wish.Name = "web"
+	if _, err := f.RequestAddress(ctx, wish); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.CreateEndpoint(ctx, fabric.EndpointSpec{ID: epID("e"), Network: netID("a"), IPv4: wish.Addr}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Join(ctx, netID("a"), epID("e"), "/var/run/docker/netns/e"); err != nil {
+		t.Fatal(err)
+	}
+	w.processes[111] = 1
+	err := f.Claim(ctx, fabric.ClaimSpec{Container: containerID("1"), Name: "web", Network: netID("a"), Pid: 111, Hostname: "h1",
+		Hosts: []fabric.HostLine{{Addr: wish.Addr, Names: []string{"h1"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectHolders(t, f, "10.77.0.9: web side")
+}
+
 // Of two addresses, one is fixed; the guests keep both.
 func TestHostComesBackToOneOfTwoAddresses(t *testing.T) {
 	w := newWorld(t)

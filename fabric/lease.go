@@ -105,7 +105,7 @@ func noPool(id topology.PoolID) error {
 func (f *Fabric) handOut(p *addressPool, spec AddressSpec) (netip.Prefix, error) {
 	a, err := p.take(spec.Addr)
 	if lease := p.leases[spec.Addr]; err != nil && f.mayReturn(lease, spec.Name) {
-		lease.Returned = false
+		lease.Returned, lease.Name = false, spec.Name
 		return netip.PrefixFrom(lease.Addr, p.Subnet.Bits()), f.o.Leases.Put(lease.key(), *lease)
 	}
 	if err != nil {

@@ -125,6 +125,19 @@ func TestSubnetsOfUplinksAreRefused(t *testing.T) {
 	}
 }
 
+// Containers of such networks started, and none reached another.
+func TestSubnetsThatContainersCannotHave(t *testing.T) {
+	f := newWorld(t).open()
+	for subnet, want := range map[string]string{
+		"127.0.0.0/24": "loopback", "127.5.0.0/16": "loopback", "224.0.0.0/24": "multicast", "::1/128": "loopback", "fe80::/64": "link-local", "ff02::/64": "multicast",
+	} {
+		spec := fabric.NetworkSpec{ID: netID("a"), Subnets: []fabric.Subnet{{Subnet: netip.MustParsePrefix(subnet)}}}
+		if err := f.CreateNetwork(ctx, spec); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", subnet, err)
+		}
+	}
+}
+
 // From Docker 28 on a container is placed before its endpoint keeps its network from being
 // removed. It brings back nothing of one that is removed meanwhile, on disk neither.
 func TestPlacedWhileNetworkIsRemoved(t *testing.T) {

@@ -175,6 +175,32 @@ func (f *Fabric) learnName(id topology.NetworkID, name string) {
 	}
 }
 
+// ContainerRenamed notes what Docker calls a container from now on. It tells no driver,
+// and under its new name the container is asked for when it starts again.
+func (f *Fabric) ContainerRenamed(id topology.ContainerID, name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range f.endpoints {
+		if !slices.Contains(e.containers(), id) {
+			continue
+		}
+		changed := *e
+		if e.Container == id {
+			changed.Name = name
+		}
+		changed.Guests = slices.Clone(e.Guests)
+		for i := range changed.Guests {
+			if changed.Guests[i].Container == id {
+				changed.Guests[i].Name = name
+			}
+		}
+		if err := f.replace(e, changed); err != nil {
+			// The next start tells it.
+			f.o.Log.WithError(err).WithField("ep", e.ID.Short()).Warn("name of container not kept")
+		}
+	}
+}
+
 // HostLine is a line of a container's hosts file.
 type HostLine struct {
 	Addr  netip.Addr

@@ -81,12 +81,14 @@ func (f *Fabric) sweepEndpoints(ctx context.Context, known map[topology.NetworkI
 			}
 		}
 		for _, e := range suspects {
-			_, exists := live[e.ID]
-			switch {
-			case !exists:
-				errs = append(errs, f.retire(ctx, e))
-			case f.strayed(e):
+			holder, exists := live[e.ID]
+			switch stray := f.strayed(e); {
+			case exists && stray:
 				errs = append(errs, f.adopt(ctx, e))
+			case exists:
+				errs = append(errs, f.name(e, holder))
+			case stray || f.suspectedFor(e.ID) > grace:
+				errs = append(errs, f.retire(ctx, e))
 			}
 		}
 	}
@@ -96,7 +98,7 @@ func (f *Fabric) sweepEndpoints(ctx context.Context, known map[topology.NetworkI
 // suspects are the endpoints, by network, whose own container had no live process
 // for the whole of grace: younger ones are still being made, or Docker is taking
 // them down. One that Docker has deleted is left to its guests.
-// A stray needs no grace.
+// A stray needs no grace, nor does one whose name alone is asked for.
 func (f *Fabric) suspects() map[topology.NetworkID][]Endpoint {
 	f.mu.Lock()
 	endpoints := make([]Endpoint, 0, len(f.endpoints))
@@ -117,11 +119,29 @@ func (f *Fabric) suspects() map[topology.NetworkID][]Endpoint {
 			f.mu.Unlock()
 			continue
 		}
-		if f.suspectedFor(e.ID) > grace || f.strayed(e) {
+		nameless := e.Link != "" && e.Name == ""
+		if f.suspectedFor(e.ID) > grace || f.strayed(e) || nameless {
 			all[e.Network] = append(all[e.Network], e)
 		}
 	}
 	return all
+}
+
+// name notes who holds an endpoint that no start has claimed, such as one that Docker has
+// connected while its container ran. Errors and the status name it.
+func (f *Fabric) name(e Endpoint, holder EngineContainer) error {
+	if holder.ID == "" || holder.Name == e.Name || !e.Claimed.IsZero() {
+		return nil
+	}
+	err := f.update(e.ID, func(e *Endpoint) {
+		if e.Claimed.IsZero() {
+			e.Name = holder.Name
+		}
+	})
+	if errors.Is(err, ErrNoEndpoint) { // it has left meanwhile
+		return nil
+	}
+	return err
 }
 
 // suspectedFor notes that the endpoint has no process and says how long that

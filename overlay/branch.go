@@ -56,9 +56,9 @@ func gateway(family int) netip.Addr {
 	return netip.MustParseAddr("169.254.1.1")
 }
 
-// branchMetric is worse than what Docker gives the default routes of other
-// networks, so that they go before ours and do not clash with it. The kernel's
-// own metric for IPv6 is 1024.
+// branchMetric is worse than what Docker gives the routes of other networks, so
+// that they go before ours and do not clash with them. The kernel's own metric for
+// IPv6 is 1024.
 const branchMetric = 2048
 
 // ErrNoContainer is the cause when the container's namespace is gone.

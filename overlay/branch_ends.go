@@ -127,18 +127,21 @@ func (b *branch) allowIPv6() error {
 	})
 }
 
-// direct gives the container its routes in one family.
+// direct gives the container its routes in one family. The metric is the link's own, so
+// that what another of our networks leads to as well (the outside, the resolver, an equal
+// subnet) stays that one's while it is connected, and is there when one of them goes.
 func (b *branch) direct(a, via netip.Addr) error {
-	everything := netip.PrefixFrom(a, 0).Masked()
-	for _, p := range append(slices.Clone(b.Subnets), everything) {
+	reached := slices.Clone(b.Subnets)
+	if !b.Internal {
+		reached = append(reached, netip.PrefixFrom(a, 0))
+	}
+	for _, p := range reached {
 		if p.Addr().Is4() != a.Is4() {
 			continue
 		}
 		route := &netlink.Route{
 			LinkIndex: b.inner.Attrs().Index, Dst: ipNet(p.Masked()), Gw: via.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
-		}
-		if p == everything {
-			route.Priority = branchMetric
+			Priority: branchMetric + b.inner.Attrs().Index,
 		}
 		if err := b.guest.route.RouteReplace(route); err != nil {
 			return fmt.Errorf("set route to %s: %w", p, err)

@@ -64,6 +64,47 @@ func TestBranchBesideAnotherNetwork(t *testing.T) {
 	}
 }
 
+// Of two networks the one that was connected first is the way out, and the other when it
+// has gone, whichever goes.
+func TestBranchesOfTwoNetworks(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	resolver := prefixes("169.254.0.53/32", "fd00:53::/64")
+	var both [2]topology.Branch
+	container := netnstest.New(t)
+	for i := range both {
+		m.apply(segment(i+1, 0, "", fmt.Sprintf("10.%d.0.0/24", i+8), fmt.Sprintf("fd00:%d::/64", i+8)), true)
+		both[i] = topology.Branch{Network: network(i + 1), Endpoint: endpoint(i + 1), Namespace: container.Path(), Link: "eth%d", MTU: 1450,
+			IPv4: netip.MustParseAddr(fmt.Sprintf("10.%d.0.2", i+8)), IPv6: netip.MustParseAddr(fmt.Sprintf("fd00:%d::2", i+8)), Subnets: resolver}
+	}
+	leads := func(link string) {
+		t.Helper()
+		for _, to := range []string{outside, "169.254.0.53", "2001:db8::1", "fd00:53::1"} {
+			if route := container.Run("ip", "route", "get", to); !strings.Contains(route, "dev "+link+" ") {
+				t.Errorf("to %s: %s, want by %s", to, strings.TrimSpace(route), link)
+			}
+		}
+	}
+	for _, gone := range []int{1, 0} {
+		m.attach(both[0])
+		m.attach(both[1])
+		m.attach(both[0])
+		m.attach(both[1])
+		leads("eth0")
+		m.detach(gone+1, both[gone].Endpoint)
+		leads(fmt.Sprintf("eth%d", 1-gone))
+	}
+	if routes := container.Run("sh", "-c", "ip route; ip -6 route"); !strings.Contains(routes, "default") {
+		t.Errorf("no way out: %s", routes)
+	}
+	m.detach(2, both[1].Endpoint)
+	both[0].Internal = true
+	m.attach(both[0])
+	if routes := container.Run("sh", "-c", "ip route; ip -6 route"); strings.Contains(routes, "default") {
+		t.Errorf("an internal network is a way out: %s", routes)
+	}
+}
+
 // Docker gives names to the links of other networks without looking, so until it
 // has done that ours must not be in the way.
 func TestBranchIsRenamed(t *testing.T) {

@@ -22,6 +22,8 @@ type Branch struct {
 	// Subnets are what the container reaches by this branch even if it has a
 	// better default route by another network.
 	Subnets []netip.Prefix
+	// Internal says that nothing else is reached by this branch.
+	Internal bool
 }
 
 // Addresses lists the valid addresses, IPv4 first.

@@ -243,14 +243,17 @@ func (p *plugin) keep(ctx context.Context) {
 	var all errgroup.Group
 	came, drifted := make(chan struct{}, 1), make(chan struct{}, 1)
 	all.Go(func() error {
-		seen := func(id topology.NetworkID, name string) {
-			p.fabric.NetworkSeen(id, name)
-			p.cluster.member.Wake() // the other hosts are to have it, too
-		}
-		p.engine.Watch(ctx, seen, func(context.Context) {
-			p.cluster.member.Wake()
-			poke(came)
-			poke(drifted) // dockerd has rules of its own in the host's firewall
+		p.engine.Watch(ctx, engine.Seen{
+			Created: func(id topology.NetworkID, name string) {
+				p.fabric.NetworkSeen(id, name)
+				p.cluster.member.Wake() // the other hosts are to have it, too
+			},
+			Renamed: p.fabric.ContainerRenamed,
+			Resync: func(context.Context) {
+				p.cluster.member.Wake()
+				poke(came)
+				poke(drifted) // dockerd has rules of its own in the host's firewall
+			},
 		})
 		return nil
 	})

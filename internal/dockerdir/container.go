@@ -25,7 +25,8 @@ type Container struct {
 	// MAC says that one was asked for, for the container or one of its networks.
 	MAC bool
 	// Networks are those the container is connected to, by name; Docker's own
-	// (bridge, host, none) are among them.
+	// (bridge, host, none) are among them. Nil is not empty, as in Docker's own
+	// records: one that was disconnected from all of them has an empty list.
 	Networks []runtimeapi.NetworkRef
 	Host     HostConfig
 }
@@ -152,6 +153,9 @@ func (c *Container) readNetworks(doc []byte, settings rawjson.Span) error {
 		if key != "Networks" {
 			return nil
 		}
+		if value.Kind(doc) == '{' {
+			c.Networks = []runtimeapi.NetworkRef{}
+		}
 		return rawjson.Members(doc, value, func(name string, endpoint rawjson.Span) error {
 			id, err := member(doc, endpoint, "NetworkID")
 			c.Networks = append(c.Networks, runtimeapi.NetworkRef{Name: name, ID: id})
@@ -228,12 +232,13 @@ func (c Container) JoinsContainer() bool {
 // Attachments are the networks the container will have when it starts. What it
 // is connected to decides: the mode it was created with may name a network it
 // has been disconnected from since. Docker falls back on the mode only when
-// there is no connection, and then creates it at the start.
+// there is no list of connections, and then creates it at the start; with an
+// empty one the container starts without a network (updateContainerNetworkSettings).
 func (c Container) Attachments() []runtimeapi.NetworkRef {
 	if c.JoinsContainer() {
 		return nil
 	}
-	if len(c.Networks) > 0 {
+	if c.Networks != nil {
 		return c.Networks
 	}
 	return []runtimeapi.NetworkRef{{Name: c.Host.NetworkMode}}

@@ -119,6 +119,7 @@ func TestAttachments(t *testing.T) {
 		{"default", nil, refs("default")},
 		{"default", refs("bridge", "jobs"), refs("bridge", "jobs")},
 		{"blue", refs("jobs"), refs("jobs")},
+		{"jobs", []runtimeapi.NetworkRef{}, []runtimeapi.NetworkRef{}}, // disconnected from it
 		{"container:" + other, nil, nil},
 	} {
 		got := dockerdir.Container{Networks: c.connected, Host: dockerdir.HostConfig{NetworkMode: c.mode}}.Attachments()

@@ -102,13 +102,20 @@ func (e *Engine) Endpoints(ctx context.Context, id topology.NetworkID) (map[topo
 	return all, nil
 }
 
-// Watch reports each network of ours that Docker has made, until ctx ends. It
-// calls resync whenever it has connected: what happened before is not reported.
-func (e *Engine) Watch(ctx context.Context, created func(topology.NetworkID, string), resync func(context.Context)) {
+// Seen is told what Watch hears of.
+type Seen struct {
+	Created func(topology.NetworkID, string)   // a network of ours, and its name
+	Renamed func(topology.ContainerID, string) // any container, and its new name
+	Resync  func(context.Context)              // it has connected: what happened before is not reported
+}
+
+// Watch reports each network of ours that Docker has made and each container that was
+// renamed, until ctx ends.
+func (e *Engine) Watch(ctx context.Context, seen Seen) {
 	const first, last = 250 * time.Millisecond, 10 * time.Second
 	for wait := first; ctx.Err() == nil; wait = min(2*wait, last) {
 		began := time.Now()
-		err := e.follow(ctx, created, resync)
+		err := e.follow(ctx, seen)
 		if ctx.Err() != nil {
 			return
 		}
@@ -126,23 +133,32 @@ func (e *Engine) Watch(ctx context.Context, created func(topology.NetworkID, str
 	}
 }
 
-func (e *Engine) follow(ctx context.Context, created func(topology.NetworkID, string), resync func(context.Context)) error {
+func (e *Engine) follow(ctx context.Context, seen Seen) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	messages, errs := e.api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
-		filters.Arg("type", string(events.NetworkEventType)), filters.Arg("event", string(events.ActionCreate)))})
+	// Two, since one for both would be told of every container that is made.
+	networks, lost := e.api.Events(ctx, eventsOf(events.NetworkEventType, events.ActionCreate))
+	renames, lostRenames := e.api.Events(ctx, eventsOf(events.ContainerEventType, events.ActionRename))
 	if _, err := e.api.Ping(ctx); err != nil {
 		return err
 	}
-	resync(ctx)
+	seen.Resync(ctx)
 	for {
 		select {
-		case m := <-messages:
+		case m := <-networks:
 			if slices.Contains(e.drivers, m.Actor.Attributes["type"]) {
-				created(topology.NetworkID(m.Actor.ID), m.Actor.Attributes["name"])
+				seen.Created(topology.NetworkID(m.Actor.ID), m.Actor.Attributes["name"])
 			}
-		case err := <-errs:
+		case m := <-renames:
+			seen.Renamed(topology.ContainerID(m.Actor.ID), m.Actor.Attributes["name"])
+		case err := <-lost:
+			return err
+		case err := <-lostRenames:
 			return err
 		}
 	}
+}
+
+func eventsOf(kind events.Type, action events.Action) events.ListOptions {
+	return events.ListOptions{Filters: filters.NewArgs(filters.Arg("type", string(kind)), filters.Arg("event", string(action)))}
 }

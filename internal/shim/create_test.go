@@ -79,6 +79,7 @@ func TestCreatePassesOthersThrough(t *testing.T) {
 			}
 			w.host.Config = w.path("runtime.json")
 		}},
+		{"disconnected from its only network", "jobs", ``, 0, nil},
 		{"no container directory", "jobs", ``, 0, func(w *world) {
 			if err := os.RemoveAll(w.path("containers/" + webID)); err != nil {
 				t.Fatal(err)
