@@ -164,6 +164,8 @@ func TestRefusals(t *testing.T) {
 		"MAC":                 {"NetworkDriver.CreateEndpoint", endpoint(`{"com.docker.network.endpoint.macaddress":"AkKsEQ"}`), "omit --mac-address"},
 		"short MAC":           {"NetworkDriver.CreateEndpoint", endpoint(`{"com.docker.network.endpoint.macaddress":"AkKs"}`), "is not 6 bytes long; omit --mac-address"},
 		"driver option":       {"NetworkDriver.CreateEndpoint", endpoint(`{"color":"red"}`), `no endpoint option \"color\"`},
+		"link's settings":     {"NetworkDriver.CreateEndpoint", endpoint(`{"com.docker.network.endpoint.sysctls":"net.ipv4.conf.IFNAME.log_martians=1"}`), "by --sysctl"},
+		"link's name":         {"NetworkDriver.CreateEndpoint", endpoint(`{"com.docker.network.endpoint.ifname":"job0"}`), "endpoint.ifname; omit it"},
 		"empty body repeated": {"NetworkDriver.Join", ``, "the body is empty: Docker repeated a call"},
 		"no JSON":             {"NetworkDriver.Join", `{`, "unexpected end of JSON input"},
 	} {

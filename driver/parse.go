@@ -25,6 +25,10 @@ const (
 	labelPortMap  = "com.docker.network.portmap"
 	labelMAC      = "com.docker.network.endpoint.macaddress"
 	labelDocker   = "com.docker."
+	// What users name by driver-opt, and Docker carries out itself on the link that it has
+	// moved: on a particle network it moves none.
+	labelSysctls = "com.docker.network.endpoint.sysctls"
+	labelIfName  = "com.docker.network.endpoint.ifname"
 )
 
 // Options of `docker network create -o`.
@@ -229,6 +233,12 @@ func refuseWishes(req network.CreateEndpointRequest) *refusal {
 			"omit them and reach the container by its address from the same network"}
 	}
 	for _, key := range slices.Sorted(maps.Keys(req.Options)) {
+		switch key {
+		case labelSysctls:
+			return &refusal{fmt.Errorf("a particle network does not set %s", key), "omit it, or set them for the container by --sysctl"}
+		case labelIfName:
+			return &refusal{fmt.Errorf("a particle network does not know %s", key), "omit it"}
+		}
 		if !strings.HasPrefix(key, labelDocker) {
 			return &refusal{fmt.Errorf("the particle driver has no endpoint option %q", key), "omit driver-opt " + key}
 		}

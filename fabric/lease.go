@@ -146,8 +146,12 @@ func (p *addressPool) take(want netip.Addr) (netip.Addr, error) {
 	return want, p.alloc.Take(want)
 }
 
-// explainTaken adds who holds the address. The caller holds mu.
+// explainTaken adds who or what holds the address. The caller holds mu.
 func (f *Fabric) explainTaken(p *addressPool, a netip.Addr, err error) error {
+	if errors.Is(err, pool.ErrTaken) && slices.Contains(p.Reserved, a) {
+		return &fault.Error{Op: "reserve address", On: a.String(), Err: fmt.Errorf("%w as the network's gateway or an auxiliary address", pool.ErrTaken),
+			Fix: "choose another --ip"}
+	}
 	lease := p.leases[a]
 	if !errors.Is(err, pool.ErrTaken) || lease == nil {
 		return err

@@ -2,6 +2,7 @@ package fabric_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -142,6 +143,12 @@ func TestAuxiliaryAddressesOfTwins(t *testing.T) {
 	for i, c := range []string{"a", "b"} {
 		if got := w.start(f, netID(c), pools[i], c, 101+i); got == aux {
 			t.Errorf("a container has the auxiliary address")
+		}
+		for _, reserved := range []netip.Addr{aux, twinSubnet.Addr().Next()} {
+			_, err := f.RequestAddress(ctx, fabric.AddressSpec{Pool: pools[i].ID, Addr: reserved})
+			if err == nil || !strings.Contains(err.Error(), "as the network's gateway or an auxiliary address; choose another --ip") {
+				t.Errorf("%s: %v", reserved, err)
+			}
 		}
 	}
 	f = w.reopen()
