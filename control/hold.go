@@ -97,9 +97,7 @@ func (h *Hold[T]) Update(u Update[T], now time.Duration) Verdict[T] {
 		v.Changed = h.change(u)
 		v.Grown = len(u.Deleted) == 0 && len(h.kept) == before+len(u.Put)
 		h.origin.Revision = max(h.origin.Revision, u.Revision)
-		if u.Mark.Revision > h.origin.Mark.Revision {
-			h.origin.Mark = u.Mark
-		}
+		h.origin.Mark = h.origin.Mark.Later(u.Mark)
 	}
 	v.Changed = v.Changed || changed
 	return v

@@ -133,3 +133,11 @@ type Mark struct {
 	Record   string
 	Revision int64
 }
+
+// Later is the one of two that was written later.
+func (m Mark) Later(other Mark) Mark {
+	if other.Revision > m.Revision {
+		return other
+	}
+	return m
+}

@@ -168,17 +168,23 @@ func (f *Fabric) mtu(want int) (int, error) {
 	return want, nil
 }
 
-// unusable are ranges whose addresses the kernel takes for something else than one
-// container's: those of 127.0.0.0/8 are the containers' own loopback, too.
+// unusable are ranges that no network can have, and why. Those of 127.0.0.0/8 are the
+// containers' own loopback, too.
 var unusable = []struct {
 	prefix netip.Prefix
-	of     string
+	why    string
 }{
-	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
-	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
-	{netip.MustParsePrefix("::/127"), "loopback"},
-	{netip.MustParsePrefix("fe80::/10"), "link-local"},
-	{netip.MustParsePrefix("ff00::/8"), "multicast"},
+	{topology.UplinkRange, "which carries the networks' uplinks"},
+	{topology.UplinkRange6, "which carries the networks' uplinks"},
+	{netip.MustParsePrefix("127.0.0.0/8"), notOneContainers("loopback")},
+	{netip.MustParsePrefix("224.0.0.0/4"), notOneContainers("multicast")},
+	{netip.MustParsePrefix("::/127"), notOneContainers("loopback")},
+	{netip.MustParsePrefix("fe80::/10"), notOneContainers("link-local")},
+	{netip.MustParsePrefix("ff00::/8"), notOneContainers("multicast")},
+}
+
+func notOneContainers(kind string) string {
+	return "where " + kind + " addresses are, by which containers cannot reach each other"
 }
 
 func checkSubnets(subnets []Subnet) error {
@@ -187,16 +193,9 @@ func checkSubnets(subnets []Subnet) error {
 			"omit --ipam-driver null, and --ipv4=false unless --ipv6 is there")
 	}
 	for i, s := range subnets {
-		for _, reserved := range []netip.Prefix{topology.UplinkRange, topology.UplinkRange6} {
-			if s.Subnet.Overlaps(reserved) {
-				return fault.New("use subnet", s.Subnet.String(), "it overlaps "+reserved.String()+
-					", which carries the networks' uplinks", "choose another --subnet")
-			}
-		}
 		for _, u := range unusable {
 			if s.Subnet.Overlaps(u.prefix) {
-				return fault.New("use subnet", s.Subnet.String(), "it overlaps "+u.prefix.String()+", where "+u.of+
-					" addresses are, by which containers cannot reach each other", "choose another --subnet")
+				return fault.New("use subnet", s.Subnet.String(), "it overlaps "+u.prefix.String()+", "+u.why, "choose another --subnet")
 			}
 		}
 		for _, other := range subnets[:i] {

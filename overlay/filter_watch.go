@@ -65,7 +65,7 @@ func (h *Host) WatchFilter(ctx context.Context, lost func()) error {
 // be made is in the filter for as long as it is tried, and would be tried again at once,
 // for ever. The caller has the turn to write.
 func (h *Host) lacking() bool {
-	known, seen := h.filter.have, h.filter.seen
+	known := h.filter.have
 	conn, err := h.root.firewall()
 	if err != nil {
 		return true
@@ -78,7 +78,6 @@ func (h *Host) lacking() bool {
 			state, err = inspect(conn, table(tableName), hostRules(h.ports(), h.surveyed.outward))
 		}
 		if err == nil && state == matching {
-			h.filter.seen = seen // what was found missing before is not there again
 			return false
 		}
 	}

@@ -74,8 +74,7 @@ func (w wayOut) ensureRoutes(addr func(end) netip.Addr) (changed bool, err error
 			return w.tenant.ensureDefault(uplinkName, unix.RT_TABLE_MAIN, addr(w.inside.outer))
 		},
 		func() (bool, error) { return w.gate.ensureDefault(gatewayName, returnTable, back) },
-		func() (bool, error) { return w.gate.ensureReturnRule(familyOf(back), uplinkName) },
-		func() (bool, error) { return w.gate.ensureReturnRule(familyOf(back), selfName) },
+		func() (bool, error) { return w.gate.ensureReturnRules(familyOf(back), uplinkName, selfName) },
 	})
 }
 
@@ -139,23 +138,26 @@ func gatewayRules() ruleset {
 	}
 }
 
-// ensureReturnRule has what comes in by a link follow returnTable.
-func (n *namespace) ensureReturnRule(family int, link string) (changed bool, err error) {
+// ensureReturnRules has what comes in by the links follow returnTable.
+func (n *namespace) ensureReturnRules(family int, links ...string) (changed bool, err error) {
 	rules, err := listed(func() ([]netlink.Rule, error) { return n.route.RuleList(family) })
 	if err != nil {
 		return false, fmt.Errorf("list routing rules: %w", err)
 	}
-	if slices.ContainsFunc(rules, func(r netlink.Rule) bool {
-		return r.IifName == link && r.Table == returnTable && r.Priority == returnTable
-	}) {
-		return false, nil
+	for _, link := range links {
+		if slices.ContainsFunc(rules, func(r netlink.Rule) bool {
+			return r.IifName == link && r.Table == returnTable && r.Priority == returnTable
+		}) {
+			continue
+		}
+		rule := netlink.NewRule()
+		rule.Family, rule.IifName, rule.Table, rule.Priority = family, link, returnTable, returnTable
+		if err := n.route.RuleAdd(rule); err != nil {
+			return changed, fmt.Errorf("set routing rule for %s: %w", link, err)
+		}
+		changed = true
 	}
-	rule := netlink.NewRule()
-	rule.Family, rule.IifName, rule.Table, rule.Priority = family, link, returnTable, returnTable
-	if err := n.route.RuleAdd(rule); err != nil {
-		return false, fmt.Errorf("set routing rule for %s: %w", link, err)
-	}
-	return true, nil
+	return changed, nil
 }
 
 // removeGateway deletes the network's end on the host and lets the gateway go;

@@ -294,6 +294,9 @@ func (h *Host) ensureFilter(edit func(map[receiver]listener)) (changed bool, err
 		if sound, err = h.readFilter(conn); err != nil {
 			return false, err
 		}
+		if sound {
+			h.filter.seen = time.Now()
+		}
 	}
 	have, want := h.filter.have, h.admission(edit)
 	if !sound && len(want.receivers)+len(want.members) == 0 && !h.tunnels.guarded {
@@ -355,7 +358,7 @@ func (h *Host) readFilter(conn *nftables.Conn) (sound bool, err error) {
 	case err != nil:
 		return false, err
 	}
-	h.filter.seen, h.filter.have = time.Now(), have
+	h.filter.have = have
 	return true, nil
 }
 

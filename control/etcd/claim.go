@@ -177,11 +177,8 @@ func parseHolding(got *clientv3.GetResponse) (h holding, ok bool) {
 }
 
 // readHolding reads the value of a claim.
-func readHolding(value string) (h holding, err error) {
-	if err = json.Unmarshal([]byte(value), &h); err == nil && h.Node == "" {
-		err = errUnnamed
-	}
-	return h, err
+func readHolding(value string) (holding, error) {
+	return record(holding{}, value, func(h holding) bool { return h.Node != "" })
 }
 
 // holdingOf reads a claim. A value that cannot be read is one all the same, of nobody we

@@ -217,13 +217,13 @@ func (s *Store) identify(ctx context.Context, got *clientv3.GetResponse, revisio
 	if s.instance == id.UUID {
 		return nil
 	}
-	switch was := s.o.Origin; {
-	case s.instance != "":
+	was := s.o.Origin
+	if id.UUID != cmp.Or(s.instance, was.Instance) {
+		s.mark, s.last = control.Mark{}, control.Mark{}
+	}
+	if s.instance != "" {
 		s.log.WithFields(map[string]any{"known": s.instance, "instance": id.UUID}).Warn("the cluster's store is another one than before")
-		s.mark, s.last = control.Mark{}, control.Mark{}
-	case id.UUID != was.Instance:
-		s.mark, s.last = control.Mark{}, control.Mark{}
-	case revision < was.Revision:
+	} else if id.UUID == was.Instance && revision < was.Revision {
 		s.log.WithFields(map[string]any{"known": was.Revision, "revision": revision}).Warn("the cluster's store has gone back in time since this host saw it last")
 		s.rewound = true
 	}

@@ -18,12 +18,9 @@ import (
 // history has written something else then. What the watches tell becomes the mark only once
 // the last one was found again: the first that they tell may be of the other history.
 
-// newer is the mark among two that was written later.
-func newer(m control.Mark, kv *mvccpb.KeyValue) control.Mark {
-	if kv.ModRevision > m.Revision {
-		return control.Mark{Record: string(kv.Key), Revision: kv.ModRevision}
-	}
-	return m
+// markOf is the mark that a record is.
+func markOf(kv *mvccpb.KeyValue) control.Mark {
+	return control.Mark{Record: string(kv.Key), Revision: kv.ModRevision}
 }
 
 // told keeps what a watch was told, for the next mark; not of one that began before the
@@ -31,8 +28,8 @@ func newer(m control.Mark, kv *mvccpb.KeyValue) control.Mark {
 func (s *Store) told(changed <-chan struct{}, m control.Mark) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if changed == s.changed && m.Revision > s.last.Revision {
-		s.last = m
+	if changed == s.changed {
+		s.last = s.last.Later(m)
 	}
 	if s.mark.Revision == 0 { // there is nothing yet that it could hide
 		s.mark = s.last

@@ -23,27 +23,34 @@ func listed(t *testing.T, s *etcd.Store, n control.Network) control.Update[contr
 	return control.Update[control.Route]{}
 }
 
+// claimedLate saves a store that has a network, has a host claim a block of it after that,
+// and ends the host. before is what that had seen last.
+func claimedLate(t *testing.T, srv *etcdtest.Server) (n control.Network, its control.Claim, before control.Update[control.Route]) {
+	t.Helper()
+	n = controltest.Network(1)
+	owner := open(t, srv.Endpoint(), controltest.Node(1))
+	var err error
+	if n.VNI, err = owner.ClaimNetwork(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	srv.Save()
+	if its, err = owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix); err != nil {
+		t.Fatal(err)
+	}
+	before = listed(t, owner, n)
+	if err := owner.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return n, its, before
+}
+
 // A snapshot is restored while no host runs. None has seen the store itself as it was,
 // but a host has on its disk how far that had come. What the snapshot lacks is not
 // granted to another.
 func TestSetBackWhileNobodyLooks(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
 		srv := etcdtest.Start(t, release)
-		n := controltest.Network(1)
-		owner := open(t, srv.Endpoint(), controltest.Node(1))
-		var err error
-		if n.VNI, err = owner.ClaimNetwork(t.Context(), n); err != nil {
-			t.Fatal(err)
-		}
-		srv.Save()
-		its, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
-		if err != nil {
-			t.Fatal(err)
-		}
-		before := listed(t, owner, n)
-		if err := owner.Close(); err != nil {
-			t.Fatal(err)
-		}
+		n, its, before := claimedLate(t, srv)
 		srv.Load()
 		other := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Origin: control.Origin{Instance: before.Instance, Revision: before.Revision}})
 		knowsNothing := func() *etcd.Store { return open(t, srv.Endpoint(), controltest.Node(3)) }
@@ -54,7 +61,7 @@ func TestSetBackWhileNobodyLooks(t *testing.T) {
 			t.Errorf("who knows nothing: %v, %v", c, err)
 		}
 		// The owner's list tells it that it has to claim again, however much was written meanwhile.
-		owner = open(t, srv.Endpoint(), controltest.Node(1))
+		owner := open(t, srv.Endpoint(), controltest.Node(1))
 		if list := listed(t, owner, n); list.Instance == before.Instance || len(list.Put) != 0 {
 			t.Errorf("the list is of %s, as before; it has %v", list.Instance, list.Put)
 		}
@@ -91,20 +98,7 @@ func setBackAndFurther(t *testing.T, srv *etcdtest.Server, revision int64) {
 func TestSetBackAndFurtherBeforeItsStart(t *testing.T) {
 	releases(t, func(t *testing.T, release string) {
 		srv := etcdtest.Start(t, release)
-		n := controltest.Network(1)
-		owner := open(t, srv.Endpoint(), controltest.Node(1))
-		if _, err := owner.ClaimNetwork(t.Context(), n); err != nil {
-			t.Fatal(err)
-		}
-		srv.Save()
-		its, err := owner.ClaimBlock(t.Context(), n.ID, n.Subnets[0].Prefix)
-		if err != nil {
-			t.Fatal(err)
-		}
-		before := listed(t, owner, n)
-		if err := owner.Close(); err != nil {
-			t.Fatal(err)
-		}
+		n, its, before := claimedLate(t, srv)
 		setBackAndFurther(t, srv, before.Revision)
 		seen := control.Origin{Instance: before.Instance, Revision: before.Revision, Mark: before.Mark}
 		other := etcd.Opened(t, etcd.Options{Endpoints: []string{srv.Endpoint()}, Node: controltest.Node(2), Origin: seen})

@@ -225,7 +225,7 @@ func (v *view[T]) list(ctx context.Context, changed <-chan struct{}) (revision i
 	v.values = map[string]*T{}
 	for _, kv := range got[1].Kvs {
 		key := string(kv.Key)
-		u.Mark = newer(u.Mark, kv)
+		u.Mark = u.Mark.Later(markOf(kv))
 		name := v.of(key)
 		was, old := value(v.values, name), value(before, name)
 		now, ok := v.take(was, key, string(kv.Value))
@@ -323,7 +323,7 @@ func (v *view[T]) apply(r clientv3.WatchResponse) control.Update[T] {
 		before := value(v.values, name)
 		now, ok := v.unset(before, key), true
 		if !gone {
-			mark = newer(mark, e.Kv)
+			mark = mark.Later(markOf(e.Kv))
 			now, ok = v.take(before, key, string(e.Kv.Value))
 		}
 		if !ok {

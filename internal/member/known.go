@@ -78,9 +78,7 @@ func (m *Member) Origin() control.Origin {
 			continue
 		}
 		last.Revision = max(last.Revision, o.Revision)
-		if o.Mark.Revision > last.Mark.Revision {
-			last.Mark = o.Mark
-		}
+		last.Mark = last.Mark.Later(o.Mark)
 	}
 	return last
 }
